@@ -1,0 +1,152 @@
+/**
+ * What a test needs from its host. A missing requirement skips the test with a reason; one that `MUST_RUN` lists (comma
+ * separated names) fails it instead, so that a skip cannot hide in CI.
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+
+/** A requirement a test can name. */
+export type Requirement =
+  | 'root'
+  | 'cgroup2'
+  | 'overlay'
+  | 'userns'
+  | 'fuse'
+  | 'busybox'
+  | 'qemu'
+  | 'gcc'
+  | 'clang'
+  | 'cross-arm64';
+
+// Each probe does the thing once. Flags, version strings and kernel configs tell other stories: a sandbox may refuse
+// what they promise.
+const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
+  /** uid 0, and allowed to make a private mount namespace. */
+  root: () =>
+    process.geteuid?.() === 0 ? succeeds('unshare', ['--mount', 'true']) : `uid is ${process.geteuid?.()}`,
+  /** A group can be made in the v2 hierarchy; says nothing about its controllers. */
+  cgroup2: () =>
+    inPrivateMounts(
+      'mount -t cgroup2 none /tmp && mkdir /tmp/vserver-probe-$$ && rmdir /tmp/vserver-probe-$$ && umount /tmp',
+    ),
+  overlay: () =>
+    inPrivateMounts(
+      'mount -t tmpfs none /tmp && cd /tmp && mkdir lower upper work merged && ' +
+        'mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none merged && touch merged/file',
+    ),
+  userns: () => succeeds('unshare', ['--user', '--map-root-user', 'true']),
+  fuse: () =>
+    inPrivateMounts(
+      'exec 3<>/dev/fuse && mount -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 none /tmp',
+    ),
+  /** A busybox that needs no library, to be a guest's whole userland. */
+  busybox: () =>
+    inPrivateMounts(
+      'busybox=$(command -v busybox) && mount -t tmpfs none /tmp && cp "$busybox" /tmp/busybox && ' +
+        'chroot /tmp /busybox true',
+    ),
+  /** An x86-64 machine under emulation; KVM is not asked for. */
+  qemu: () =>
+    succeeds(
+      'qemu-system-x86_64',
+      ['-accel', 'tcg', '-M', 'pc', '-m', '16', '-S', '-nodefaults', '-display', 'none', '-monitor', 'stdio'],
+      'quit\n',
+    ),
+  gcc: () => compiles('gcc', ['-static'], true),
+  clang: () => compiles('clang', [], true),
+  /** Builds a static program for arm64; running it is not asked for. */
+  'cross-arm64': () => compiles('aarch64-linux-gnu-gcc', ['-static'], false),
+};
+
+const probed = new Map<Requirement, string | undefined>();
+
+/**
+ * True when the host has all `names`. Otherwise marks the test as skipped, with a reason, and returns false: the test
+ * returns at once. Throws when `MUST_RUN` lists the missing name.
+ */
+export function requires(t: TestContext, ...names: readonly Requirement[]): boolean {
+  const reason = unmet(...names);
+  if (reason !== false) t.skip(reason);
+  return reason === false;
+}
+
+/**
+ * `needs <name>: <what was found>` for the first of `names` the host lacks, or false: the value for the `skip` option
+ * of a suite. Throws when `MUST_RUN` lists the missing name.
+ */
+export function unmet(...names: readonly Requirement[]): string | false {
+  for (const name of names) {
+    const found = probe(name);
+    if (found === undefined) continue;
+    if (mustRun().includes(name)) {
+      throw new Error(`cannot run test: found ${found}; need "${name}", which MUST_RUN lists`);
+    }
+    return `needs ${name}: ${found}`;
+  }
+  return false;
+}
+
+/** Undefined when the host has `name`, else what was found instead. Asks the host once in a process. */
+export function probe(name: Requirement): string | undefined {
+  const found = probed.has(name) ? probed.get(name) : PROBES[name]();
+  probed.set(name, found);
+  return found;
+}
+
+/** The names `MUST_RUN` lists. Throws on a name that is no requirement, as a misspelt one would never fail a test. */
+export function mustRun(): readonly Requirement[] {
+  const names = (process.env['MUST_RUN'] ?? '').split(',').filter((name) => name !== '');
+  return names.map((name) => {
+    if (!isRequirement(name)) {
+      throw new Error(
+        `cannot read MUST_RUN: found "${name}"; need one of: ${Object.keys(PROBES).join(', ')}`,
+      );
+    }
+    return name;
+  });
+}
+
+/** Narrows a name given as text. */
+export function isRequirement(name: string): name is Requirement {
+  return Object.hasOwn(PROBES, name);
+}
+
+/** Undefined on success, else one line that says what happened. */
+function succeeds(command: string, args: readonly string[], input = ''): string | undefined {
+  const { error, signal, status, stderr } = spawnSync(command, args, {
+    input,
+    encoding: 'utf8',
+    timeout: 30_000,
+  });
+  if (error !== undefined) {
+    return 'code' in error && error.code === 'ENOENT'
+      ? `no ${command}`
+      : `${command} failed: ${error.message}`;
+  }
+  if (status === 0) return undefined;
+  const [line = ''] = stderr.trim().split('\n');
+  return `${command} ended with ${signal ?? status}${line === '' ? '' : ` ("${line}")`}`;
+}
+
+// Everything the script mounts ends with its namespace, and covers /tmp there only.
+function inPrivateMounts(script: string): string | undefined {
+  const identity = process.geteuid?.() === 0 ? [] : ['--user', '--map-root-user'];
+  return succeeds('unshare', [...identity, '--mount', 'sh', '-c', script]);
+}
+
+function compiles(compiler: string, flags: readonly string[], run: boolean): string | undefined {
+  const dir = mkdtempSync(join(tmpdir(), 'requires-'));
+  try {
+    const program = join(dir, 'program');
+    const source = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n';
+    return (
+      succeeds(compiler, [...flags, '-x', 'c', '-o', program, '-'], source) ??
+      (run ? succeeds(program, []) : undefined)
+    );
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}

@@ -1,0 +1,72 @@
+/**
+ * One report for any number of node:test runs: each test as the spec reporter prints it, then the skipped tests
+ * grouped by reason, then a single closing summary in node:test's own words, which CI recognises.
+ */
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { spec, type TestEvent } from 'node:test/reporters';
+
+// node:test ends each run with these diagnostics; several runs have one summary here.
+const SUMMARY_KEYS = [
+  'tests',
+  'suites',
+  'pass',
+  'fail',
+  'cancelled',
+  'skipped',
+  'todo',
+  'duration_ms',
+] as const;
+const SUMMARY_LINE = new RegExp(`^(${SUMMARY_KEYS.join('|')}) (\\d+(?:\\.\\d+)?)$`);
+
+/**
+ * Prints the events of `runs`, one run after the other, to `out`, which stays open. True when all is well: every run
+ * ended, no test failed or was cancelled, and no skip is forbidden. When `mustRun` names anything, a skip is allowed
+ * only if it says `needs <name>: …` with a name outside `mustRun`.
+ */
+export async function report(
+  runs: readonly AsyncIterable<TestEvent>[],
+  mustRun: readonly string[],
+  out: NodeJS.WritableStream,
+): Promise<boolean> {
+  const totals = new Map<string, number>();
+  const skips = new Map<string, string[]>();
+  let succeeded = 0;
+
+  async function* merged(): AsyncGenerator<TestEvent> {
+    for (const run of runs) {
+      for await (const event of run) {
+        if (event.type === 'test:diagnostic' && event.data.nesting === 0) {
+          const [, key, value] = SUMMARY_LINE.exec(event.data.message) ?? [];
+          if (key !== undefined) {
+            totals.set(key, (totals.get(key) ?? 0) + Number(value));
+            continue;
+          }
+        }
+        if (event.type === 'test:pass' && event.data.skip !== undefined) {
+          const reason = typeof event.data.skip === 'string' ? event.data.skip : 'no reason given';
+          skips.set(reason, [...(skips.get(reason) ?? []), event.data.name]);
+        }
+        // A summary with a file is that file's; the one without ends the run.
+        if (event.type === 'test:summary' && event.data.file === undefined && event.data.success)
+          succeeded += 1;
+        yield event;
+      }
+    }
+  }
+  await pipeline(Readable.from(merged()), new spec(), out, { end: false });
+
+  const forbidden = [...skips.keys()].filter((reason) => isForbidden(reason, mustRun));
+  for (const [reason, names] of skips) {
+    const verdict = forbidden.includes(reason) ? 'forbidden skip' : 'skipped';
+    out.write(`\n${verdict}: ${reason}\n${names.map((name) => `  ${name}\n`).join('')}`);
+  }
+  out.write(`\n${SUMMARY_KEYS.map((key) => `# ${key} ${totals.get(key) ?? 0}\n`).join('')}`);
+  return succeeded === runs.length && forbidden.length === 0;
+}
+
+function isForbidden(reason: string, mustRun: readonly string[]): boolean {
+  if (mustRun.length === 0) return false;
+  const name = /^needs ([a-z0-9-]+): /.exec(reason)?.[1];
+  return name === undefined || mustRun.includes(name);
+}

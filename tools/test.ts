@@ -1,0 +1,109 @@
+/**
+ * Runs test tiers one after the other under one report: `node tools/test.ts unit root vm`. Installs the host tools a
+ * tier needs where apt can; otherwise their tests skip and say so. `MUST_RUN` makes such a skip a failure.
+ */
+import { spawnSync } from 'node:child_process';
+import { globSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { run } from 'node:test';
+import type { TestEvent } from 'node:test/reporters';
+import { isRequirement, mustRun, probe, type Requirement } from '../test/lib/requires.ts';
+import { report } from './reporter.ts';
+
+type Tier = {
+  /** Relative to the checkout; the file name decides the tier. */
+  readonly globs: readonly string[];
+  /** Files at once. What changes the host runs alone, so that a leak is its own. */
+  readonly concurrency: number;
+  readonly fileTimeoutMs: number;
+  /** The Debian package that brings a requirement of the tier's tests. */
+  readonly packages: Readonly<Partial<Record<Requirement, string>>>;
+};
+
+const TIERS = {
+  unit: {
+    globs: ['src/**/*.test.ts', 'tools/**/*.test.ts', 'test/lib/**/*.test.ts'],
+    concurrency: 2,
+    fileTimeoutMs: 120_000,
+    packages: {},
+  },
+  root: {
+    globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
+    concurrency: 1,
+    fileTimeoutMs: 300_000,
+    packages: { busybox: 'busybox-static' },
+  },
+  vm: {
+    globs: ['test/vm/*.test.ts'],
+    concurrency: 1,
+    fileTimeoutMs: 900_000,
+    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86' },
+  },
+} as const satisfies Readonly<Record<string, Tier>>;
+
+type TierName = keyof typeof TIERS;
+
+const ROOT = resolve(import.meta.dirname, '..');
+
+function isTierName(name: string): name is TierName {
+  return Object.hasOwn(TIERS, name);
+}
+
+// A failure is not the end: the tests that need the package say so.
+function install(tiers: readonly TierName[]): void {
+  if (process.geteuid?.() !== 0) return;
+  const missing = tiers
+    .flatMap((name) => Object.entries(TIERS[name].packages))
+    .filter(([name]) => isRequirement(name) && probe(name) !== undefined)
+    .map(([, debianPackage]) => debianPackage);
+  if (missing.length === 0) return;
+  const packages = [...new Set(missing)];
+  console.log(`installing ${packages.join(' ')}`);
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  const aptGet = (...args: readonly string[]): boolean =>
+    spawnSync('apt-get', ['-qq', '-o', 'DPkg::Lock::Timeout=300', ...args], {
+      env,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    }).status === 0;
+  if (aptGet('install', '-y', '--no-install-recommends', ...packages)) return;
+  // A fresh machine has no package lists, or lists whose files the mirror no longer serves.
+  aptGet('update');
+  aptGet('install', '-y', '--no-install-recommends', ...packages);
+}
+
+function filesOf(tier: Tier): readonly string[] {
+  return globSync([...tier.globs], { cwd: ROOT })
+    .map((file) => join(ROOT, file))
+    .sort();
+}
+
+// Lazy: a run starts when the report reaches it, so that tiers never overlap.
+async function* runTier(name: TierName): AsyncGenerator<TestEvent> {
+  const { concurrency, fileTimeoutMs } = TIERS[name];
+  const files = filesOf(TIERS[name]);
+  yield {
+    type: 'test:diagnostic',
+    data: { nesting: 0, level: 'info', message: `tier ${name}: ${files.length} files` },
+  };
+  yield* run({ cwd: ROOT, files, concurrency, timeout: fileTimeoutMs });
+}
+
+async function main(names: readonly string[]): Promise<boolean> {
+  const tiers = names.filter(isTierName);
+  if (tiers.length === 0 || tiers.length < names.length) {
+    console.error(
+      `cannot test: found tiers "${names.join(' ')}"; need some of: ${Object.keys(TIERS).join(' ')}`,
+    );
+    return false;
+  }
+  const empty = tiers.find((name) => filesOf(TIERS[name]).length === 0);
+  if (empty !== undefined) {
+    console.error(`cannot test: found no file in tier "${empty}"; need ${TIERS[empty].globs.join(' or ')}`);
+    return false;
+  }
+  const required = mustRun();
+  install(tiers);
+  return report(tiers.map(runTier), required, process.stdout);
+}
+
+process.exitCode = (await main(process.argv.slice(2))) ? 0 : 1;
