@@ -78,10 +78,13 @@ export function requires(t: TestContext, ...names: readonly Requirement[]): bool
  * of a suite. Throws when `MUST_RUN` lists the missing name.
  */
 export function unmet(...names: readonly Requirement[]): string | false {
-  for (const name of names) {
+  const forbidden = mustRun();
+  // What must run comes first, so that another missing requirement cannot hide it.
+  const ordered = [...names].sort((a, b) => Number(forbidden.includes(b)) - Number(forbidden.includes(a)));
+  for (const name of ordered) {
     const found = probe(name);
     if (found === undefined) continue;
-    if (mustRun().includes(name)) {
+    if (forbidden.includes(name)) {
       throw new Error(`cannot run test: found ${found}; need "${name}", which MUST_RUN lists`);
     }
     return `needs ${name}: ${found}`;
