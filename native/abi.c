@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Prints abi.json: what the headers of the machine it is built for say. TypeScript encodes kernel structures only from
+ * this, so no architecture is special.
+ */
+#define _GNU_SOURCE
+#include "wire.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/magic.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <termios.h>
+#include <unistd.h>
+
+#if defined __x86_64__
+#define ARCH "x86_64"
+#define AUDIT AUDIT_ARCH_X86_64
+#define COMPAT_ARCH "i386", AUDIT_ARCH_I386
+#elif defined __aarch64__
+#define ARCH "aarch64"
+#define AUDIT AUDIT_ARCH_AARCH64
+#elif defined __riscv
+#define ARCH "riscv64"
+#define AUDIT AUDIT_ARCH_RISCV64
+#elif defined __s390x__
+#define ARCH "s390x"
+#define AUDIT AUDIT_ARCH_S390X
+#define COMPAT_ARCH "s390", AUDIT_ARCH_S390
+#endif
+
+#ifndef MNT_DETACH
+#define MNT_DETACH 2 /* include/linux/fs.h of the kernel; not in its exported headers */
+#endif
+
+struct named { const char *name; long long value; };
+static const struct named syscalls[] = {
+#include "abi-syscalls.h"
+};
+#ifdef COMPAT_ARCH
+static const struct named compat[] = {
+#include "abi-compat.h"
+};
+#endif
+static const struct named constants[] = { /* names: abi.def */
+#include "abi-constants.h"
+};
+static const struct named errnos[] = {
+#include "abi-errnos.h"
+};
+
+static void list(const char *key, const struct named *n, size_t count)
+{
+	printf(",\n\"%s\": {", key);
+	for (size_t i = 0; i < count; i++)
+		printf("%s\"%s\":%lld", i ? "," : "", n[i].name, n[i].value);
+	printf("}");
+}
+#define LIST(key, of) list(key, of, sizeof of / sizeof *of)
+
+/* A structure: its size and where its fields are, {offset, bytes}. */
+#define FIELD(type, f) printf(",\"%s\":[%zu,%zu]", #f, offsetof(type, f), sizeof ((type *)0)->f)
+#define BEGIN(type, name) printf("%s\n  \"%s\":{\"size\":%zu", first ? "" : ",", name, sizeof(type)), first = 0
+#define END() printf("}")
+
+int main(void)
+{
+	uint16_t one = 1;
+	int first = 1;
+	printf("{\"arch\":\"%s\",\"auditArch\":%u,\"littleEndian\":%s,\"pointerBytes\":%zu,\"pageBytes\":%ld", ARCH,
+	       (unsigned)AUDIT, *(uint8_t *)&one ? "true" : "false", sizeof(void *), sysconf(_SC_PAGESIZE));
+	LIST("syscalls", syscalls);
+	LIST("errnos", errnos);
+	LIST("constants", constants);
+#ifdef COMPAT_ARCH
+	struct { const char *name; unsigned arch; } c = { COMPAT_ARCH };
+	printf(",\n\"compat\": {\"arch\":\"%s\",\"auditArch\":%u", c.name, c.arch);
+	LIST("syscalls", compat);
+	printf("}");
+#else
+	printf(",\n\"compat\": null");
+#endif
+	printf(",\n\"structs\": {");
+	BEGIN(struct open_how, "open_how"); FIELD(struct open_how, flags); FIELD(struct open_how, mode); FIELD(struct open_how, resolve); END();
+	BEGIN(struct mount_attr, "mount_attr"); FIELD(struct mount_attr, attr_set); FIELD(struct mount_attr, attr_clr);
+	FIELD(struct mount_attr, propagation); FIELD(struct mount_attr, userns_fd); END();
+	BEGIN(struct iovec, "iovec"); FIELD(struct iovec, iov_base); FIELD(struct iovec, iov_len); END();
+	BEGIN(struct msghdr, "msghdr"); FIELD(struct msghdr, msg_iov); FIELD(struct msghdr, msg_iovlen);
+	FIELD(struct msghdr, msg_control); FIELD(struct msghdr, msg_controllen); END();
+	BEGIN(struct cmsghdr, "cmsghdr"); FIELD(struct cmsghdr, cmsg_len); FIELD(struct cmsghdr, cmsg_level); FIELD(struct cmsghdr, cmsg_type); END();
+	BEGIN(struct sock_fprog, "sock_fprog"); FIELD(struct sock_fprog, len); FIELD(struct sock_fprog, filter); END();
+	BEGIN(struct rlimit, "rlimit"); FIELD(struct rlimit, rlim_cur); FIELD(struct rlimit, rlim_max); END();
+	BEGIN(struct statfs, "statfs"); FIELD(struct statfs, f_type); END();
+	BEGIN(struct stat, "stat"); FIELD(struct stat, st_mode); FIELD(struct stat, st_rdev); FIELD(struct stat, st_dev); FIELD(struct stat, st_ino);
+	FIELD(struct stat, st_size); END();
+	BEGIN(struct __user_cap_header_struct, "cap_header"); FIELD(struct __user_cap_header_struct, version); FIELD(struct __user_cap_header_struct, pid); END();
+	BEGIN(struct __user_cap_data_struct, "cap_data"); FIELD(struct __user_cap_data_struct, effective);
+	FIELD(struct __user_cap_data_struct, permitted); FIELD(struct __user_cap_data_struct, inheritable); END();
+	BEGIN(struct step, "step"); FIELD(struct step, op); FIELD(struct step, nr); FIELD(struct step, kind); FIELD(struct step, rule);
+	FIELD(struct step, target); FIELD(struct step, only); FIELD(struct step, arg); END();
+	BEGIN(struct program_header, "program_header"); END();
+	printf("\n}}\n");
+	return 0;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Logs of guests that run detached: what comes out of their pipes goes, as records, into a file of bounded size with
+ * one older file beside it. A guest that floods its log is slowed down by its full pipe, and nobody else is.
+ */
+#define _GNU_SOURCE
+#include "daemon.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_BYTES (512u * 1024u)
+
+static struct object *paused[256]; /* logs that wait for the next tick */
+static size_t paused_count;
+
+bool log_paused(void)
+{
+	return paused_count > 0;
+}
+
+static void file_open(struct object *o)
+{
+	struct stat st;
+	o->fd = open(o->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	o->size = o->fd >= 0 && fstat(o->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void log_open(uint32_t id, const uint8_t *body, size_t len)
+{
+	uint64_t max_bytes;
+	uint32_t pipes[2];
+	if (len < 18 || body[len - 1])
+		return;
+	memcpy(&max_bytes, body, 8);
+	memcpy(pipes, body + 8, 8);
+	struct object *o = object_add(id, OBJECT_LOG, -1);
+	o->max_bytes = max_bytes;
+	o->path = strdup((const char *)body + 16);
+	if (!o->path)
+		die("open a log");
+	file_open(o);
+	for (int i = 0; i < 2; i++) {
+		struct object *pipe = pipes[i] ? object_find(pipes[i]) : NULL;
+		if (!pipe || pipe->kind != OBJECT_FD)
+			continue;
+		o->stdio[i + 1] = pipe->fd; /* moves here */
+		pipe->fd = -1;
+		object_drop(pipe);
+		fcntl(o->stdio[i + 1], F_SETFL, fcntl(o->stdio[i + 1], F_GETFL) | O_NONBLOCK);
+		watch(o->id | (i ? SOURCE_LOG_STDERR : 0), o->stdio[i + 1]);
+	}
+}
+
+static void rotate(struct object *o)
+{
+	char older[PATH_MAX];
+	if (snprintf(older, sizeof older, "%s.1", o->path) >= (int)sizeof older)
+		return;
+	close(o->fd);
+	rename(o->path, older);
+	file_open(o);
+}
+
+static void pause_stream(struct object *o, int stream)
+{
+	if (paused_count == sizeof paused / sizeof *paused)
+		return;
+	if (!o->paused[1] && !o->paused[2])
+		paused[paused_count++] = o;
+	o->paused[stream] = true;
+	epoll_ctl(d.epoll, EPOLL_CTL_DEL, o->stdio[stream], NULL);
+}
+
+void log_read(struct object *o, int stream)
+{
+	static uint8_t buf[64 * 1024];
+	ssize_t n = read(o->stdio[stream], buf, sizeof buf);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		close(o->stdio[stream]);
+		o->stdio[stream] = -1;
+		return;
+	}
+	struct timespec t;
+	clock_gettime(CLOCK_REALTIME, &t);
+	struct log_record head = {
+		.time_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, .len = (uint32_t)n, .stream = (uint32_t)stream,
+	};
+	if (o->size && o->size + sizeof head + (size_t)n > o->max_bytes / 2)
+		rotate(o); /* two files, each half of what the log may take */
+	struct iovec parts[2] = { { &head, sizeof head }, { buf, (size_t)n } };
+	ssize_t wrote = o->fd >= 0 ? writev(o->fd, parts, 2) : -1;
+	if (wrote > 0 && wrote < (ssize_t)sizeof head + n && ftruncate(o->fd, (off_t)o->size) == 0)
+		wrote = 0; /* disk full: no half records */
+	o->size += wrote > 0 ? (uint64_t)wrote : 0;
+	o->taken += (uint32_t)n;
+	if (o->taken >= TICK_BYTES)
+		pause_stream(o, stream);
+}
+
+/* Every LOG_TICK_MS while a log is paused. */
+void log_tick(void)
+{
+	static struct timespec last;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if ((now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 < LOG_TICK_MS)
+		return;
+	last = now;
+	for (size_t i = 0; i < paused_count; i++) {
+		struct object *o = paused[i];
+		o->taken = 0;
+		for (int stream = 1; stream <= 2; stream++)
+			if (o->paused[stream]) {
+				o->paused[stream] = false;
+				watch(o->id | (stream == 2 ? SOURCE_LOG_STDERR : 0), o->stdio[stream]);
+			}
+	}
+	paused_count = 0;
+}
+
+void log_free(struct object *o)
+{
+	for (size_t i = 0; i < paused_count; i++)
+		if (paused[i] == o)
+			paused[i--] = paused[--paused_count];
+	free(o->path);
+}
