@@ -146,7 +146,6 @@ static void hello(int argc, char **argv, char **env)
 	uint32_t head[2] = { CLIENT_HELLO, 0 };
 	struct winsize size = { 0 };
 	char cwd[PATH_MAX];
-	int fds[3] = { 0, 1, 2 };
 	for (int fd = 2; fd >= 0; fd--)
 		if (isatty(fd)) {
 			head[1] |= 1u << fd;
@@ -166,7 +165,7 @@ static void hello(int argc, char **argv, char **env)
 		at = add(at, *e, strlen(*e) + 1);
 	int big = 2 * (int)CLIENT_MESSAGE_MAX;
 	setsockopt(sock, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
-	if (message_send(sock, message, at, fds, 3) < 0)
+	if (message_send(sock, &(struct iovec){ message, at }, 1, &(struct fds){ { 0, 1, 2 }, 3 }, MSG_DONTWAIT) < 0)
 		die("send the command to the control plane");
 }
 
@@ -175,7 +174,7 @@ static void hello(int argc, char **argv, char **env)
 static void send_int(uint32_t type, int32_t value)
 {
 	int32_t m[2] = { (int32_t)type, value };
-	message_send(sock, m, sizeof m, NULL, 0);
+	message_send(sock, &(struct iovec){ m, sizeof m }, 1, NULL, MSG_DONTWAIT);
 }
 
 static void write_all(int fd, const uint8_t *bytes, size_t len)
@@ -254,7 +253,7 @@ static void user_to_terminal(void)
 		if (armed && buf[i] == 17) {
 			uint32_t type = CLIENT_DETACH;
 			write_all(master, out, len);
-			message_send(sock, &type, sizeof type, &master, 1);
+			message_send(sock, &(struct iovec){ &type, sizeof type }, 1, &(struct fds){ { master }, 1 }, MSG_DONTWAIT);
 			terminal_restore();
 			dprintf(2, "\r\n[detached]\n");
 			close(master);
@@ -275,7 +274,7 @@ static void from_control_plane(void)
 	struct fds fds;
 	uint32_t head[2] = { 0 };
 	ssize_t n = message_receive(sock, message, sizeof message, &fds, 0);
-	if (n < 0 && errno == EINTR)
+	if (n < 0 && (errno == EINTR || errno == ECONNRESET)) /* reset: it left something of ours unread; its last word is still there */
 		return;
 	if (n < 8)
 		refuse("cannot finish the command: found the control plane gone");

@@ -8,9 +8,7 @@
 #include "machine.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +16,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,6 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U
+#endif
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -61,13 +62,18 @@ static void control_flush(void)
 			out_cap = 0;
 		}
 	}
+	static bool polled;
 	struct epoll_event ev = { .events = EPOLLIN | (out_len ? EPOLLOUT : 0u), .data.u64 = SOURCE_CONTROL };
-	if (d.control >= 0)
-		epoll_ctl(d.epoll, EPOLL_CTL_MOD, d.control, &ev);
+	if (d.control >= 0 && (polled || out_len) && epoll_ctl(d.epoll, EPOLL_CTL_MOD, d.control, &ev) == 0)
+		polled = out_len > 0;
 }
 
 static void append(const void *bytes, size_t len)
 {
+	if (out_len + len > out_cap && out_sent) {
+		memmove(out, out + out_sent, out_len -= out_sent);
+		out_sent = 0;
+	}
 	if (out_len + len > out_cap) {
 		out_cap = (out_len + len) * 2 + 4096;
 		uint8_t *bigger = realloc(out, out_cap);
@@ -93,16 +99,9 @@ static void up(uint32_t type, uint64_t id, const struct iovec *parts, int count)
 	control_flush();
 }
 
-static void up_ints(uint32_t type, uint64_t id, int count, ...)
-{
-	int32_t values[8];
-	va_list list;
-	va_start(list, count);
-	for (int i = 0; i < count; i++)
-		values[i] = va_arg(list, int32_t);
-	va_end(list);
-	up(type, id, &(struct iovec){ values, sizeof values[0] * (size_t)count }, 1);
-}
+/* The same with one part, of 32-bit integers. */
+#define up_ints(type, id, ...) \
+	up(type, id, &(struct iovec){ (int32_t[]){ __VA_ARGS__ }, sizeof((int32_t[]){ __VA_ARGS__ }) }, 1)
 
 /* ---- objects ---- */
 
@@ -122,6 +121,12 @@ struct object *object_find(uint32_t id)
 	return NULL;
 }
 
+static void table_link(struct object *o)
+{
+	o->next = table[slot_of(o->id)];
+	table[slot_of(o->id)] = o;
+}
+
 static void table_grow(void)
 {
 	struct object **old = table;
@@ -133,8 +138,7 @@ static void table_grow(void)
 	for (size_t i = 0; i < old_cap; i++)
 		for (struct object *o = old[i], *next; o; o = next) {
 			next = o->next;
-			o->next = table[slot_of(o->id)];
-			table[slot_of(o->id)] = o;
+			table_link(o);
 		}
 	free(old);
 }
@@ -146,10 +150,19 @@ void watch(uint64_t source, int fd)
 		die("watch a file descriptor");
 }
 
-static void table_link(struct object *o)
+/* By hand, as closing is not enough: a worker may still hold the same open file, and its events would go on. */
+static void unwatch(int fd)
 {
-	o->next = table[slot_of(o->id)];
-	table[slot_of(o->id)] = o;
+	epoll_ctl(d.epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
+void watched_close(int *fd)
+{
+	if (*fd >= 0) {
+		unwatch(*fd);
+		close(*fd);
+	}
+	*fd = -1;
 }
 
 static void table_unlink(struct object *o)
@@ -170,7 +183,10 @@ struct object *object_add(uint32_t id, uint32_t kind, int fd)
 	o = calloc(1, sizeof *o);
 	if (!o)
 		die("make an object");
-	*o = (struct object){ .id = id, .kind = kind, .fd = fd, .stdio = { -1, -1, -1 } };
+	o->id = id;
+	o->kind = kind;
+	o->fd = fd;
+	o->stdio[0] = o->stdio[1] = o->stdio[2] = -1;
 	table_link(o);
 	table_used++;
 	return o;
@@ -195,12 +211,11 @@ void object_drop(struct object *o)
 	table_used--;
 	if (o->kind == OBJECT_LOG)
 		log_free(o);
-	if (o->fd >= 0)
-		close(o->fd);
+	if (o->kind == OBJECT_WORKER)
+		free(o->reply);
+	watched_close(&o->fd);
 	for (int i = 0; i < 3; i++)
-		if (o->stdio[i] >= 0)
-			close(o->stdio[i]);
-	free(o->reply);
+		watched_close(&o->stdio[i]);
 	free(o);
 }
 
@@ -214,6 +229,31 @@ static uint32_t own_id(void)
 
 /* ---- processes ---- */
 
+/* Our own killed children that could not be reaped yet: one may hang in the kernel (in a guest's FUSE, say), and waiting
+ * for it would stop everybody. */
+static pid_t *dying;
+static size_t dying_count, dying_cap;
+
+static void reap_later(pid_t pid)
+{
+	if (dying_count == dying_cap) {
+		dying_cap = dying_cap * 2 + 16;
+		dying = realloc(dying, dying_cap * sizeof *dying);
+		if (!dying)
+			die("remember a process");
+	}
+	dying[dying_count++] = pid;
+}
+
+static void reap(void)
+{
+	for (size_t i = 0; i < dying_count;)
+		if (waitpid(dying[i], NULL, WNOHANG) != 0)
+			dying[i] = dying[--dying_count];
+		else
+			i++;
+}
+
 static void client_exit(struct object *client, int32_t code);
 
 static int32_t code_of(int32_t status)
@@ -223,7 +263,7 @@ static int32_t code_of(int32_t status)
 
 static void process_tell(struct object *o)
 {
-	up_ints(UP_EXIT, o->id, 1, o->status);
+	up_ints(UP_EXIT, o->id, o->status);
 	struct object *c = o->bound ? object_find(o->bound) : NULL;
 	if (c && c->kind == OBJECT_CLIENT)
 		client_exit(c, code_of(o->status));
@@ -234,7 +274,7 @@ static void process_reap(struct object *o)
 	siginfo_t info = { 0 };
 	if (waitid(P_PIDFD, (id_t)o->fd, &info, WEXITED | WNOHANG) == 0 && info.si_pid == 0)
 		return;
-	epoll_ctl(d.epoll, EPOLL_CTL_DEL, o->fd, NULL);
+	unwatch(o->fd);
 	o->exited = true;
 	o->status = info.si_pid == 0 ? -1 : info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status & 0x7f;
 	if (o->discard)
@@ -245,31 +285,40 @@ static void process_reap(struct object *o)
 
 /* ---- workers: one run each ---- */
 
-static void run_finish(struct object *w, uint32_t step, int32_t error, uint32_t role)
+/* A run that failed leaves nothing: what it kept is dropped, what it spawned is killed. */
+static void run_finish(struct object *w, int32_t error)
 {
-	uint32_t head[4] = { step, (uint32_t)error, role, error ? 0 : w->result_count };
-	struct iovec parts[2] = { { head, sizeof head }, { w->reply, w->reply_len } };
+	const struct worker_note *done = (const struct worker_note *)w->reply;
+	uint32_t head[4] = { w->fail_step, (uint32_t)error, w->fail_role, error ? 0 : done->result_count };
+	struct iovec parts[2] = { { head, sizeof head } };
+	if (!error)
+		parts[1] = (struct iovec){ w->reply + sizeof *done, w->reply_len - sizeof *done };
 	up(UP_DONE, w->run, parts, error ? 1 : 2);
+	for (uint32_t i = 0; error && done && i < done->keep_count; i++) {
+		struct object *o = object_find(done->keep_object[i]);
+		if (o && o != w)
+			object_drop(o);
+	}
 	free(w->reply);
 	w->reply = NULL;
-	w->reply_len = 0;
 	w->run = 0;
-	w->done = false;
 	for (uint32_t i = 0; i < w->spawned_count; i++) {
 		struct object *o = object_find(w->spawned[i]);
 		if (!o || o->kind != OBJECT_PROCESS)
 			continue;
 		o->run = 0;
-		o->discard = error != 0;
+		o->discard |= error != 0;
 		if (error)
 			syscall(SYS_pidfd_send_signal, o->fd, SIGKILL, NULL, 0);
-		if (o->exited && error)
+		if (o->exited && o->discard)
 			object_drop(o);
 		else if (o->exited)
 			process_tell(o);
 	}
 	w->spawned_count = 0;
 }
+
+static struct rlimit files_limit; /* as we got it: our own is higher */
 
 static struct object *worker_fork(void)
 {
@@ -288,8 +337,10 @@ static struct object *worker_fork(void)
 		close_range(4, ~0U, 0);
 		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 		for (int fd = 0; fd < 3; fd++)
-			dup2(null, fd);
+			if (dup2(null, fd) < 0)
+				_exit(127);
 		close(null);
+		setrlimit(RLIMIT_NOFILE, &files_limit);
 		worker_main(3);
 	}
 	close(pair[1]);
@@ -307,8 +358,8 @@ static void worker_end(struct object *w)
 {
 	kill(w->pid, SIGKILL);
 	if (w->run)
-		run_finish(w, w->fail_step, w->fail_error ? w->fail_error : w->done ? 0 : EIO, w->fail_role);
-	waitpid(w->pid, NULL, 0);
+		run_finish(w, w->fail_error ? w->fail_error : w->reply ? 0 : EIO);
+	reap_later(w->pid);
 	if (d.spare == w->id)
 		d.spare = 0;
 	object_drop(w);
@@ -320,11 +371,11 @@ static void worker_spawned(struct object *w, const struct worker_note *note, int
 	p->pid = note->pid;
 	p->run = w->run;
 	watch(p->id, p->fd);
-	if (w->spawned_count < SPAWNS_MAX)
+	if (w->spawned_count < SPAWNS_MAX) /* the machine refuses more */
 		w->spawned[w->spawned_count++] = p->id;
 }
 
-static void worker_done(struct object *w, const struct worker_note *note, const void *reply, size_t len, struct fds *fds)
+static void worker_done(struct object *w, const struct worker_note *note, size_t len, const struct fds *fds)
 {
 	for (uint32_t i = 0; i < fds->count; i++) {
 		struct object *o = object_add(note->keep_object[i], note->keep_pid[i] ? OBJECT_PROCESS : OBJECT_FD, fds->fd[i]);
@@ -332,15 +383,13 @@ static void worker_done(struct object *w, const struct worker_note *note, const 
 		if (o->pid)
 			watch(o->id, o->fd);
 	}
-	w->done = true;
-	w->result_count = note->result_count;
-	w->reply = malloc(len + 1);
+	w->reply = malloc(len);
 	if (!w->reply)
 		die("keep the results of a program");
 	w->reply_len = len;
-	memcpy(w->reply, reply, len);
+	memcpy(w->reply, note, len);
 	if (w->park)
-		run_finish(w, 0, 0, 0);
+		run_finish(w, 0);
 }
 
 static void worker_read(struct object *w)
@@ -351,16 +400,17 @@ static void worker_read(struct object *w)
 	ssize_t n = message_receive(w->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n < (ssize_t)sizeof *note) {
+	if (n <= 0 || !note_check(note, (size_t)n, fds.count) || (note->kind == WORKER_DONE && w->reply)) {
+		fds_close(&fds);
 		worker_end(w);
-	} else if (note->kind == WORKER_SPAWNED && fds.count == 1) {
+	} else if (note->kind == WORKER_SPAWNED) {
 		worker_spawned(w, note, fds.fd[0]);
 	} else if (note->kind == WORKER_DONE) {
-		worker_done(w, note, buf + sizeof *note, (size_t)n - sizeof *note, &fds);
-	} else if (note->kind == WORKER_FAILED && !w->fail_error) {
+		worker_done(w, note, (size_t)n, &fds);
+	} else if (!w->fail_error) {
 		w->fail_step = note->step;
 		w->fail_error = note->error;
-		w->fail_role = note->role;
+		w->fail_role = note->role && note->serial != w->serial ? 2 : note->role;
 	}
 }
 
@@ -372,16 +422,16 @@ static struct object *worker_take(void)
 	return w ? w : worker_fork();
 }
 
-static bool imports_find(const uint8_t *refs, uint32_t count, int *fds)
+static bool imports_find(const struct run_request *r, struct fds *fds)
 {
-	for (uint32_t i = 0; i < count; i++) {
-		uint32_t ref[2];
-		memcpy(ref, refs + i * 8, 8);
-		struct object *o = object_find(ref[0]);
-		if (!o || ref[1] > CLIENT_SOCKET)
+	fds->count = r->import_count;
+	for (uint32_t i = 0; i < r->import_count; i++) {
+		struct object *o = object_find(r->import[i].object);
+		uint32_t which = r->import[i].which;
+		if (!o || which > CLIENT_SOCKET)
 			return false;
-		fds[i] = o->kind == OBJECT_CLIENT && ref[1] < CLIENT_SOCKET ? o->stdio[ref[1]] : o->fd;
-		if (fds[i] < 0)
+		fds->fd[i] = o->kind == OBJECT_CLIENT && which < CLIENT_SOCKET ? o->stdio[which] : o->fd;
+		if (fds->fd[i] < 0)
 			return false;
 	}
 	return true;
@@ -389,30 +439,30 @@ static bool imports_find(const uint8_t *refs, uint32_t count, int *fds)
 
 static void run(uint64_t id, const uint8_t *body, size_t len)
 {
-	uint32_t head[2]; /* worker, import count */
-	int fds[IMPORTS_MAX];
-	uint32_t refused[4] = { 0, EBADF, 0, 0 };
-	struct iovec answer = { refused, sizeof refused };
-	if (len >= 8)
-		memcpy(head, body, 8);
-	if (len < 8 || head[1] > IMPORTS_MAX || len < 8 + head[1] * 8 + sizeof(struct program_header) ||
-	    !imports_find(body + 8, head[1], fds)) {
-		up(UP_DONE, id, &answer, 1);
+	struct run_request r;
+	struct fds fds;
+	struct object *w = NULL;
+	int error = 0;
+	if (!run_parse(body, len, &r))
+		error = EBADMSG;
+	else if (!imports_find(&r, &fds))
+		error = EBADF;
+	else if (!(w = r.worker ? object_find(r.worker) : worker_take()))
+		error = r.worker ? ESRCH : EAGAIN;
+	else if (w->kind != OBJECT_WORKER)
+		error = ESRCH;
+	else if (w->run)
+		error = EBUSY;
+	if (error) {
+		up_ints(UP_DONE, id, 0, error, 0, 0);
 		return;
 	}
-	struct object *w = head[0] ? object_find(head[0]) : worker_take();
-	if (!w || w->kind != OBJECT_WORKER) {
-		up(UP_DONE, id, &answer, 1);
-		return;
-	}
-	struct program_header program;
-	body += 8 + head[1] * 8, len -= 8 + head[1] * 8;
-	memcpy(&program, body, sizeof program);
-	if (program.park && program.park != w->id)
-		object_rename(w, program.park);
+	if (r.park && r.park != w->id)
+		object_rename(w, r.park);
 	w->run = id;
-	w->park = program.park;
-	if (message_send(w->fd, body, len, fds, head[1]) < 0) {
+	w->park = r.park;
+	w->serial++;
+	if (message_send(w->fd, &(struct iovec){ (void *)r.program, r.program_len }, 1, &fds, MSG_DONTWAIT) < 0) {
 		w->fail_error = errno;
 		worker_end(w);
 		return;
@@ -426,14 +476,14 @@ static void run(uint64_t id, const uint8_t *body, size_t len)
 
 static void client_close(struct object *c)
 {
-	up_ints(UP_CLIENT_CLOSE, c->id, 0);
+	up(UP_CLIENT_CLOSE, c->id, NULL, 0);
 	object_drop(c);
 }
 
 static void client_exit(struct object *c, int32_t code)
 {
 	int32_t message[2] = { CLIENT_EXIT, code };
-	message_send(c->fd, message, sizeof message, NULL, 0);
+	message_send(c->fd, &(struct iovec){ message, sizeof message }, 1, NULL, MSG_DONTWAIT);
 	client_close(c);
 }
 
@@ -453,14 +503,37 @@ static void client_accept(void)
 	watch(c->id, c->fd);
 }
 
-static void client_hello(struct object *c, const uint8_t *body, size_t len, const struct fds *fds)
+/* Returns false if the client is too slow to take it. */
+static bool client_write(struct object *c, const uint8_t *body, size_t len)
 {
-	if (fds->count != 3 || c->stdio[0] >= 0) {
+	static const uint32_t type = CLIENT_OUT;
+	struct iovec parts[2] = { { (void *)&type, 4 }, { (void *)body, len } };
+	return message_send(c->fd, parts, 2, NULL, MSG_DONTWAIT) >= 0;
+}
+
+/* For the client that vserverd was serving, or should have, when it ended. */
+static void client_disappoint(struct object *c)
+{
+	static const struct { uint32_t fd; char text[96]; } sorry = {
+		2, "vserver: cannot finish the command: found the control plane restarting; try again\n"
+	};
+	client_write(c, (const uint8_t *)&sorry, sizeof sorry.fd + strlen(sorry.text));
+	client_exit(c, 125);
+}
+
+static void client_hello(struct object *c, const struct client_request *r, struct fds *fds)
+{
+	if (c->stdio[0] >= 0) {
+		fds_close(fds);
 		client_close(c);
 		return;
 	}
 	memcpy(c->stdio, fds->fd, sizeof c->stdio);
-	struct iovec parts[2] = { { &c->pid, sizeof c->pid }, { (void *)body, len } };
+	if (!d.ready) {
+		client_disappoint(c);
+		return;
+	}
+	struct iovec parts[2] = { { &c->pid, sizeof c->pid }, { (void *)r->hello, r->hello_len } };
 	up(UP_CLIENT_OPEN, c->id, parts, 2);
 }
 
@@ -468,54 +541,38 @@ static void client_detach(struct object *c, int master)
 {
 	struct object *o = object_add(own_id(), OBJECT_FD, master);
 	fcntl(master, F_SETFL, fcntl(master, F_GETFL) | O_NONBLOCK);
-	up_ints(UP_CLIENT_DETACH, c->id, 1, o->id);
+	up_ints(UP_CLIENT_DETACH, c->id, o->id);
 }
 
 static void client_read(struct object *c)
 {
-	static _Alignas(8) uint8_t buf[CLIENT_MESSAGE_MAX];
+	static uint8_t buf[CLIENT_MESSAGE_MAX];
+	struct client_request r;
 	struct fds fds;
-	uint32_t type = 0;
-	int32_t value = 0;
 	ssize_t n = message_receive(c->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n >= 4)
-		memcpy(&type, buf, 4);
-	if (n >= 8)
-		memcpy(&value, buf + 4, 4);
+	if (n < 0 || !client_parse(buf, (size_t)n, fds.count, &r)) {
+		fds_close(&fds);
+		client_close(c);
+		return;
+	}
 	struct object *process = c->bound ? object_find(c->bound) : NULL;
-	if (type == CLIENT_HELLO && n >= 12) {
-		client_hello(c, buf + 4, (size_t)n - 4, &fds);
-		return;
-	}
-	if (type == CLIENT_DETACH && fds.count == 1) {
+	if (r.type == CLIENT_HELLO)
+		client_hello(c, &r, &fds);
+	else if (r.type == CLIENT_DETACH)
 		client_detach(c, fds.fd[0]);
-		return;
-	}
-	for (uint32_t i = 0; i < fds.count; i++)
-		close(fds.fd[i]);
-	if (type == CLIENT_SIGNAL && process)
-		syscall(SYS_pidfd_send_signal, process->fd, value, NULL, 0);
-	else if (type == CLIENT_SIGNAL)
-		up_ints(UP_CLIENT_SIGNAL, c->id, 1, value);
-	else if (type == CLIENT_ACK)
-		up_ints(UP_CLIENT_ACK, c->id, 0);
+	else if (r.type == CLIENT_ACK)
+		up(UP_CLIENT_ACK, c->id, NULL, 0);
+	else if (process)
+		syscall(SYS_pidfd_send_signal, process->fd, r.value, NULL, 0);
 	else
-		client_close(c);
-}
-
-static void client_out(struct object *c, const uint8_t *body, size_t len)
-{
-	static const uint32_t type = CLIENT_OUT;
-	struct iovec iov[2] = { { (void *)&type, 4 }, { (void *)body, len } };
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
-	/* vserverd waits for the acknowledgement of each piece, so one that does not fit means a client gone wrong. */
-	if (sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		client_close(c);
+		up_ints(UP_CLIENT_SIGNAL, c->id, r.value);
 }
 
 /* ---- vserverd ---- */
+
+#define BACKOFF_MAX_MS 5000
 
 static pid_t vserverd_pid;
 static int64_t started_ms, backoff_ms;
@@ -528,71 +585,79 @@ static int64_t now_ms(void)
 	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* stderr, vserverd's and once it is ready ours too: not the terminal or pipe of the client that started us. */
+static void log_here(void)
+{
+	int log = open("vserverd.log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (log >= 0)
+		dup2(log, 2);
+	close(log);
+}
+
 static void vserverd_start(void)
 {
-	int pair[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-		die("make the control socket");
+	int pair[2] = { -1, -1 };
+	pid_t pid = -1;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0)
+		pid = fork();
 	started_ms = now_ms();
-	vserverd_pid = fork();
-	if (vserverd_pid < 0)
-		die("fork vserverd");
-	if (vserverd_pid == 0) {
-		sigset_t none;
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
+	if (pid < 0) { /* the guests live on; we try again */
+		watched_close(&pair[0]);
+		watched_close(&pair[1]);
+		started_ms += BACKOFF_MAX_MS;
+		return;
+	}
+	if (pid == 0) {
 		int control = fcntl(pair[1], F_DUPFD, 3);
 		dup2(control, 3);
-		int null = open("/dev/null", O_RDONLY);
-		int log = open("vserverd.log", O_WRONLY | O_CREAT | O_APPEND, 0600);
-		dup2(null, 0);
-		dup2(log, 1);
-		dup2(log, 2);
+		dup2(open("/dev/null", O_RDWR), 0);
+		log_here();
+		dup2(2, 1);
 		close_range(4, ~0U, 0);
+		setrlimit(RLIMIT_NOFILE, &files_limit);
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		execl(vserverd_path, "vserverd", root_path, (char *)NULL);
 		_exit(127);
 	}
 	close(pair[1]);
+	vserverd_pid = pid;
 	d.control = pair[0];
 	d.ready = false;
 	watch(SOURCE_CONTROL, d.control);
 }
 
-/* The clients that vserverd was still serving are told; those bound to a process go on without it. */
-static void clients_disappoint(void)
+/* The first object that vserverd's end ends too: a client it was serving (those bound to a process go on without it),
+ * or a worker with a run whose outcome nobody waits for. */
+static struct object *dependent_find(void)
 {
-	static const char sorry[] = "vserver: cannot finish the command: found the control plane restarting; try again\n";
-	uint8_t message[8 + sizeof sorry];
-	uint32_t head[2] = { CLIENT_OUT, 2 };
-	memcpy(message, head, 8);
-	memcpy(message + 8, sorry, sizeof sorry - 1);
 	for (size_t i = 0; i < table_cap; i++)
-		for (struct object *o = table[i], *next; o; o = next) {
-			next = o->next;
-			if (o->kind != OBJECT_CLIENT || o->bound || o->stdio[0] < 0)
-				continue;
-			message_send(o->fd, message, 7 + sizeof sorry, NULL, 0);
-			client_exit(o, 125);
-		}
+		for (struct object *o = table[i]; o; o = o->next)
+			if ((o->kind == OBJECT_CLIENT && !o->bound && o->stdio[0] >= 0) || (o->kind == OBJECT_WORKER && o->run))
+				return o;
+	return NULL;
 }
 
 static void vserverd_ended(void)
 {
 	kill(vserverd_pid, SIGKILL);
-	waitpid(vserverd_pid, NULL, 0);
-	close(d.control);
-	d.control = -1;
+	reap_later(vserverd_pid);
+	watched_close(&d.control);
 	out_sent = out_len = 0;
 	if (d.stopping || (!d.ready && d.listener < 0)) /* asked to stop, or never came up */
 		exit(d.stopping ? 0 : 125);
+	if (d.ready)
+		unwatch(d.listener); /* who comes now waits there */
 	d.ready = false;
-	clients_disappoint();
-	/* At once if it had run for a while, else later and later, up to 5 s. */
+	for (struct object *o; (o = dependent_find());)
+		if (o->kind == OBJECT_WORKER)
+			worker_end(o);
+		else
+			client_disappoint(o);
+	/* At once if it had run for a while, else later and later. */
 	int64_t lived_ms = now_ms() - started_ms;
 	backoff_ms = lived_ms > 10000 ? 0 : backoff_ms ? backoff_ms * 2 : 50;
-	if (backoff_ms > 5000)
-		backoff_ms = 5000;
+	if (backoff_ms > BACKOFF_MAX_MS)
+		backoff_ms = BACKOFF_MAX_MS;
 	started_ms = now_ms() + backoff_ms;
 }
 
@@ -604,19 +669,22 @@ static void listen_for_clients(void)
 	if (d.listener < 0 || bind(d.listener, (struct sockaddr *)&at, sizeof at) || chmod(at.sun_path, 0600) ||
 	    listen(d.listener, 512))
 		die("listen on syscalld.sock");
-	watch(SOURCE_LISTENER, d.listener);
+	log_here();
 }
 
 static void snapshot(void)
 {
+	bool serving = d.ready;
 	d.ready = true;
 	for (size_t i = 0; i < table_cap; i++)
 		for (struct object *o = table[i]; o; o = o->next)
 			if (o->kind != OBJECT_WORKER || o->id < FIRST_OWN_ID)
-				up_ints(UP_OBJECT, o->id, 4, o->kind, o->pid, o->exited, o->status);
-	up_ints(UP_SNAPSHOT_END, 0, 1, getpid());
+				up_ints(UP_OBJECT, o->id, o->kind, o->pid, o->exited, o->exited ? o->status : 0);
+	up_ints(UP_SNAPSHOT_END, 0, getpid());
 	if (d.listener < 0)
 		listen_for_clients();
+	if (!serving)
+		watch(SOURCE_LISTENER, d.listener);
 }
 
 static void bind_client(struct object *c, uint32_t process_id)
@@ -654,8 +722,11 @@ static void handle(const struct frame *f, const uint8_t *body)
 			syscall(SYS_pidfd_send_signal, o->fd, value, NULL, 0);
 		break;
 	case DOWN_CLIENT_OUT:
-		if (client)
-			client_out(o, body, f->len);
+		/* vserverd waits for the acknowledgement of each piece, so one that does not fit means a client gone wrong. */
+		if (!client)
+			up(UP_CLIENT_ACK, f->id, NULL, 0);
+		else if (!client_write(o, body, f->len))
+			client_close(o);
 		break;
 	case DOWN_CLIENT_EXIT:
 		if (client)
@@ -701,12 +772,15 @@ static void control_read(void)
 	have += (size_t)n;
 	size_t at = 0;
 	struct frame f;
-	while (have - at >= sizeof f) {
-		memcpy(&f, in + at, sizeof f);
-		if (have - at - sizeof f < f.len)
-			break;
+	enum frame_state state;
+	while ((state = frame_parse(in + at, have - at, &f)) == FRAME_COMPLETE) {
 		handle(&f, in + at + sizeof f);
 		at += sizeof f + f.len;
+	}
+	if (state == FRAME_TOO_LONG) {
+		have = 0;
+		vserverd_ended();
+		return;
 	}
 	memmove(in, in + at, have - at);
 	have -= at;
@@ -720,8 +794,7 @@ static void dispatch(const struct epoll_event *ev)
 		if (ev->events & ~(uint32_t)EPOLLOUT)
 			control_read();
 	} else if (ev->data.u64 == SOURCE_LISTENER) {
-		if (d.ready)
-			client_accept();
+		client_accept();
 	} else {
 		struct object *o = object_find((uint32_t)ev->data.u64);
 		if (!o)
@@ -739,11 +812,7 @@ static void dispatch(const struct epoll_event *ev)
 
 static int wait_ms(void)
 {
-	if (d.control < 0) {
-		int64_t left = started_ms - now_ms();
-		return left > 0 ? (int)left : 0;
-	}
-	return log_paused() ? LOG_TICK_MS : -1;
+	return d.control < 0 || dying_count ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
 }
 
 static void loop(void)
@@ -753,6 +822,7 @@ static void loop(void)
 		int n = epoll_wait(d.epoll, events, 64, wait_ms());
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
+		reap();
 		if (log_paused())
 			log_tick();
 		if (d.control < 0 && started_ms <= now_ms())
@@ -767,7 +837,9 @@ static void run_sealed(char **argv)
 	if (fcntl(STDIN_FILENO, F_GET_SEALS) == SEALS)
 		return;
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	int copy = memfd_create("vserver", MFD_ALLOW_SEALING);
+	int copy = memfd_create("vserver", MFD_ALLOW_SEALING | MFD_CLOEXEC | MFD_EXEC);
+	if (copy < 0 && errno == EINVAL) /* before Linux 6.3 */
+		copy = memfd_create("vserver", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	struct stat st;
 	if (self < 0 || copy < 0 || fstat(self, &st))
 		die("copy our own program");
@@ -791,8 +863,12 @@ int daemon_main(char **argv)
 	root_path = argv[2];
 	vserverd_path = argv[3];
 	umask(077);
+	sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL); /* the client that started us had blocked some */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	getrlimit(RLIMIT_NOFILE, &files_limit);
+	if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){ FILES_MAX, FILES_MAX })) /* not allowed everywhere */
+		setrlimit(RLIMIT_NOFILE, &(struct rlimit){ files_limit.rlim_max, files_limit.rlim_max });
 	if (chdir(run_dir))
 		die("enter the run directory");
 	int lock = open("syscalld.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -802,53 +878,4 @@ int daemon_main(char **argv)
 	vserverd_start();
 	loop();
 	return 0;
-}
-
-/* ---- messages with descriptors ---- */
-
-ssize_t message_send(int sock, const void *bytes, size_t len, const int *fds, uint32_t fd_count)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * IMPORTS_MAX)];
-	} control;
-	struct iovec iov = { (void *)bytes, len };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	if (fd_count) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
-	}
-	return sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-ssize_t message_receive(int sock, void *bytes, size_t len, struct fds *fds, int flags)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * IMPORTS_MAX)];
-	} control;
-	struct iovec iov = { bytes, len };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
-	fds->count = 0;
-	ssize_t n = recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC);
-	if (n < 0)
-		return n;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-			fds->count = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-			memcpy(fds->fd, CMSG_DATA(c), fds->count * sizeof(int));
-		}
-	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
-		for (uint32_t i = 0; i < fds->count; i++)
-			close(fds->fd[i]);
-		fds->count = 0;
-		errno = EMSGSIZE;
-		return -1;
-	}
-	return n;
 }

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef VSERVER_DAEMON_H
 #define VSERVER_DAEMON_H
-#include "wire.h"
-#include <stdbool.h>
-#include <stddef.h>
-#include <sys/types.h>
+#include "messages.h"
 
-#define SPAWNS_MAX 4u
 #define FIRST_OWN_ID 0x80000000u /* ids below are given by vserverd, from here on by syscalld (clients, workers) */
 
 /* epoll sources that are no objects; object ids are 32 bits */
@@ -15,31 +11,37 @@
 #define SOURCE_LOG_STDERR (1ull << 40) /* + object id: the second pipe of a log */
 
 #define LOG_TICK_MS 50
+#define POLL_MS 10 /* for what gives no event */
+#define FILES_MAX (1024u * 1024u)
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct object {
 	struct object *next;
-	uint32_t id, kind;      /* enum object_kind */
-	int fd;                 /* FD: it; PROCESS: pidfd; CLIENT, WORKER: socket; LOG: current file */
-	pid_t pid;              /* PROCESS, WORKER, CLIENT (peer) */
-	uint64_t run;           /* PROCESS, WORKER: run that is not finished, else 0 */
-	/* PROCESS */
-	bool exited, discard;
-	int32_t status;         /* wait status; -1: unknown */
-	uint32_t bound;         /* client that shares its fate; CLIENT: the process it is bound to */
-	int stdio[3];           /* CLIENT: as passed; LOG: [1], [2] are the pipes */
-	/* WORKER */
-	bool done;
-	uint32_t park, fail_step, fail_role, result_count;
-	int32_t fail_error;     /* errno of the first failure, or 0 */
-	uint32_t spawned[SPAWNS_MAX], spawned_count;
-	uint8_t *reply;
-	size_t reply_len;
-	/* LOG */
-	char *path;
-	uint64_t max_bytes, size;
-	uint32_t taken;         /* bytes in this tick */
-	bool paused[3];         /* by stream: waits for the next tick */
+	uint32_t id, kind;              /* enum object_kind */
+	uint64_t run;                   /* PROCESS, WORKER: run that is not finished, else 0 */
+	int fd;                         /* FD: it; PROCESS: pidfd; CLIENT, WORKER: socket; LOG: current file */
+	pid_t pid;                      /* PROCESS, WORKER, CLIENT (peer) */
+	int stdio[3];                   /* CLIENT: as passed; LOG: [1], [2] are the pipes */
+	uint32_t bound;                 /* PROCESS: client that shares its fate; CLIENT: the process it is bound to */
+	bool exited, discard;           /* PROCESS */
+	union {                         /* a thousand guests have a few thousand of these */
+		int32_t status;         /* PROCESS: wait status; -1: unknown */
+		struct {                /* WORKER */
+			uint32_t park, serial;
+			uint32_t fail_step, fail_role;
+			int32_t fail_error;     /* errno of the first failure, or 0 */
+			uint32_t spawned[SPAWNS_MAX], spawned_count;
+			uint8_t *reply;         /* WORKER_DONE has come: it and what followed */
+			size_t reply_len;
+		};
+		struct {                /* LOG */
+			char *path;
+			struct object *paused_next;
+			uint64_t max_bytes, size;
+			uint32_t taken;         /* bytes in this tick */
+			bool paused[3];         /* by stream: waits for the next tick */
+		};
+	};
 };
 
 struct daemon {
@@ -50,11 +52,6 @@ struct daemon {
 };
 extern struct daemon d;
 
-struct fds {
-	int fd[IMPORTS_MAX];
-	uint32_t count;
-};
-
 _Noreturn void die(const char *what);
 
 struct object *object_find(uint32_t id);
@@ -62,11 +59,8 @@ struct object *object_find(uint32_t id);
 struct object *object_add(uint32_t id, uint32_t kind, int fd);
 void object_drop(struct object *o);
 
-/* One SEQPACKET message with descriptors. receive: -1 with errno, also when anything was cut off (EMSGSIZE). */
-ssize_t message_send(int sock, const void *bytes, size_t len, const int *fds, uint32_t fd_count);
-ssize_t message_receive(int sock, void *bytes, size_t len, struct fds *fds, int flags);
-
 void watch(uint64_t source, int fd);
+void watched_close(int *fd); /* and -1 instead */
 
 /* log.c */
 void log_open(uint32_t id, const uint8_t *body, size_t len);

@@ -19,12 +19,11 @@
 
 #define TICK_BYTES (512u * 1024u)
 
-static struct object *paused[256]; /* logs that wait for the next tick */
-static size_t paused_count;
+static struct object *paused; /* logs that wait for the next tick */
 
 bool log_paused(void)
 {
-	return paused_count > 0;
+	return paused;
 }
 
 static void file_open(struct object *o)
@@ -36,20 +35,17 @@ static void file_open(struct object *o)
 
 void log_open(uint32_t id, const uint8_t *body, size_t len)
 {
-	uint64_t max_bytes;
-	uint32_t pipes[2];
-	if (len < 18 || body[len - 1])
+	struct log_request r;
+	if (!log_parse(body, len, &r))
 		return;
-	memcpy(&max_bytes, body, 8);
-	memcpy(pipes, body + 8, 8);
 	struct object *o = object_add(id, OBJECT_LOG, -1);
-	o->max_bytes = max_bytes;
-	o->path = strdup((const char *)body + 16);
+	o->max_bytes = r.max_bytes;
+	o->path = strdup(r.path);
 	if (!o->path)
 		die("open a log");
 	file_open(o);
 	for (int i = 0; i < 2; i++) {
-		struct object *pipe = pipes[i] ? object_find(pipes[i]) : NULL;
+		struct object *pipe = r.pipe[i] ? object_find(r.pipe[i]) : NULL;
 		if (!pipe || pipe->kind != OBJECT_FD)
 			continue;
 		o->stdio[i + 1] = pipe->fd; /* moves here */
@@ -66,16 +62,17 @@ static void rotate(struct object *o)
 	if (snprintf(older, sizeof older, "%s.1", o->path) >= (int)sizeof older)
 		return;
 	close(o->fd);
-	rename(o->path, older);
+	if (rename(o->path, older))
+		unlink(o->path); /* bounded before complete */
 	file_open(o);
 }
 
 static void pause_stream(struct object *o, int stream)
 {
-	if (paused_count == sizeof paused / sizeof *paused)
-		return;
-	if (!o->paused[1] && !o->paused[2])
-		paused[paused_count++] = o;
+	if (!o->paused[1] && !o->paused[2]) {
+		o->paused_next = paused;
+		paused = o;
+	}
 	o->paused[stream] = true;
 	epoll_ctl(d.epoll, EPOLL_CTL_DEL, o->stdio[stream], NULL);
 }
@@ -87,8 +84,7 @@ void log_read(struct object *o, int stream)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		close(o->stdio[stream]);
-		o->stdio[stream] = -1;
+		watched_close(&o->stdio[stream]);
 		return;
 	}
 	struct timespec t;
@@ -96,7 +92,9 @@ void log_read(struct object *o, int stream)
 	struct log_record head = {
 		.time_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, .len = (uint32_t)n, .stream = (uint32_t)stream,
 	};
-	if (o->size && o->size + sizeof head + (size_t)n > o->max_bytes / 2)
+	if (o->fd < 0)
+		file_open(o); /* could not be opened before */
+	if (o->fd >= 0 && o->size && o->size + sizeof head + (size_t)n > o->max_bytes / 2)
 		rotate(o); /* two files, each half of what the log may take */
 	struct iovec parts[2] = { { &head, sizeof head }, { buf, (size_t)n } };
 	ssize_t wrote = o->fd >= 0 ? writev(o->fd, parts, 2) : -1;
@@ -117,8 +115,8 @@ void log_tick(void)
 	if ((now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 < LOG_TICK_MS)
 		return;
 	last = now;
-	for (size_t i = 0; i < paused_count; i++) {
-		struct object *o = paused[i];
+	for (struct object *o; (o = paused);) {
+		paused = o->paused_next;
 		o->taken = 0;
 		for (int stream = 1; stream <= 2; stream++)
 			if (o->paused[stream]) {
@@ -126,13 +124,14 @@ void log_tick(void)
 				watch(o->id | (stream == 2 ? SOURCE_LOG_STDERR : 0), o->stdio[stream]);
 			}
 	}
-	paused_count = 0;
 }
 
 void log_free(struct object *o)
 {
-	for (size_t i = 0; i < paused_count; i++)
-		if (paused[i] == o)
-			paused[i--] = paused[--paused_count];
+	for (struct object **at = &paused; *at; at = &(*at)->paused_next)
+		if (*at == o) {
+			*at = o->paused_next;
+			break;
+		}
 	free(o->path);
 }

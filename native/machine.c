@@ -6,125 +6,22 @@
 #define _GNU_SOURCE
 #include "machine.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC (1U << 2)
-#endif
-
-/* ---- decoding ---- */
-
-static bool fits(const struct program_header *h, uint64_t off, uint64_t len)
-{
-	return off <= h->data_len && len <= h->data_len - off;
-}
-
-static bool immediate_range(const struct program_header *h, const struct step *s, int off_arg, int len_arg)
-{
-	return s->kind[off_arg] == ARG_IMM && s->kind[len_arg] == ARG_IMM && fits(h, s->arg[off_arg], s->arg[len_arg]);
-}
-
-static const char *step_check(const struct program_header *h, const struct step *s, uint32_t index)
-{
-	if (s->op >= OP_COUNT)
-		return "unknown operation";
-	if (s->rule > RULE_JUMP)
-		return "unknown failure rule";
-	/* Forward only, so that every program ends; a jump may lead to the end, a child begins with a step. */
-	bool jumps = s->op == OP_JUMP || s->op == OP_SPAWN || s->rule == RULE_JUMP;
-	if (jumps && (s->target <= index || s->target > h->step_count - (s->op == OP_SPAWN)))
-		return "jump target is not ahead";
-	for (int i = 0; i < 6; i++) {
-		switch (s->kind[i]) {
-		case ARG_IMM:
-			break;
-		case ARG_DATA:
-			if (!fits(h, (uint32_t)s->arg[i], s->arg[i] >> 32))
-				return "data argument outside the data area";
-			break;
-		case ARG_RESULT:
-			if (s->arg[i] >= index)
-				return "result of a later step";
-			break;
-		case ARG_IMPORT:
-			if (s->arg[i] >= h->import_count)
-				return "import that did not come";
-			break;
-		default:
-			return "unknown argument kind";
-		}
-	}
-	switch (s->op) {
-	case OP_STORE:
-	case OP_LOAD:
-		if (!immediate_range(h, s, 0, 1) || (s->arg[1] != 4 && s->arg[1] != 8))
-			return "store or load outside the data area";
-		break;
-	case OP_EXPECT_BYTES:
-		if (!immediate_range(h, s, 0, 1) || s->kind[2] != ARG_IMM || !fits(h, s->arg[2], s->arg[1]))
-			return "comparison outside the data area";
-		break;
-	case OP_ITOA:
-		if (!immediate_range(h, s, 0, 1) || s->arg[1] < 21)
-			return "number does not fit where it is written";
-		break;
-	default:
-		break;
-	}
-	return NULL;
-}
-
-const char *program_decode(void *buf, size_t len, struct program *p)
-{
-	struct program_header *h = buf;
-	if (len < sizeof *h || len > PROGRAM_MAX)
-		return "message too short or too long";
-	if (h->magic != PROGRAM_MAGIC)
-		return "not a program";
-	if (h->step_count == 0 || h->step_count > STEPS_MAX || h->import_count > IMPORTS_MAX)
-		return "too many or no steps or imports";
-	uint64_t steps = (uint64_t)h->step_count * sizeof(struct step);
-	uint64_t relocs = (uint64_t)h->reloc_count * sizeof(struct reloc);
-	if (sizeof *h + steps + relocs + h->data_len != len)
-		return "length does not match the header";
-	if (!fits(h, h->out_off, h->out_len))
-		return "slice outside the data area";
-	p->header = h;
-	p->steps = (struct step *)(h + 1);
-	p->relocs = (struct reloc *)(p->steps + h->step_count);
-	p->data = (uint8_t *)(p->relocs + h->reloc_count);
-	if (h->data_len && p->data[h->data_len - 1])
-		return "data area does not end with a zero byte";
-	for (uint32_t i = 0; i < h->reloc_count; i++)
-		if (!fits(h, p->relocs[i].at, 8) || !fits(h, p->relocs[i].target, 1))
-			return "relocation outside the data area";
-	for (uint32_t i = 0; i < h->step_count; i++) {
-		const char *wrong = step_check(h, &p->steps[i], i);
-		if (wrong)
-			return wrong;
-	}
-	return NULL;
-}
-
-/* ---- execution ---- */
 
 static struct {
 	struct program p;
 	int sock;                        /* reports go here; closed by exec (CLOEXEC) */
 	uint32_t role;                   /* 0 worker, 1 child of it */
-	int imports[IMPORTS_MAX];
-	int64_t results[STEPS_MAX];
-	int keep_fd[KEEPS_MAX];
+	uint32_t serial;                 /* of the program among those this worker got */
+	uint32_t spawned;
+	struct fds keep;
 	struct worker_note done;         /* WORKER_DONE, filled by OP_KEEP */
 } m;
 
@@ -145,56 +42,27 @@ void title_set(const char *name)
 	prctl(PR_SET_NAME, name);
 }
 
-static void report(const struct worker_note *note, struct iovec results, struct iovec slice, const int *fds,
-		   size_t fd_count)
+static bool report(struct worker_note *note, struct iovec results, struct iovec slice, const struct fds *fds)
 {
-	struct iovec iov[3] = { { (void *)note, sizeof *note }, results, slice };
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * KEEPS_MAX)];
-	} control;
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 3 };
-	if (fd_count) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
-	}
-	while (sendmsg(m.sock, &msg, MSG_NOSIGNAL) < 0 && errno == EINTR)
-		;
+	note->serial = m.serial;
+	return message_send(m.sock, (struct iovec[]){ { note, sizeof *note }, results, slice }, 3, fds, 0) >= 0;
 }
 
 static _Noreturn void fail(uint32_t step, int error)
 {
 	struct worker_note note = { .kind = WORKER_FAILED, .step = step, .error = error, .role = m.role };
-	report(&note, (struct iovec){ 0 }, (struct iovec){ 0 }, NULL, 0);
+	report(&note, (struct iovec){ 0 }, (struct iovec){ 0 }, NULL);
 	_exit(1);
-}
-
-static uint64_t value_of(const struct step *s, int i)
-{
-	switch (s->kind[i]) {
-	case ARG_DATA:
-		return (uint64_t)(uintptr_t)(m.p.data + (uint32_t)s->arg[i]);
-	case ARG_RESULT:
-		return (uint64_t)m.results[s->arg[i]];
-	case ARG_IMPORT:
-		return (uint64_t)m.imports[s->arg[i]];
-	default:
-		return s->arg[i];
-	}
 }
 
 /* clone3. A worker's child becomes a child of syscalld (CLONE_PARENT), which learns its pidfd at once, so that no exit
  * is lost whatever happens to the worker. A child's child is an ordinary one. Returns 0 in the child. */
-static int64_t spawn(const struct step *s)
+static int64_t spawn(uint64_t flags, int64_t cgroup, uint32_t object)
 {
 	int pidfd = -1;
-	int64_t cgroup = (int64_t)value_of(s, 1);
-	struct clone_args args = { .flags = value_of(s, 0) };
+	struct clone_args args = { .flags = flags };
+	if (m.role == 0 && m.spawned == SPAWNS_MAX)
+		return -E2BIG;
 	if (cgroup >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)cgroup;
@@ -213,9 +81,14 @@ static int64_t spawn(const struct step *s)
 		return 0;
 	}
 	if (m.role == 0) {
-		struct worker_note note = { .kind = WORKER_SPAWNED, .object = (uint32_t)value_of(s, 2), .pid = (int32_t)pid };
-		report(&note, (struct iovec){ 0 }, (struct iovec){ 0 }, &pidfd, 1);
+		struct worker_note note = { .kind = WORKER_SPAWNED, .object = object, .pid = (int32_t)pid };
+		bool told = report(&note, (struct iovec){ 0 }, (struct iovec){ 0 }, &(struct fds){ { pidfd }, 1 });
 		close(pidfd);
+		m.spawned++;
+		if (!told) {
+			kill((pid_t)pid, SIGKILL);
+			return -EIO;
+		}
 	}
 	return pid;
 }
@@ -238,144 +111,70 @@ static _Noreturn void fakeinit(pid_t command)
 	sigprocmask(SIG_SETMASK, &all, NULL); /* blocked signals reach pid 1 even without a handler: signal.c sig_ignored() */
 	title_set("init");
 	close_range(0, ~0U, 0);
-	for (;;) {
-		siginfo_t info;
-		int sig = sigwaitinfo(&all, &info);
+	for (int sig = 0;; sig = sigwaitinfo(&all, NULL)) {
 		if (sig > 0 && sig != SIGCHLD)
 			kill(command, sig);
 		int status;
-		pid_t pid;
+		pid_t pid; /* looked for before the first wait: a SIGCHLD from before the mask was set is lost */
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 			if (pid == command)
 				_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 	}
 }
 
-static int64_t itoa(uint8_t *to, uint64_t value)
+static int64_t keep(const struct step *s)
 {
-	char digits[20];
-	int n = 0;
-	do
-		digits[n++] = (char)('0' + value % 10);
-	while (value /= 10);
-	for (int i = 0; i < n; i++)
-		to[i] = (uint8_t)digits[n - 1 - i];
-	to[n] = 0;
-	return n;
-}
-
-static int64_t expect(const struct step *s)
-{
-	uint64_t have = value_of(s, 0), want = value_of(s, 2);
-	bool holds = s->arg[1] == 0 ? have == want : s->arg[1] == 1 ? have != want : (have & value_of(s, 3)) == want;
-	return holds ? 0 : -(int64_t)s->arg[4];
+	uint32_t i = m.keep.count;
+	if (i == KEEPS_MAX || m.role != 0)
+		return -E2BIG;
+	m.keep.fd[i] = (int)program_value(&m.p, s, 0);
+	m.done.keep_object[i] = (uint32_t)program_value(&m.p, s, 1);
+	m.done.keep_pid[i] = (int32_t)program_value(&m.p, s, 2);
+	m.done.keep_count = ++m.keep.count;
+	return 0;
 }
 
 static int64_t execute(const struct step *s)
 {
+	uint64_t a[6];
+	int64_t result;
+	if (program_compute(&m.p, s, &result))
+		return result;
+	for (int i = 0; i < 6; i++)
+		a[i] = program_value(&m.p, s, i);
 	switch (s->op) {
-	case OP_SYSCALL: {
-		long r = syscall(s->nr, value_of(s, 0), value_of(s, 1), value_of(s, 2), value_of(s, 3), value_of(s, 4),
-				 value_of(s, 5));
-		return r == -1 ? -errno : r;
-	}
+	case OP_SYSCALL:
+		result = syscall(s->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+		return result == -1 ? -errno : result;
 	case OP_SPAWN:
-		return spawn(s);
-	case OP_STORE: {
-		uint64_t v = value_of(s, 2);
-		uint32_t v32 = (uint32_t)v;
-		memcpy(m.p.data + s->arg[0], s->arg[1] == 4 ? (void *)&v32 : (void *)&v, s->arg[1]);
-		return 0;
-	}
-	case OP_LOAD: {
-		int64_t v;
-		int32_t v32;
-		memcpy(s->arg[1] == 4 ? (void *)&v32 : (void *)&v, m.p.data + s->arg[0], s->arg[1]);
-		return s->arg[1] == 4 ? v32 : v;
-	}
-	case OP_EXPECT:
-		return expect(s);
-	case OP_EXPECT_BYTES:
-		return memcmp(m.p.data + s->arg[0], m.p.data + s->arg[2], s->arg[1]) ? -(int64_t)s->arg[4] : 0;
-	case OP_ITOA:
-		return itoa(m.p.data + s->arg[0], value_of(s, 2));
-	case OP_JUMP:
-		return 0;
+		return spawn(a[0], (int64_t)a[1], (uint32_t)a[2]);
 	case OP_KEEP:
-		if (m.done.keep_count == KEEPS_MAX || m.role != 0)
-			return -E2BIG;
-		m.keep_fd[m.done.keep_count] = (int)value_of(s, 0);
-		m.done.keep_object[m.done.keep_count] = (uint32_t)value_of(s, 1);
-		m.done.keep_pid[m.done.keep_count] = (int32_t)value_of(s, 2);
-		m.done.keep_count++;
-		return 0;
+		return keep(s);
 	case OP_EXIT:
-		_exit((int)value_of(s, 0));
+		_exit((int)a[0]);
 	case OP_RESET_SIGNALS:
 		reset_signals();
 		return 0;
 	case OP_FAKEINIT:
-		fakeinit((pid_t)value_of(s, 0));
+		fakeinit((pid_t)a[0]);
+	case OP_REMOVE_TREE:
+		return -tree_remove((int)a[0]);
 	default:
 		return -ENOSYS;
 	}
-}
-
-static bool rule_covers(const struct step *s, int error)
-{
-	if (!s->only[0])
-		return true;
-	for (int i = 0; i < 4; i++)
-		if (s->only[i] == error)
-			return true;
-	return false;
 }
 
 /* Runs the steps of a decoded program from its first one. Returns when the last one is done. */
 static void run_steps(void)
 {
 	for (uint32_t i = 0; i < m.p.header->step_count;) {
-		const struct step *s = &m.p.steps[i];
-		int64_t r = execute(s);
-		m.results[i] = r;
-		if (s->op == OP_JUMP || (s->op == OP_SPAWN && r == 0)) {
-			i = s->target;
-			continue;
-		}
-		if (r < 0 && r > -4096) {
-			if (s->rule == RULE_FAIL || !rule_covers(s, (int)-r))
-				fail(i, (int)-r);
-			if (s->rule == RULE_JUMP) {
-				i = s->target;
-				continue;
-			}
-		}
-		i++;
+		int64_t result = execute(&m.p.steps[i]);
+		m.p.results[i] = result;
+		uint32_t next = program_next(&m.p, i, result);
+		if (next == PROGRAM_FAILED)
+			fail(i, (int)-result);
+		i = next;
 	}
-}
-
-static ssize_t receive(void *buf, size_t len)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * IMPORTS_MAX)];
-	} control;
-	struct iovec iov = { buf, len };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
-	ssize_t n;
-	do
-		n = recvmsg(m.sock, &msg, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	if (n <= 0 || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-		return -1;
-	size_t count = 0;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-			count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			memcpy(m.imports, CMSG_DATA(c), count * sizeof(int));
-		}
-	struct program_header *h = buf;
-	return (size_t)n >= sizeof *h && h->import_count != count ? -1 : n;
 }
 
 _Noreturn void worker_main(int sock)
@@ -386,30 +185,26 @@ _Noreturn void worker_main(int sock)
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* an unused or half-done worker is worth nothing without syscalld */
 	m.sock = sock;
 	for (;;) {
-		ssize_t n = receive(buf, sizeof buf);
-		if (n < 0)
+		ssize_t n = message_receive(sock, buf, sizeof buf, &m.p.imports, 0);
+		if (n <= 0)
 			_exit(0);
+		m.serial++;
+		m.spawned = m.keep.count = 0;
 		m.done = (struct worker_note){ .kind = WORKER_DONE };
-		if (program_decode(buf, (size_t)n, &m.p))
+		if (program_decode(buf, (size_t)n, &m.p) || m.p.header->import_count != m.p.imports.count)
 			fail(0, EBADMSG);
-		struct program_header *h = m.p.header;
-		for (uint32_t i = 0; i < h->reloc_count; i++) {
-			uint64_t address = (uint64_t)(uintptr_t)(m.p.data + m.p.relocs[i].target);
-			memcpy(m.p.data + m.p.relocs[i].at, &address, sizeof address);
-		}
-		memset(m.results, 0, h->step_count * sizeof m.results[0]);
+		const struct program_header *h = m.p.header;
+		program_begin(&m.p);
 		run_steps();
 		if (m.role != 0)
 			_exit(0);
 		m.done.result_count = h->step_count;
 		m.done.out_len = h->out_len;
-		report(&m.done, (struct iovec){ m.results, h->step_count * sizeof m.results[0] },
-		       (struct iovec){ m.p.data + h->out_off, h->out_len }, m.keep_fd, m.done.keep_count);
+		report(&m.done, (struct iovec){ m.p.results, h->step_count * sizeof m.p.results[0] },
+		       (struct iovec){ m.p.data + h->out_off, h->out_len }, &m.keep);
 		if (!h->park)
 			_exit(0);
-		for (uint32_t i = 0; i < m.done.keep_count; i++)
-			close(m.keep_fd[i]);
-		for (uint32_t i = 0; i < h->import_count; i++)
-			close(m.imports[i]);
+		fds_close(&m.keep);
+		fds_close(&m.p.imports);
 	}
 }

@@ -21,6 +21,7 @@
 #define STEPS_MAX 1024u
 #define IMPORTS_MAX 24u
 #define KEEPS_MAX 16u
+#define SPAWNS_MAX 4u /* by the worker itself; children of children do not count */
 
 struct program_header {      /* offset */
 	uint32_t magic;      /*  0 */
@@ -71,6 +72,7 @@ enum op {
 	OP_EXIT,             /* ends this process with status a0 */
 	OP_RESET_SIGNALS,    /* default dispositions, empty mask */
 	OP_FAKEINIT,         /* becomes the guest's init: reaps, forwards signals to pid a0, ends with its status */
+	OP_REMOVE_TREE,      /* removes everything below directory fd a0; EXDEV when something is mounted there */
 	OP_COUNT
 };
 
@@ -85,6 +87,7 @@ struct worker_note {
 	uint32_t step;       /* FAILED */
 	int32_t error;       /* FAILED: errno, positive */
 	uint32_t role;       /* FAILED: 0 the worker, 1 a child */
+	uint32_t serial;     /* of the program among those the worker got, from 1 */
 	uint32_t keep_count; /* DONE: fds that ride along */
 	uint32_t result_count, out_len; /* DONE: int64 results and then the slice follow */
 	uint32_t keep_object[KEEPS_MAX];
@@ -114,7 +117,7 @@ enum down {
 enum up {
 	UP_OBJECT = 101,     /* snapshot: id object; u32 kind, i32 pid, i32 exited, i32 wait status */
 	UP_SNAPSHOT_END,     /* i32 pid of syscalld */
-	UP_DONE,             /* id run; u32 step, i32 errno (0 done), u32 role, u32 n, n × i64 results, slice */
+	UP_DONE,             /* id run; u32 step, i32 errno (0 done), u32 role (2: child of an earlier program), u32 n, n × i64 results, slice */
 	UP_EXIT,             /* id process object; i32 wait status (-1: not our child, unknown) */
 	UP_CLIENT_OPEN,      /* id client; i32 peer pid, hello payload */
 	UP_CLIENT_ACK,

@@ -19,7 +19,10 @@ export type Requirement =
   | 'qemu'
   | 'gcc'
   | 'clang'
-  | 'cross-arm64';
+  | 'sanitizer'
+  | 'cross-arm64'
+  | 'cross-riscv64'
+  | 'cross-s390x';
 
 // Each probe does the thing once. Flags, version strings and kernel configs tell other stories: a sandbox may refuse
 // what they promise.
@@ -56,9 +59,14 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
       'quit\n',
     ),
   gcc: () => compiles('gcc', ['-static'], true),
-  clang: () => compiles('clang', [], true),
-  /** Builds a static program for arm64; running it is not asked for. */
-  'cross-arm64': () => compiles('aarch64-linux-gnu-gcc', ['-static'], false),
+  /** With libFuzzer, which is a package of its own (libclang-rt-dev). */
+  clang: () => compiles('clang', [], true) ?? compiles('clang', ['-fsanitize=fuzzer-no-link,address'], true),
+  /** gcc's AddressSanitizer and UndefinedBehaviorSanitizer. */
+  sanitizer: () => compiles('gcc', ['-fsanitize=address,undefined'], true),
+  /** Builds a program for the architecture and runs it with qemu-user. */
+  'cross-arm64': () => crossCompiles('aarch64'),
+  'cross-riscv64': () => crossCompiles('riscv64'),
+  'cross-s390x': () => crossCompiles('s390x'),
 };
 
 const probed = new Map<Requirement, string | undefined>();
@@ -117,6 +125,10 @@ export function isRequirement(name: string): name is Requirement {
   return Object.hasOwn(PROBES, name);
 }
 
+function succeedsAs([command = '', ...args]: readonly string[]): string | undefined {
+  return succeeds(command, args);
+}
+
 /** Undefined on success, else one line that says what happened. */
 function succeeds(command: string, args: readonly string[], input = ''): string | undefined {
   const { error, signal, status, stderr } = spawnSync(command, args, {
@@ -140,14 +152,23 @@ function inPrivateMounts(script: string): string | undefined {
   return succeeds('unshare', [...identity, '--mount', 'sh', '-c', script]);
 }
 
-function compiles(compiler: string, flags: readonly string[], run: boolean): string | undefined {
+function crossCompiles(arch: string): string | undefined {
+  return compiles(`${arch}-linux-gnu-gcc`, ['-static'], [`qemu-${arch}-static`]);
+}
+
+// `run`: whether to run what was built, or the words before it on the command line.
+function compiles(
+  compiler: string,
+  flags: readonly string[],
+  run: boolean | readonly string[],
+): string | undefined {
   const dir = mkdtempSync(join(tmpdir(), 'requires-'));
   try {
     const program = join(dir, 'program');
     const source = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n';
     return (
       succeeds(compiler, [...flags, '-x', 'c', '-o', program, '-'], source) ??
-      (run ? succeeds(program, []) : undefined)
+      (run === false ? undefined : succeedsAs([...(run === true ? [] : run), program]))
     );
   } finally {
     rmSync(dir, { recursive: true });

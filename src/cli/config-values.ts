@@ -1,0 +1,134 @@
+import { resolve } from 'node:path';
+import { UserError } from '../base/errors.ts';
+import { formatDuration, formatSize } from '../base/units.ts';
+import type { GuestConfigValues, GuestMountValues } from '../guest/config-types.ts';
+import { type EnvSetting, parseEnv } from './option-values.ts';
+import type { ConfigOptions } from './verb-types.ts';
+
+/**
+ * Turns the options of `run` and `create` into the values of a guest's configuration file.
+ *
+ * @param command what followed the options; empty when nothing did
+ * @param env     already resolved with `resolveEnv`
+ * @param cwd     directory of the client, from which relative paths of the host lead
+ */
+export function configValuesOf(
+  options: ConfigOptions,
+  command: readonly string[],
+  env: Readonly<Record<string, string>>,
+  cwd: string,
+): GuestConfigValues {
+  const words = command.length > 0 ? command : options.command;
+  const caps = [...options.capAdd, ...options.capDrop];
+  // As in Docker, ALL counts before single names wherever it stands: --cap-add CHOWN --cap-drop ALL leaves CHOWN.
+  const bcaps = [...options.bcaps, ...caps.filter(isAll), ...caps.filter((cap) => !isAll(cap))];
+  const mounts = [...options.volume, ...options.mount, ...options.tmpfs].map((one) =>
+    resolveSource(one, cwd),
+  );
+  return defined({
+    xid: options.xid,
+    template: options.template === undefined ? undefined : resolveTemplate(options.template, cwd),
+    command: words,
+    env: unlessEmpty(env),
+    user: options.user,
+    cwd: options.workdir,
+    hostname: options.hostname,
+    domainname: options.domainname,
+    init: options.init,
+    stop: unlessEmpty(
+      defined({
+        signal: options.stopSignal,
+        timeout: options.stopTimeout === undefined ? undefined : formatDuration(options.stopTimeout),
+      }),
+    ),
+    limits: unlessEmpty(
+      defined({
+        memory: sizeText(options.memory),
+        memorySwap: sizeText(options.memorySwap),
+        pids: options.pidsLimit,
+        cpus: options.cpus,
+        cpuWeight: options.cpuWeight ?? options.cpuShares,
+        shm: sizeText(options.shmSize),
+      }),
+    ),
+    network: options.network === undefined ? undefined : { mode: options.network },
+    bcaps: bcaps.length === 0 ? undefined : bcaps,
+    seccomp: options.securityOpt.findLast((one) => one.kind === 'seccomp')?.choice,
+    noNewPrivileges: options.securityOpt.findLast((one) => one.kind === 'noNewPrivileges')?.isOn,
+    rlimits: unlessEmpty(Object.fromEntries(options.ulimit.map(({ name, limit }) => [name, limit]))),
+    readonlyRoot: options.readOnly ? true : undefined,
+    mounts: mounts.length === 0 ? undefined : mounts,
+    sysctls: unlessEmpty(Object.fromEntries(options.sysctl)),
+    labels: unlessEmpty(Object.fromEntries(options.label)),
+  });
+}
+
+/**
+ * Joins the variables of files and options; options win, and the last of equal names.
+ *
+ * @param files     contents of the env files, in the order they were named
+ * @param clientEnv environment of the client, for names without a value; a name it lacks is left out, as in Docker
+ */
+export function resolveEnv(
+  files: readonly string[],
+  settings: readonly EnvSetting[],
+  clientEnv: Readonly<Record<string, string | undefined>>,
+): Readonly<Record<string, string>> {
+  const all = [...files.flatMap(parseEnvFile), ...settings];
+  const resolved = all.map(({ name, value }) => [name, value ?? clientEnv[name]] as const);
+  return Object.fromEntries(
+    resolved.filter((pair): pair is readonly [string, string] => pair[1] !== undefined),
+  );
+}
+
+/**
+ * Parses an env file: one `NAME=VALUE` or `NAME` on a line, taken as it stands without quotes; empty lines and lines
+ * that begin with `#` do not count.
+ *
+ * @throws UserError usage with the line's number
+ */
+export function parseEnvFile(text: string): readonly EnvSetting[] {
+  return text.split(/\r?\n/).flatMap((line, index) => {
+    if (line.trim() === '' || line.startsWith('#')) return [];
+    try {
+      return [parseEnv(line)];
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      throw new UserError('usage', `cannot read line ${index + 1} of an env file: ${error.message}`, {
+        cause: error,
+      });
+    }
+  });
+}
+
+/** Template names are words, perhaps with a path behind a colon; what has a slash or begins with a dot is a path. */
+function resolveTemplate(template: string, cwd: string): string {
+  const [, prefix = '', path = template] = /^(directory:|tarball:)(.+)$/s.exec(template) ?? [];
+  const isPath = prefix !== '' || template.includes('/') || template.startsWith('.');
+  return isPath ? prefix + resolve(cwd, path) : template;
+}
+
+function resolveSource(mount: GuestMountValues, cwd: string): GuestMountValues {
+  return mount.source === undefined ? mount : { ...mount, source: resolve(cwd, mount.source) };
+}
+
+function isAll(cap: string): boolean {
+  return cap.slice(1) === 'ALL';
+}
+
+function sizeText(bytes: number | 'max' | undefined): string | undefined {
+  return typeof bytes === 'number' ? formatSize(bytes) : bytes;
+}
+
+type Defined<Fields> = { [Name in keyof Fields]?: Exclude<Fields[Name], undefined> };
+
+function defined<Fields extends object>(fields: Fields): Defined<Fields> {
+  const kept: Defined<Fields> = { ...fields } as Defined<Fields>;
+  for (const [name, value] of Object.entries(fields))
+    if (value === undefined) Reflect.deleteProperty(kept, name);
+  return kept;
+}
+
+function unlessEmpty<Fields extends object>(fields: Fields): Fields | undefined {
+  return Object.keys(fields).length === 0 ? undefined : fields;
+}

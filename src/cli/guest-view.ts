@@ -1,0 +1,191 @@
+/**
+ * What is shown of a guest: as JSON by `inspect` and `list --json`, in short by tables.
+ */
+import { formatSignal } from '../base/signals.ts';
+import { formatCpus } from '../base/units.ts';
+import type { GuestConfig } from '../guest/config-types.ts';
+import { type Guest, type GuestExit, type GuestState, isActive } from '../guest/guest.ts';
+import { guestPaths } from '../guest/paths.ts';
+import { limitsOf } from '../guest/spec.ts';
+import type { CgroupDriver } from '../resources/cgroup-driver.ts';
+import { LIMIT_KINDS, type LimitKind } from '../resources/limits.ts';
+import type { Services } from './io.ts';
+import { secondsSince } from './uptime.ts';
+
+/** A limit or a measure; null: nothing on this host keeps or counts it. */
+type Measure = number | 'max' | null;
+
+/** A guest as JSON. Sizes are bytes, times RFC 3339. */
+export interface GuestView {
+  readonly name: string;
+  readonly xid: number;
+  readonly state: GuestState;
+  /** Process 1 by its host pid. */
+  readonly initPid: number | null;
+  readonly startedAt: string | null;
+  readonly uptimeSeconds: number | null;
+  readonly template: string;
+  readonly command: readonly string[];
+  readonly init: string;
+  readonly user: string;
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string>>;
+  readonly hostname: string;
+  readonly domainname: string | null;
+  readonly network: GuestConfig['network'];
+  readonly limits: LimitsView;
+  readonly bcaps: readonly string[];
+  readonly seccomp: GuestConfig['seccomp'];
+  readonly noNewPrivileges: boolean;
+  readonly rlimits: GuestConfig['rlimits'];
+  readonly readonlyRoot: boolean;
+  readonly mounts: GuestConfig['mounts'];
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly stop: { readonly signal: string; readonly timeoutMs: number };
+  readonly labels: Readonly<Record<string, string>>;
+  /** It is deleted when it stops. */
+  readonly ephemeral: boolean;
+  /** How the last run ended; null while it runs and if it never did since the host was started. */
+  readonly exit: GuestExit | null;
+  /** Null for a guest that has none. */
+  readonly configFile: string | null;
+  /** Its own files: what it wrote, and its log. */
+  readonly directory: string;
+}
+
+/** A guest's limits: what was asked for, and while it runs what the kernel says. */
+export interface LimitsView {
+  readonly asked: {
+    readonly memoryBytes: number | 'max';
+    readonly memorySwapBytes: number | 'max';
+    readonly pids: number | 'max';
+    /** As a number of CPUs. */
+    readonly cpus: number | 'max';
+    readonly cpuWeight: number;
+    readonly shmBytes: number;
+  };
+  /** Keys of the configuration whose limits nothing on this host enforces. */
+  readonly unenforced: readonly string[];
+  readonly effective: Readonly<Record<string, Measure>> | null;
+  readonly usage: Readonly<Record<string, Measure>> | null;
+}
+
+/** A configuration that cannot be read, as it stands in a list. */
+export interface BrokenView {
+  readonly name: string;
+  readonly state: 'broken';
+  readonly error: string;
+}
+
+/** The key of the configuration that is a limit. */
+const LIMIT_KEYS: Readonly<Record<LimitKind, string>> = {
+  memoryBytes: 'limits.memory',
+  memorySwapBytes: 'limits.memorySwap',
+  pids: 'limits.pids',
+  cpuQuotaUs: 'limits.cpus',
+  cpuPeriodUs: 'limits.cpus',
+  cpuWeight: 'limits.cpuWeight',
+};
+
+/** Names limits as the configuration does, each once. */
+export function limitKeys(kinds: readonly LimitKind[]): readonly string[] {
+  return [...new Set(kinds.map((kind) => LIMIT_KEYS[kind]))];
+}
+
+/**
+ * Returns the configuration a guest runs with, or would be started with.
+ *
+ * @throws UserError invalid-config when the file of a stopped guest cannot be used
+ */
+export function currentConfig(guest: Guest, { manager }: Services): GuestConfig {
+  if (isActive(guest) && guest.live) return guest.live.config;
+  return guest.isEphemeral ? guest.config : manager.registry.readConfig(guest.name);
+}
+
+/** Names the limits that the configuration asks for and nothing on this host enforces. */
+export function unenforcedLimits(
+  guest: Guest,
+  config: GuestConfig,
+  cgroups: CgroupDriver,
+): readonly string[] {
+  const { unenforced } = cgroups.plan(guest.xid, limitsOf(config));
+  // The default of the weight is no wish.
+  return limitKeys(unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100));
+}
+
+/** Returns all that is known of a guest. @throws UserError invalid-config */
+export function viewGuest(guest: Guest, services: Services): GuestView {
+  const config = currentConfig(guest, services);
+  const { host } = services.manager;
+  const paths = guestPaths(host.paths, guest.name);
+  const run = isActive(guest) ? guest.live : undefined;
+  return {
+    name: guest.name,
+    xid: guest.xid,
+    state: guest.state,
+    initPid: run?.initPid ?? null,
+    startedAt: run?.startedAt ?? null,
+    uptimeSeconds: uptimeOf(guest),
+    template: config.template,
+    command: config.command,
+    init: config.init,
+    user: config.user,
+    cwd: config.cwd,
+    env: config.env,
+    hostname: config.hostname ?? guest.name,
+    domainname: config.domainname ?? null,
+    network: config.network,
+    limits: viewLimits(guest, config, host.cgroups),
+    bcaps: config.bcaps,
+    seccomp: config.seccomp,
+    noNewPrivileges: config.noNewPrivileges,
+    rlimits: config.rlimits,
+    readonlyRoot: config.readonlyRoot,
+    mounts: config.mounts,
+    sysctls: config.sysctls,
+    stop: { signal: formatSignal(config.stop.signal), timeoutMs: config.stop.timeoutMs },
+    labels: config.labels,
+    ephemeral: guest.isEphemeral,
+    exit: run ? null : (guest.live?.exit ?? null),
+    configFile: guest.isEphemeral ? null : paths.config,
+    directory: paths.directory,
+  };
+}
+
+/** Seconds since a guest's process 1 started; null for a guest that does not run. */
+export function uptimeOf(guest: Guest): number | null {
+  return guest.live && isActive(guest) ? secondsSince(guest.live.initStartTicks) : null;
+}
+
+/** Returns what a guest may use, and while it runs what it uses. */
+export function viewLimits(guest: Guest, config: GuestConfig, cgroups: CgroupDriver): LimitsView {
+  const { memoryBytes, memorySwapBytes, pids, cpus, cpuWeight, shmBytes } = config.limits;
+  return {
+    asked: {
+      memoryBytes,
+      memorySwapBytes,
+      pids,
+      cpus: cpus === 'max' ? cpus : Number(formatCpus(cpus)),
+      cpuWeight,
+      shmBytes,
+    },
+    unenforced: unenforcedLimits(guest, config, cgroups),
+    ...(isActive(guest) ? readLimits(guest, cgroups) : { effective: null, usage: null }),
+  };
+}
+
+function readLimits(guest: Guest, cgroups: CgroupDriver): Pick<LimitsView, 'effective' | 'usage'> {
+  if (!cgroups.isPopulated(guest.xid)) return { effective: null, usage: null }; // it has just ended
+  const { limits } = cgroups.apply(guest.xid, {});
+  return {
+    effective: nullWhereMissing(Object.fromEntries(LIMIT_KINDS.map((kind) => [kind, limits[kind]]))),
+    usage: nullWhereMissing({ ...cgroups.read(guest.xid) }),
+  };
+}
+
+/** Every key is there in every answer: programs need not tell "missing" from "not counted". */
+function nullWhereMissing(
+  measures: Readonly<Record<string, number | 'max' | undefined>>,
+): Readonly<Record<string, Measure>> {
+  return Object.fromEntries(Object.entries(measures).map(([name, measure]) => [name, measure ?? null]));
+}

@@ -1,0 +1,221 @@
+import { UserError } from '../base/errors.ts';
+import { parseShellWords } from '../base/shell-words.ts';
+import { formatSignal, parseSignal } from '../base/signals.ts';
+import { cpuSharesToWeight, parseCount, parseCpus, parseDuration, parseSize } from '../base/units.ts';
+import { parseCapability, parseCapabilityExpression } from '../context/capabilities.ts';
+import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
+import type { GuestMountValues, Rlimit, SeccompChoice } from '../guest/config-types.ts';
+
+/** A variable for the guest; without a value it is taken from the client's environment, as in Docker. */
+export interface EnvSetting {
+  readonly name: string;
+  readonly value: string | undefined;
+}
+
+/** One `--security-opt`. */
+export type SecurityOption =
+  | { readonly kind: 'seccomp'; readonly choice: SeccompChoice }
+  | { readonly kind: 'noNewPrivileges'; readonly isOn: boolean };
+
+/** One `--ulimit`. */
+export interface UlimitSetting {
+  readonly name: RlimitName;
+  readonly limit: Rlimit;
+}
+
+function refuse(text: string, need: string): UserError {
+  return new UserError('usage', `cannot use ${JSON.stringify(text)}; need ${need}`);
+}
+
+/** Accepts any text but the empty one. */
+export function parseText(text: string): string {
+  if (text === '') throw refuse(text, 'a value that is not empty');
+  return text;
+}
+
+/** Parses a command and its arguments from one text; at least one word. */
+export function parseCommand(text: string): readonly string[] {
+  const words = parseShellWords(text);
+  if (words.length === 0) throw refuse(text, 'a command');
+  return words;
+}
+
+/** Makes a parser that takes one of a few words. */
+export function oneOf<const Word extends string>(words: readonly Word[]): (text: string) => Word {
+  return (text) => {
+    const word = words.find((one) => one === text);
+    if (word === undefined) throw refuse(text, words.map((one) => `"${one}"`).join(' or '));
+    return word;
+  };
+}
+
+/** Parses `NAME=VALUE`, or `NAME` to take the value from the client. */
+export function parseEnv(text: string): EnvSetting {
+  const at = text.indexOf('=');
+  const name = at === -1 ? text : text.slice(0, at);
+  if (name === '') throw refuse(text, 'NAME=VALUE or NAME');
+  return { name, value: at === -1 ? undefined : text.slice(at + 1) };
+}
+
+/** Parses `KEY=VALUE`. */
+export function parseKeyValue(text: string): readonly [key: string, value: string] {
+  const at = text.indexOf('=');
+  if (at < 1) throw refuse(text, 'KEY=VALUE');
+  return [text.slice(0, at), text.slice(at + 1)];
+}
+
+/** Parses a label, `KEY=VALUE` or `KEY` for an empty value. */
+export function parseLabel(text: string): readonly [key: string, value: string] {
+  return parseKeyValue(text.includes('=') ? text : `${text}=`);
+}
+
+/** Parses bytes; `max`, and as in Docker `-1`, mean no limit. */
+export function parseSizeLimit(text: string): number | 'max' {
+  return text === 'max' || text === '-1' ? 'max' : parseSize(text);
+}
+
+/** Parses a count of processes; `max`, and as in Docker `-1`, mean no limit. */
+export function parsePidsLimit(text: string): number | 'max' {
+  return text === 'max' || text === '-1' ? 'max' : parseCount(text, 'process limit', 1, 4_194_304);
+}
+
+/** Parses a number of CPUs. */
+export function parseCpuCount(text: string): number {
+  const { quotaUs, periodUs } = parseCpus(text);
+  return quotaUs / periodUs;
+}
+
+/** Parses Docker's CPU shares, 2..262144, into a weight, 1..10000. */
+export function parseCpuShares(text: string): number {
+  return cpuSharesToWeight(parseCount(text, 'CPU shares', 2, 262_144));
+}
+
+/** Parses a CPU weight. */
+export function parseCpuWeight(text: string): number {
+  return parseCount(text, 'CPU weight', 1, 10_000);
+}
+
+/** Parses a signal into its full name, for example `SIGTERM`. */
+export function parseSignalName(text: string): string {
+  return formatSignal(parseSignal(text));
+}
+
+/** Parses a duration into milliseconds; a bare number counts seconds, as in Docker. */
+export function parseTimeout(text: string): number {
+  return parseDuration(/^\d+$/.test(text) ? `${text}s` : text);
+}
+
+/** Parses one capability to add into a word of a capability expression, for example `+NET_RAW`. */
+export function parseCapAdd(text: string): string {
+  return `+${parseCapName(text)}`;
+}
+
+/** Parses one capability to remove, for example into `-NET_RAW`. */
+export function parseCapDrop(text: string): string {
+  return `-${parseCapName(text)}`;
+}
+
+function parseCapName(text: string): string {
+  if (text.toUpperCase() !== 'ALL') parseCapability(text);
+  return text.toUpperCase().replace(/^CAP_/, '');
+}
+
+/** Parses a capability expression such as `+NET_RAW,-MKNOD` or `CHOWN,KILL` into its words. */
+export function parseBcaps(text: string): readonly string[] {
+  parseCapabilityExpression(text);
+  return text.split(/[\s,]+/).filter((word) => word !== '');
+}
+
+/** Parses `seccomp=default|unconfined|PATH` or `no-new-privileges[=true|false]`; `:` also stands for `=`. */
+export function parseSecurityOption(text: string): SecurityOption {
+  const [, key, choice] = /^([a-z-]+)(?:[=:](.*))?$/.exec(text) ?? [];
+  if (key === 'no-new-privileges' && (choice === undefined || choice === 'true' || choice === 'false')) {
+    return { kind: 'noNewPrivileges', isOn: choice !== 'false' };
+  }
+  if (key === 'seccomp' && (choice === 'default' || choice === 'unconfined'))
+    return { kind: 'seccomp', choice };
+  if (key === 'seccomp' && choice?.startsWith('/') === true)
+    return { kind: 'seccomp', choice: { profile: choice } };
+  throw refuse(text, 'seccomp=default, seccomp=unconfined, seccomp=/PATH or no-new-privileges');
+}
+
+/** Parses `NAME=SOFT[:HARD]`; `unlimited` and `-1` mean no limit. */
+export function parseUlimitSetting(text: string): UlimitSetting {
+  const { name, soft, hard } = parseUlimit(text);
+  return { name, limit: { soft: toConfigLimit(text, soft), hard: toConfigLimit(text, hard) } };
+}
+
+/** The configuration file has plain numbers, which are exact up to 2^53. */
+function toConfigLimit(text: string, limit: bigint | 'unlimited'): number | 'unlimited' {
+  if (limit === 'unlimited') return limit;
+  if (limit > BigInt(Number.MAX_SAFE_INTEGER))
+    throw refuse(text, 'limits of at most 2^53 - 1, or "unlimited"');
+  return Number(limit);
+}
+
+/** Parses `SOURCE:TARGET[:ro|rw]`; the source begins with `/`, `./` or `../`, so that it is not taken for a name. */
+export function parseVolume(text: string): GuestMountValues {
+  const [, source, target, mode = 'rw'] =
+    /^(\.{0,2}\/[^:]*|\.{1,2}):(\/[^:]*)(?::(ro|rw))?$/.exec(text) ?? [];
+  if (source === undefined || target === undefined)
+    throw refuse(text, '/SOURCE:/TARGET, ./SOURCE:/TARGET or /SOURCE:/TARGET:ro');
+  return { type: 'bind', source, target, readonly: mode === 'ro' };
+}
+
+/** Parses `/TARGET[:OPTION,…]` with the options `size=SIZE`, `ro` and `rw`. */
+export function parseTmpfs(text: string): GuestMountValues {
+  const need = '/TARGET or /TARGET:size=SIZE,ro';
+  const [, target, options = ''] = /^(\/[^:]*)(?::(.+))?$/.exec(text) ?? [];
+  if (target === undefined) throw refuse(text, need);
+  let mount: GuestMountValues = { type: 'tmpfs', target, readonly: false };
+  for (const option of options === '' ? [] : options.split(',')) {
+    if (option === 'ro' || option === 'rw') mount = { ...mount, readonly: option === 'ro' };
+    else if (option.startsWith('size=')) mount = { ...mount, size: parseSize(option.slice('size='.length)) };
+    else throw refuse(text, need);
+  }
+  return mount;
+}
+
+const MOUNT_KEYS: Readonly<Record<string, 'type' | 'source' | 'target' | 'readonly' | 'size' | 'idmap'>> = {
+  type: 'type',
+  source: 'source',
+  src: 'source',
+  target: 'target',
+  destination: 'target',
+  dst: 'target',
+  readonly: 'readonly',
+  ro: 'readonly',
+  'tmpfs-size': 'size',
+  idmap: 'idmap',
+};
+
+/** Parses Docker's `type=bind,source=/A,target=/B,readonly` or `type=tmpfs,target=/B,tmpfs-size=SIZE`. */
+export function parseMount(text: string): GuestMountValues {
+  const need =
+    'type=bind,source=/PATH,target=/PATH[,readonly][,idmap] or type=tmpfs,target=/PATH[,tmpfs-size=SIZE]';
+  const fields = new Map<string, string>();
+  for (const field of text.split(',')) {
+    const [word = '', ...rest] = field.split('=');
+    const key = Object.hasOwn(MOUNT_KEYS, word) ? MOUNT_KEYS[word] : undefined;
+    const isSwitch = key === 'readonly' || key === 'idmap';
+    const given = rest.length === 0 && isSwitch ? 'true' : rest.join('=');
+    if (key === undefined || given === '' || fields.has(key)) throw refuse(text, need);
+    if (isSwitch && given !== 'true' && given !== 'false') throw refuse(text, need);
+    fields.set(key, given);
+  }
+  const type = fields.get('type') ?? 'bind';
+  const source = fields.get('source');
+  const target = fields.get('target');
+  const size = fields.get('size');
+  const isComplete = target !== undefined && (type === 'tmpfs') === (source === undefined);
+  if ((type !== 'bind' && type !== 'tmpfs') || !isComplete) throw refuse(text, need);
+  if (type === 'bind' ? size !== undefined : fields.has('idmap')) throw refuse(text, need);
+  return {
+    type,
+    target,
+    readonly: fields.get('readonly') === 'true',
+    ...(source === undefined ? {} : { source }),
+    ...(size === undefined ? {} : { size: parseSize(size) }),
+    ...(fields.get('idmap') === 'true' ? { idmap: true } : {}),
+  };
+}

@@ -1,0 +1,282 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { parseCommandLine } from './parse.ts';
+import { VERB_NAMES } from './verb-table.ts';
+import type { ParsedVerb, Verb } from './verb-types.ts';
+
+function parse<V extends Verb>(verb: V, ...argv: string[]): ParsedVerb<V> {
+  const parsed = parseCommandLine(argv);
+  assert.equal(parsed.verb, verb);
+  return parsed as unknown as ParsedVerb<V>;
+}
+
+describe('order of words', () => {
+  test('verb first, or the guest first as in the original', () => {
+    assert.deepEqual(parse('start', 'start', 'web', 'db').operands, ['web', 'db']);
+    assert.deepEqual(parse('start', 'web', 'start').operands, ['web']);
+    assert.deepEqual(parse('stop', '42', 'stop', '-t', '5').options.timeout, 5000);
+    assert.deepEqual(parse('exec', 'web', 'exec', 'ls', '-l').command, ['ls', '-l']);
+    assert.deepEqual(parse('stop', 'stop', 'start').operands, ['start'], 'a guest named like a verb');
+    assert.equal(parse('delete', 'rm', 'web').verb, 'delete');
+  });
+
+  test('the command begins at the first word after the operands and is not looked at', () => {
+    const run = parse('run', 'run', '--rm', '--template', 'busybox', 'sh', '-c', '--rm', '--', '-x');
+    assert.deepEqual(run.command, ['sh', '-c', '--rm', '--', '-x']);
+    assert.deepEqual(parse('run', 'run', '--', '--rm').command, ['--rm']);
+    const exec = parse('exec', 'exec', 'web', '-it', 'sh', '-h');
+    assert.deepEqual([exec.operands, exec.command], [['web'], ['sh', '-h']]);
+    assert.deepEqual([exec.options.interactive, exec.options.tty], [true, true]);
+    assert.deepEqual(parse('exec', 'exec', 'web', '--', '-x').command, ['-x']);
+  });
+
+  test('the name of a new guest is an operand or an option', () => {
+    const first = parse('create', 'create', 'web', '--template', 'busybox', '--', '-x', 'y');
+    assert.deepEqual([first.operands, first.command], [['web'], ['-x', 'y']]);
+    const second = parse('create', 'create', '--name', 'web', '--', 'httpd', '-f');
+    assert.deepEqual([second.operands, second.options.name, second.command], [[], 'web', ['httpd', '-f']]);
+  });
+
+  test('other verbs take options anywhere until --', () => {
+    assert.equal(parse('kill', 'kill', 'web', '-s', 'hup').options.signal, 'SIGHUP');
+    assert.throws(() => parseCommandLine(['kill', '--', '-s']), { code: 'invalid-name' });
+  });
+
+  test('global options stand before and after the verb', () => {
+    const before = parse('list', '--root', '/r', '--json', 'list', '-a');
+    assert.deepEqual(before.global, { root: '/r', json: true, quiet: false });
+    assert.equal(before.options.all, true);
+    assert.deepEqual(parse('list', 'list', '-aq', '--root=/s').global, {
+      root: '/s',
+      json: false,
+      quiet: true,
+    });
+  });
+
+  test('help and version', () => {
+    assert.deepEqual(parse('help').operands, []);
+    assert.deepEqual(parse('help', '--help').operands, []);
+    assert.deepEqual(parse('help', '-h', 'run').operands, ['run']);
+    assert.deepEqual(parse('help', 'help', 'run').operands, ['run']);
+    assert.equal(parse('version', '--version').verb, 'version');
+    for (const verb of VERB_NAMES) assert.deepEqual(parse('help', verb, '--help').operands, [verb]);
+  });
+});
+
+describe('values', () => {
+  test('of run', () => {
+    const argv =
+      'run -dit --name web --template busybox --xid 42 -e A=1 -eB -e=C=x=y --env-file f -w /srv -u www:www --hostname h ' +
+      '--domainname d --init -m512m --memory-swap=-1 --cpus 1.5 --cpu-shares 1024 --cpu-weight 7 --pids-limit -1 ' +
+      '--shm-size 64m --network host --cap-add net_raw --cap-drop CAP_MKNOD --bcaps +SYS_NICE,~KILL ' +
+      '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
+      '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
+      '--stop-timeout 10 --label a=b --label c --explain --rm -- httpd -f';
+    const { options, command } = parse('run', ...argv.split(' '));
+    assert.deepEqual(command, ['httpd', '-f']);
+    assert.deepEqual(options, {
+      name: 'web',
+      template: 'busybox',
+      xid: 42,
+      command: undefined,
+      env: [
+        { name: 'A', value: '1' },
+        { name: 'B', value: undefined },
+        { name: 'C', value: 'x=y' },
+      ],
+      envFile: ['f'],
+      user: 'www:www',
+      workdir: '/srv',
+      hostname: 'h',
+      domainname: 'd',
+      init: 'fake',
+      memory: 536_870_912,
+      memorySwap: 'max',
+      cpus: 1.5,
+      cpuShares: 100,
+      cpuWeight: 7,
+      pidsLimit: 'max',
+      shmSize: 67_108_864,
+      network: 'host',
+      capAdd: ['+NET_RAW'],
+      capDrop: ['-MKNOD'],
+      bcaps: ['+SYS_NICE', '~KILL'],
+      securityOpt: [
+        { kind: 'seccomp', choice: 'unconfined' },
+        { kind: 'noNewPrivileges', isOn: false },
+      ],
+      ulimit: [{ name: 'nofile', limit: { soft: 10, hard: 20 } }],
+      readOnly: true,
+      tmpfs: [{ type: 'tmpfs', target: '/tmp', readonly: true, size: 1_048_576 }],
+      volume: [{ type: 'bind', source: '/a', target: '/b', readonly: true }],
+      mount: [{ type: 'bind', source: '/c', target: '/d', readonly: false, idmap: true }],
+      sysctl: [['net.x', '1']],
+      stopSignal: 'SIGKILL',
+      stopTimeout: 10_000,
+      label: [
+        ['a', 'b'],
+        ['c', ''],
+      ],
+      explain: true,
+      detach: true,
+      rm: true,
+      interactive: true,
+      tty: true,
+    });
+  });
+
+  test('flags can be turned off, init takes its style only with =', () => {
+    assert.equal(parse('run', 'run', '--rm', '--rm=false', 'x').options.rm, false);
+    const run = parse('run', 'run', '--init=own', '--init', 'none');
+    assert.deepEqual([run.options.init, run.command], ['fake', ['none']]);
+    assert.deepEqual(parse('run', 'run', '--command', "sh -c 'a b'").options.command, ['sh', '-c', 'a b']);
+  });
+
+  test('--all stands for the guests', () => {
+    assert.deepEqual(parse('stop', 'stop', '--all').operands, []);
+  });
+});
+
+describe('bad command lines', () => {
+  const RUN_VALUES: readonly string[] = [
+    '--name 42',
+    '--name a/b',
+    '--template=',
+    '--xid 1',
+    '--xid web',
+    '--command=',
+    "--command='x",
+    '--env =x',
+    '-e=',
+    '--env-file=',
+    '--user=',
+    '--workdir=',
+    '--hostname=',
+    '--domainname=',
+    '--init=systemd',
+    '--init=',
+    '--memory 5x',
+    '-m -5',
+    '--memory-swap lots',
+    '--cpus 0',
+    '--cpus abc',
+    '--cpu-shares 1',
+    '--cpu-weight 10001',
+    '--pids-limit 0',
+    '--shm-size max',
+    '--network bridge',
+    '--cap-add FLY',
+    '--cap-add -CHOWN',
+    '--cap-drop ',
+    '--bcaps NET_RAW,-KILL',
+    '--security-opt apparmor=x',
+    '--security-opt seccomp=relative.json',
+    '--security-opt no-new-privileges=maybe',
+    '--ulimit nofile',
+    '--ulimit nofile=20:10',
+    '--ulimit files=1',
+    '--tmpfs tmp',
+    '--tmpfs /tmp:exec',
+    '-v /a',
+    '-v a:/b',
+    '-v /a:/b:rx',
+    '--mount type=volume,target=/x',
+    '--mount type=bind,target=/x',
+    '--mount type=tmpfs,source=/y,target=/x',
+    '--mount type=tmpfs,target=/x,idmap',
+    '--mount source=/y,target=/x,target=/z',
+    '--mount source=/y,target=/x,tmpfs-size=1m',
+    '--mount source=/y,target=/x,readonly=maybe',
+    '--sysctl net.x',
+    '--sysctl =1',
+    '--stop-signal TERMINATE',
+    '--stop-timeout soon',
+    '--label =x',
+    '--explain=maybe',
+    '--detach=1',
+    '--rm=no',
+    '-ix',
+    '--tty=',
+  ];
+  const LINES: Readonly<Record<Verb, readonly string[]>> = {
+    run: [...RUN_VALUES.map((value) => `run ${value}`), 'run --command a b', 'run --name', 'run -e'],
+    create: [
+      'create',
+      'create a/b',
+      'create 42',
+      'create x --name y',
+      'create --name w --rm',
+      'create w --explain',
+      'create --name w --command a b',
+      'create --name w -d',
+    ],
+    start: ['start', 'start --all web', 'start --force web', 'start --explain=2 web'],
+    stop: ['stop', 'stop -t', 'stop -t x web', 'stop --signal TERM web'],
+    restart: ['restart', 'restart --timeout -1 web', 'restart -a web'],
+    exec: [
+      'exec',
+      'exec web',
+      'exec web --',
+      'exec --memory 5m web ls',
+      'exec -e = web ls',
+      'exec --rm web ls',
+    ],
+    enter: ['enter', 'enter web sh', 'enter -u', 'enter -i web'],
+    kill: ['kill', 'kill -s NOPE web', 'kill -9 web', 'kill -s 0 web', 'kill -a web'],
+    pause: ['pause', 'pause --all web', 'pause -x web'],
+    resume: ['resume', 'resume --all web', 'resume --timeout 1 web'],
+    ps: ['ps -x', 'ps --all web', 'ps --tree'],
+    list: ['list web', 'list --label', 'list --label =x', 'list --filter a=b'],
+    status: ['status', 'status --all web', 'status -x web'],
+    inspect: ['inspect', 'inspect -a web', 'inspect --format x web'],
+    set: ['set', 'set web memory', 'set web =1', 'set --unset', 'set --unset= web', 'set -m 5m web'],
+    logs: ['logs', 'logs web db', 'logs -n x web', 'logs --tail -1 web', 'logs --since 1m web'],
+    wait: ['wait', 'wait --all', 'wait -x web'],
+    delete: ['delete', 'delete -a web', 'delete --yes web'],
+    check: ['check --all', 'check --kernel'],
+    version: ['version 1', 'version --short'],
+    completion: ['completion', 'completion tcsh', 'completion bash zsh'],
+    daemon: ['daemon', 'daemon restart', 'daemon start now', 'daemon --foreground start'],
+    help: ['help run stop', 'help --topic'],
+  };
+
+  for (const verb of VERB_NAMES) {
+    test(verb, () => {
+      for (const line of LINES[verb]) {
+        // A blank at the line's end is an empty value.
+        assert.throws(() => parseCommandLine(line.split(' ')), { name: 'UserError' }, line);
+      }
+    });
+  }
+
+  test('of no verb', () => {
+    for (const line of [
+      'frobnicate',
+      'web frobnicate',
+      'web run',
+      'web list',
+      '../x start',
+      '--rot /x list',
+      '--root',
+      '-x',
+    ]) {
+      assert.throws(() => parseCommandLine(line.split(' ')), { name: 'UserError', code: 'usage' }, line);
+    }
+  });
+
+  test('wrong operands keep the code of what is wrong', () => {
+    assert.throws(() => parseCommandLine(['start', 'a/b']), { code: 'invalid-name' });
+    assert.throws(() => parseCommandLine(['start', '1']), { code: 'invalid-xid' });
+  });
+
+  test('come with a hint', () => {
+    assert.throws(() => parseCommandLine(['strat', 'web']), { hint: 'did you mean "start"?' });
+    assert.throws(() => parseCommandLine(['run', '--memroy', '5m']), { hint: 'did you mean "--memory"?' });
+    assert.throws(() => parseCommandLine(['list', '--jsn']), { hint: 'did you mean "--json"?' });
+    assert.throws(() => parseCommandLine(['exec', 'web']), { hint: 'see "vserver exec --help"' });
+    assert.throws(() => parseCommandLine(['run', '-m', '5x']), {
+      message:
+        'cannot take -m: cannot read size "5x"; need a number with an optional unit b, k, m, g, t or p, for example 512m',
+    });
+  });
+});

@@ -1,0 +1,537 @@
+import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
+import { parseCount, parseSize } from '../base/units.ts';
+import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
+import {
+  oneOf,
+  parseBcaps,
+  parseCapAdd,
+  parseCapDrop,
+  parseCommand,
+  parseCpuCount,
+  parseCpuShares,
+  parseCpuWeight,
+  parseEnv,
+  parseKeyValue,
+  parseLabel,
+  parseMount,
+  parsePidsLimit,
+  parseSecurityOption,
+  parseSignalName,
+  parseSizeLimit,
+  parseText,
+  parseTimeout,
+  parseTmpfs,
+  parseUlimitSetting,
+  parseVolume,
+} from './option-values.ts';
+import type {
+  AllOptions,
+  ConfigOptions,
+  CreateOptions,
+  GlobalOptions,
+  StopOptions,
+  Verb,
+  VerbOptions,
+} from './verb-types.ts';
+
+/** Operands of one kind, in the order of the command line. */
+export interface OperandSpec {
+  readonly name: string;
+  readonly kind: 'guest' | 'text';
+  readonly min: number;
+  readonly isMany: boolean;
+  /** Refuses a wrong operand; the text itself is what the parsed command carries. */
+  readonly check: (text: string) => unknown;
+  readonly choices?: readonly string[];
+  /** Option that says the same: with it the operand is not there. */
+  readonly option?: string;
+}
+
+/** Everything parser, help, completion and reference know about a verb. */
+export interface VerbSpec<Options> {
+  readonly summary: string;
+  readonly description: string;
+  readonly operands: readonly OperandSpec[];
+  /** Whether a guest's command may or must follow the operands. */
+  readonly command: 'none' | 'optional' | 'required';
+  readonly options: OptionTable<Options>;
+  readonly examples: readonly (readonly [line: string, what: string])[];
+  /** Exit codes beside those that all verbs have. */
+  readonly exits: readonly (readonly [code: string, meaning: string])[];
+}
+
+/** The options that every verb takes. `--help` is the parser's own. */
+export const GLOBAL_OPTIONS: OptionTable<GlobalOptions> = {
+  root: value('DIR', 'keep all state below DIR instead of the system directories', parseText),
+  json: flag('print JSON'),
+  quiet: flag('print only what was asked for, names for example', 'q'),
+};
+
+/** Exit codes of every verb. */
+export const COMMON_EXITS: readonly (readonly [code: string, meaning: string])[] = [
+  ['0', 'done'],
+  ['1', 'failed'],
+  ['2', 'the command line or another input is wrong'],
+  ['5', 'there is no such guest'],
+  ['70', 'a bug of vserver'],
+];
+
+/** Exit codes of the verbs that hand through a command's own; they have 125 in the place of 1, 2, 5 and 70. */
+const COMMAND_EXITS: readonly (readonly [code: string, meaning: string])[] = [
+  ['125', 'vserver itself failed'],
+  ['126', 'the command cannot be invoked'],
+  ['127', 'the command is not found'],
+  ['128+N', 'the command was ended by signal N'],
+  ['other', "the command's own exit code"],
+];
+
+/** Other names of verbs, for hands used to other tools. */
+export const VERB_ALIASES: ReadonlyMap<string, Verb> = new Map<string, Verb>([
+  ['ls', 'list'],
+  ['rm', 'delete'],
+  ['unpause', 'resume'],
+]);
+
+const GUEST: OperandSpec = { name: 'GUEST', kind: 'guest', min: 1, isMany: false, check: parseGuestRef };
+const GUESTS: OperandSpec = { ...GUEST, isMany: true };
+const ANY_GUESTS: OperandSpec = { ...GUESTS, min: 0 };
+
+const SHELLS = ['bash', 'zsh', 'fish'] as const;
+const DAEMON_ACTIONS = ['start', 'stop', 'status'] as const;
+const INIT_STYLES = ['fake', 'none', 'own'] as const;
+const NETWORK_MODES = ['none', 'host'] as const;
+
+const EXPLAIN = flag('print the syscall program of the operation and do not run it');
+const USER = value('USER', 'USER or USER:GROUP in the guest, names or numbers', parseText, { short: 'u' });
+const WORKDIR = value('DIR', 'working directory in the guest', parseText, { short: 'w' });
+const ENV = list('NAME[=VALUE]', "set a variable; without a value take the caller's", parseEnv, {
+  short: 'e',
+});
+const ENV_FILE = list('FILE', 'read variables from a file, one NAME=VALUE on a line', parseText);
+const INTERACTIVE = flag('keep standard input open', 'i');
+const TTY = flag('give the command a terminal', 't');
+const DETACH = flag('do not wait for the command', 'd');
+
+const ALL: OptionTable<AllOptions> = { all: flag('work on all guests', 'a') };
+
+const CONFIG: OptionTable<ConfigOptions> = {
+  template: value(
+    'NAME',
+    "what the guest's root starts from: host (the default), busybox, or a directory or archive as directory:PATH or tarball:PATH",
+    parseText,
+  ),
+  xid: value('XID', 'number of the context, 2 to 65535', parseXid),
+  command: value(
+    'TEXT',
+    'command and arguments as one text, split as the shell does but not expanded',
+    parseCommand,
+  ),
+  env: ENV,
+  envFile: ENV_FILE,
+  user: USER,
+  workdir: WORKDIR,
+  hostname: value('NAME', "host name, default the guest's name", parseText),
+  domainname: value('NAME', 'NIS domain name', parseText),
+  init: optional(
+    'STYLE',
+    'process 1: fake = a tiny built-in init (the default), none = the command itself, own = the command is an init',
+    oneOf(INIT_STYLES),
+    'fake',
+    { choices: INIT_STYLES },
+  ),
+  memory: value('SIZE', 'memory limit, for example 512m', parseSizeLimit, { short: 'm' }),
+  memorySwap: value('SIZE', 'limit of memory and swap together', parseSizeLimit),
+  cpus: value('NUMBER', 'CPU time limit as a number of CPUs, for example 1.5', parseCpuCount),
+  cpuShares: value('SHARES', "share of contended CPUs in Docker's unit, 2 to 262144", parseCpuShares),
+  cpuWeight: value('WEIGHT', 'share of contended CPUs, 1 to 10000', parseCpuWeight),
+  pidsLimit: value('COUNT', 'limit of processes and threads', parsePidsLimit),
+  shmSize: value('SIZE', 'size of /dev with /dev/shm', parseSize),
+  network: value('MODE', "none = loopback only, host = the host's network unfenced", oneOf(NETWORK_MODES), {
+    choices: NETWORK_MODES,
+  }),
+  capAdd: list('NAME', 'add a capability to the upper bound', parseCapAdd),
+  capDrop: list('NAME', 'remove a capability from the upper bound', parseCapDrop),
+  bcaps: joinedList(
+    'LIST',
+    'change the upper bound of capabilities, for example +NET_RAW,-MKNOD',
+    parseBcaps,
+  ),
+  securityOpt: list(
+    'OPTION',
+    'seccomp=default|unconfined|/PATH or no-new-privileges[=false]',
+    parseSecurityOption,
+  ),
+  ulimit: list('NAME=SOFT[:HARD]', 'resource limit of setrlimit(2)', parseUlimitSetting),
+  readOnly: flag("mount the guest's root read-only"),
+  tmpfs: list('TARGET[:OPTIONS]', 'mount a tmpfs, for example /tmp:size=64m', parseTmpfs),
+  volume: list('SOURCE:TARGET[:ro]', 'mount a path of the host', parseVolume, { short: 'v' }),
+  mount: list('FIELDS', 'mount with named fields, for example type=bind,source=/a,target=/b', parseMount),
+  sysctl: list('KEY=VALUE', "set one of the guest's own kernel parameters", parseKeyValue),
+  stopSignal: value('SIGNAL', 'signal that asks the guest to stop', parseSignalName),
+  stopTimeout: value(
+    'DURATION',
+    'time until what is left is killed; a bare number counts seconds',
+    parseTimeout,
+  ),
+  label: list('KEY[=VALUE]', 'set a label', parseLabel),
+};
+
+const CREATE: OptionTable<CreateOptions> = {
+  name: value('NAME', 'name of the guest', parseGuestName),
+  ...CONFIG,
+};
+
+const STOP: OptionTable<StopOptions> = {
+  ...ALL,
+  timeout: value(
+    'DURATION',
+    'time until what is left is killed; a bare number counts seconds',
+    parseTimeout,
+    {
+      short: 't',
+    },
+  ),
+};
+
+/** Every verb, in the order of the help. */
+export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
+  run: {
+    summary: 'create a guest and start it',
+    description:
+      "Creates a guest from a template, starts it and, unless detached, waits for its command. Without --name the guest is deleted when it has stopped, as with --rm. What follows the options is the guest's command.",
+    operands: [],
+    command: 'optional',
+    options: {
+      ...CREATE,
+      explain: EXPLAIN,
+      detach: DETACH,
+      rm: flag('delete the guest when it has stopped'),
+      interactive: INTERACTIVE,
+      tty: TTY,
+    },
+    examples: [
+      ['vserver run -it -- sh', "a shell on the host's programs, gone afterwards"],
+      ['vserver run -d --name web --template busybox -m 64m -- httpd -f', 'a service with a memory limit'],
+      ['vserver run --explain --template busybox -- true', 'what the kernel would be asked to do'],
+    ],
+    exits: COMMAND_EXITS,
+  },
+  create: {
+    summary: 'create a guest without starting it',
+    description:
+      "Writes the guest's configuration file and prepares its root. What follows the name and the options is the guest's command.",
+    operands: [{ name: 'NAME', kind: 'text', min: 1, isMany: false, check: parseGuestName, option: 'name' }],
+    command: 'optional',
+    options: CREATE,
+    examples: [
+      ['vserver create web --template busybox -- httpd -f', 'a guest that runs one service'],
+      ['vserver create box --template=tarball:/srv/debian.tar.zst --init=own', 'a guest with a real init'],
+    ],
+    exits: [],
+  },
+  start: {
+    summary: 'start guests',
+    description: 'Starts guests that exist. A guest that runs already is left alone, with a warning.',
+    operands: [GUESTS],
+    command: 'none',
+    options: { ...ALL, explain: EXPLAIN },
+    examples: [
+      ['vserver start web db', 'two guests'],
+      ['vserver web start', 'the same verb in the order of Linux-VServer'],
+    ],
+    exits: [],
+  },
+  stop: {
+    summary: 'stop guests',
+    description:
+      "Sends the guest's stop signal to its process 1, waits, and kills what is left. A guest that is stopped already is left alone, with a warning.",
+    operands: [GUESTS],
+    command: 'none',
+    options: STOP,
+    examples: [
+      ['vserver stop web', 'one guest'],
+      ['vserver stop --all --timeout 30s', 'all guests, with more patience'],
+    ],
+    exits: [],
+  },
+  restart: {
+    summary: 'stop guests and start them again',
+    description: 'Stops each guest as stop does and starts it again with its configuration of now.',
+    operands: [GUESTS],
+    command: 'none',
+    options: STOP,
+    examples: [
+      ['vserver restart web', 'one guest'],
+      ['vserver restart -t 0 web db', 'two guests, killed at once'],
+    ],
+    exits: [],
+  },
+  exec: {
+    summary: 'run a command in a running guest',
+    description:
+      'Runs a command in a running guest, with its limits and its view, and waits for it. Options of vserver stand before the command, all that follows is its own.',
+    operands: [GUEST],
+    command: 'required',
+    options: {
+      detach: DETACH,
+      interactive: INTERACTIVE,
+      tty: TTY,
+      env: ENV,
+      envFile: ENV_FILE,
+      workdir: WORKDIR,
+      user: USER,
+      explain: EXPLAIN,
+    },
+    examples: [
+      ['vserver exec web ls -l /srv', 'a command and its output'],
+      ['vserver exec -it -u www-data web sh', 'a shell as another user'],
+    ],
+    exits: COMMAND_EXITS,
+  },
+  enter: {
+    summary: 'open a login shell in a running guest',
+    description: "Opens a login shell in a running guest on a terminal of the guest's own.",
+    operands: [GUEST],
+    command: 'none',
+    options: { user: USER },
+    examples: [
+      ['vserver enter web', 'as root'],
+      ['vserver enter -u www-data web', 'as another user'],
+    ],
+    exits: COMMAND_EXITS,
+  },
+  kill: {
+    summary: 'send a signal to guests',
+    description:
+      'Sends a signal, KILL unless told otherwise, to process 1 of each guest. KILL ends the whole guest.',
+    operands: [GUESTS],
+    command: 'none',
+    options: {
+      ...ALL,
+      signal: value('SIGNAL', 'signal to send, for example HUP', parseSignalName, { short: 's' }),
+    },
+    examples: [
+      ['vserver kill web', 'end a guest at once'],
+      ['vserver kill -s HUP web db', 'make two services read their files again'],
+    ],
+    exits: [],
+  },
+  pause: {
+    summary: 'freeze guests',
+    description: 'Takes all processes of the guests off the CPUs until resume; they keep their memory.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver pause web', 'one guest'],
+      ['vserver pause --all', 'all running guests'],
+    ],
+    exits: [],
+  },
+  resume: {
+    summary: 'thaw paused guests',
+    description: 'Lets paused guests go on.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver resume web', 'one guest'],
+      ['vserver resume --all', 'all paused guests'],
+    ],
+    exits: [],
+  },
+  ps: {
+    summary: 'list processes of guests',
+    description:
+      'Lists the processes of the named guests, or of all, with their pids in the guest and on the host.',
+    operands: [ANY_GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver ps', 'processes of all guests'],
+      ['vserver ps --json web', 'those of one guest, for programs'],
+    ],
+    exits: [],
+  },
+  list: {
+    summary: 'list guests',
+    description: 'Lists the running guests, or all. With --quiet only their names.',
+    operands: [],
+    command: 'none',
+    options: {
+      all: flag('list stopped guests as well', 'a'),
+      label: list('KEY[=VALUE]', 'only guests with this label', parseLabel),
+    },
+    examples: [
+      ['vserver list -a', 'every guest'],
+      ['vserver list --quiet --label team=web', 'names of the running guests of one team'],
+    ],
+    exits: [],
+  },
+  status: {
+    summary: 'say whether guests run',
+    description: 'Says of each guest whether it runs, its xid, its number of processes and since when.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver status web', 'one guest'],
+      ['vserver web status && echo up', 'as a test in a script'],
+    ],
+    exits: [['3', 'a guest is stopped']],
+  },
+  inspect: {
+    summary: 'print all that is known of guests',
+    description: 'Prints a JSON array with the configuration and state of each guest.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver inspect web', 'one guest'],
+      ['vserver inspect --all', 'all guests'],
+    ],
+    exits: [],
+  },
+  set: {
+    summary: 'change the configuration of a guest',
+    description:
+      "Changes values in the guest's configuration file and keeps its comments. Limits change at once in a running guest, the rest with its next start. Without KEY=VALUE and --unset it prints the file.",
+    operands: [GUEST, { name: 'KEY=VALUE', kind: 'text', min: 0, isMany: true, check: parseKeyValue }],
+    command: 'none',
+    options: { unset: list('KEY', 'give a key its default back', parseText) },
+    examples: [
+      ['vserver set web limits.memory=1g limits.cpus=2', 'more room, at once'],
+      ['vserver set web --unset limits.memory', 'no limit any more'],
+    ],
+    exits: [],
+  },
+  logs: {
+    summary: 'print the output of a guest',
+    description: "Prints what the guest's command wrote to standard output and error.",
+    operands: [GUEST],
+    command: 'none',
+    options: {
+      follow: flag('go on printing as the guest writes', 'f'),
+      tail: value(
+        'LINES',
+        'only this many lines from the end',
+        (text) => parseCount(text, 'number of lines', 0),
+        {
+          short: 'n',
+        },
+      ),
+      timestamps: flag('put the time before each line', 't'),
+    },
+    examples: [
+      ['vserver logs --tail 20 web', 'the last 20 lines'],
+      ['vserver logs -f -t web', 'follow, with times'],
+    ],
+    exits: [],
+  },
+  wait: {
+    summary: 'wait until guests have stopped',
+    description: 'Waits until each guest has stopped and prints the exit code of its command.',
+    operands: [GUESTS],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver wait job', 'one guest'],
+      ['vserver wait job1 job2', 'two guests, an exit code on each line'],
+    ],
+    exits: [],
+  },
+  delete: {
+    summary: 'delete guests',
+    description:
+      'Deletes the root, the logs and the configuration of stopped guests; with --force running ones are killed first.',
+    operands: [GUESTS],
+    command: 'none',
+    options: { ...ALL, force: flag('kill the guest first if it runs', 'f') },
+    examples: [
+      ['vserver delete web', 'a stopped guest'],
+      ['vserver delete --force web db', 'whatever their state'],
+    ],
+    exits: [],
+  },
+  check: {
+    summary: 'say what this host can do, or check configurations',
+    description:
+      "Without operands probes the host's kernel for all that vserver needs. With guests checks their configuration files.",
+    operands: [ANY_GUESTS],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver check', 'the host'],
+      ['vserver check web', "a guest's configuration"],
+    ],
+    exits: [],
+  },
+  version: {
+    summary: 'print the version',
+    description: 'Prints the versions of the client and the daemon.',
+    operands: [],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver version', 'for people'],
+      ['vserver version --json', 'for programs'],
+    ],
+    exits: [],
+  },
+  completion: {
+    summary: 'print a completion script for a shell',
+    description: 'Prints a script that completes verbs, options and the names of guests.',
+    operands: [{ name: 'SHELL', kind: 'text', min: 1, isMany: false, check: oneOf(SHELLS), choices: SHELLS }],
+    command: 'none',
+    options: {},
+    examples: [
+      ['source <(vserver completion bash)', 'in the bash of now'],
+      ['vserver completion fish > ~/.config/fish/completions/vserver.fish', 'for every fish'],
+    ],
+    exits: [],
+  },
+  daemon: {
+    summary: 'start and stop the daemon',
+    description:
+      'Starts or stops the daemon, or says whether it runs and what it can do on this host. It does not stop while guests run, unless they are to be stopped too.',
+    operands: [
+      {
+        name: 'ACTION',
+        kind: 'text',
+        min: 1,
+        isMany: false,
+        check: oneOf(DAEMON_ACTIONS),
+        choices: DAEMON_ACTIONS,
+      },
+    ],
+    command: 'none',
+    options: { guests: flag('stop running guests first (stop)') },
+    examples: [
+      ['vserver daemon start', 'start it in the background'],
+      ['vserver --root /tmp/try daemon status', 'whether one runs with another state directory'],
+    ],
+    exits: [['3', 'the daemon does not run (status)']],
+  },
+  help: {
+    summary: 'explain a verb',
+    description: 'Lists the verbs, or explains one.',
+    operands: [{ name: 'VERB', kind: 'text', min: 0, isMany: false, check: parseText }],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver help', 'all verbs'],
+      ['vserver help run', 'the same as vserver run --help'],
+    ],
+    exits: [],
+  },
+};
+
+/** The verbs' names in the order of the help. */
+export const VERB_NAMES: readonly Verb[] = Object.keys(VERBS).filter((name): name is Verb =>
+  Object.hasOwn(VERBS, name),
+);
+
+/** Finds a verb by its name or another name it has. */
+export function findVerb(word: string): Verb | undefined {
+  return VERB_NAMES.find((name) => name === word) ?? VERB_ALIASES.get(word);
+}

@@ -1,0 +1,144 @@
+import type { GuestName, Xid } from '../base/ids.ts';
+import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
+import type { EnvSetting, SecurityOption, UlimitSetting } from './option-values.ts';
+
+/** Options that every verb takes, also before the verb. */
+export interface GlobalOptions {
+  /** Directory that holds all state; absent: VSERVER_ROOT, or else the system's directories. */
+  readonly root: string | undefined;
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
+/** Options that become a guest's configuration. */
+export interface ConfigOptions {
+  readonly template: string | undefined;
+  readonly xid: Xid | undefined;
+  readonly command: readonly string[] | undefined;
+  readonly env: readonly EnvSetting[];
+  readonly envFile: readonly string[];
+  readonly user: string | undefined;
+  readonly workdir: string | undefined;
+  readonly hostname: string | undefined;
+  readonly domainname: string | undefined;
+  readonly init: InitStyle | undefined;
+  /** Bytes. */
+  readonly memory: number | 'max' | undefined;
+  /** Bytes of memory and swap together. */
+  readonly memorySwap: number | 'max' | undefined;
+  readonly cpus: number | undefined;
+  /** A weight, 1..10000, converted from Docker's shares. */
+  readonly cpuShares: number | undefined;
+  readonly cpuWeight: number | undefined;
+  readonly pidsLimit: number | 'max' | undefined;
+  readonly shmSize: number | undefined;
+  readonly network: NetworkMode | undefined;
+  /** Words for `bcaps`: `+NAME`. */
+  readonly capAdd: readonly string[];
+  /** Words for `bcaps`: `-NAME`. */
+  readonly capDrop: readonly string[];
+  readonly bcaps: readonly string[];
+  readonly securityOpt: readonly SecurityOption[];
+  readonly ulimit: readonly UlimitSetting[];
+  readonly readOnly: boolean;
+  readonly tmpfs: readonly GuestMountValues[];
+  readonly volume: readonly GuestMountValues[];
+  readonly mount: readonly GuestMountValues[];
+  readonly sysctl: readonly (readonly [key: string, value: string])[];
+  readonly stopSignal: string | undefined;
+  readonly stopTimeout: number | undefined;
+  readonly label: readonly (readonly [key: string, value: string])[];
+}
+
+/** Options of `create`. */
+export interface CreateOptions extends ConfigOptions {
+  readonly name: GuestName | undefined;
+}
+
+/** Options of `run`. */
+export interface RunOptions extends CreateOptions {
+  readonly explain: boolean;
+  readonly detach: boolean;
+  readonly rm: boolean;
+  readonly interactive: boolean;
+  readonly tty: boolean;
+}
+
+/** Options of `exec`. */
+export interface ExecOptions {
+  readonly detach: boolean;
+  readonly interactive: boolean;
+  readonly tty: boolean;
+  readonly env: readonly EnvSetting[];
+  readonly envFile: readonly string[];
+  readonly workdir: string | undefined;
+  readonly user: string | undefined;
+  readonly explain: boolean;
+}
+
+/** Options of verbs that work on named guests or on all. */
+export interface AllOptions {
+  readonly all: boolean;
+}
+
+/** Options of `start`. */
+export interface StartOptions extends AllOptions {
+  readonly explain: boolean;
+}
+
+/** Options of `stop` and `restart`. */
+export interface StopOptions extends AllOptions {
+  /** Until the processes left are killed; absent: what the guest's configuration says. */
+  readonly timeout: number | undefined;
+}
+
+/** Which options each verb has. */
+export interface VerbOptions {
+  readonly run: RunOptions;
+  readonly create: CreateOptions;
+  readonly start: StartOptions;
+  readonly stop: StopOptions;
+  readonly restart: StopOptions;
+  readonly exec: ExecOptions;
+  readonly enter: { readonly user: string | undefined };
+  readonly kill: AllOptions & { readonly signal: string | undefined };
+  readonly pause: AllOptions;
+  readonly resume: AllOptions;
+  readonly ps: AllOptions;
+  readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
+  readonly status: AllOptions;
+  readonly inspect: AllOptions;
+  readonly set: { readonly unset: readonly string[] };
+  readonly logs: {
+    readonly follow: boolean;
+    /** Lines from the end; absent: all. */
+    readonly tail: number | undefined;
+    readonly timestamps: boolean;
+  };
+  readonly wait: object;
+  readonly delete: AllOptions & { readonly force: boolean };
+  readonly check: object;
+  readonly version: object;
+  readonly completion: object;
+  readonly daemon: {
+    /** Stop running guests before the daemon. */
+    readonly guests: boolean;
+  };
+  readonly help: object;
+}
+
+/** A verb's name. */
+export type Verb = keyof VerbOptions;
+
+/** A parsed command line; `verb` tells the type of `options`. */
+export type ParsedCommand = { readonly [V in Verb]: ParsedVerb<V> }[Verb];
+
+/** A parsed command line of one verb. */
+export interface ParsedVerb<V extends Verb> {
+  readonly verb: V;
+  readonly operands: readonly string[];
+  readonly options: VerbOptions[V];
+  /** The guest's command and its arguments; empty when none was given. */
+  readonly command: readonly string[];
+  readonly global: GlobalOptions;
+}

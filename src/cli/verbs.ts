@@ -1,0 +1,64 @@
+/**
+ * Which function is which verb.
+ */
+import type { Io, Services, VerbResult } from './io.ts';
+import type { ParsedCommand, ParsedVerb, Verb } from './verb-types.ts';
+import { check } from './verbs/check.ts';
+import { completion } from './verbs/completion.ts';
+import { create } from './verbs/create.ts';
+import { daemon } from './verbs/daemon.ts';
+import { deleteGuests } from './verbs/delete.ts';
+import { enter } from './verbs/enter.ts';
+import { exec } from './verbs/exec.ts';
+import { help } from './verbs/help.ts';
+import { inspect } from './verbs/inspect.ts';
+import { kill } from './verbs/kill.ts';
+import { list } from './verbs/list.ts';
+import { logs } from './verbs/logs.ts';
+import { pause } from './verbs/pause.ts';
+import { ps } from './verbs/ps.ts';
+import { restart } from './verbs/restart.ts';
+import { resume } from './verbs/resume.ts';
+import { run } from './verbs/run.ts';
+import { set } from './verbs/set.ts';
+import { start } from './verbs/start.ts';
+import { status } from './verbs/status.ts';
+import { stop } from './verbs/stop.ts';
+import { version } from './verbs/version.ts';
+import { wait } from './verbs/wait.ts';
+
+type VerbFunctions = {
+  readonly [V in Verb]: (parsed: ParsedVerb<V>, io: Io, services: Services) => Promise<VerbResult>;
+};
+
+const FUNCTIONS: VerbFunctions = {
+  run,
+  create,
+  start,
+  stop,
+  restart,
+  exec,
+  enter,
+  kill,
+  pause,
+  resume,
+  ps,
+  list,
+  status,
+  inspect,
+  set,
+  logs,
+  wait,
+  delete: deleteGuests,
+  check,
+  version,
+  completion,
+  daemon,
+  help,
+};
+
+/** Runs a parsed command line. */
+export async function runVerb(parsed: ParsedCommand, io: Io, services: Services): Promise<VerbResult> {
+  const verb = FUNCTIONS[parsed.verb] as (p: ParsedCommand, i: Io, s: Services) => Promise<VerbResult>; // the table's type pairs them
+  return await verb(parsed, io, services);
+}

@@ -1,0 +1,86 @@
+import { UserError } from '../../base/errors.ts';
+import { formatTable } from '../../base/text-table.ts';
+import type { Guest } from '../../guest/guest.ts';
+import { formatFailure } from '../failure.ts';
+import { type BrokenView, type GuestView, viewGuest } from '../guest-view.ts';
+import type { Io, Services, VerbResult } from '../io.ts';
+import { formatJson } from '../json.ts';
+import { formatSpan } from '../uptime.ts';
+import type { ParsedVerb } from '../verb-types.ts';
+
+const COLUMNS = [
+  { title: 'NAME' },
+  { title: 'XID', align: 'right' },
+  { title: 'STATE' },
+  { title: 'PID', align: 'right' },
+  { title: 'UPTIME', align: 'right' },
+  { title: 'TEMPLATE' },
+  { title: 'COMMAND' },
+] as const;
+const COMMAND_MAX_LENGTH = 50;
+
+/** `vserver list`: lists the guests that run, or all. */
+export async function list(parsed: ParsedVerb<'list'>, io: Io, services: Services): Promise<VerbResult> {
+  const { options, global } = parsed;
+  const { registry } = services.manager;
+  const guests: GuestView[] = [];
+  const broken: BrokenView[] = [];
+  const addBroken = async (name: string, error: Error): Promise<void> => {
+    if (!options.all || options.label.length > 0) return;
+    broken.push({ name, state: 'broken', error: error.message });
+    await io.err(formatFailure(error));
+  };
+  for (const guest of registry.list()) {
+    if (guest.state === 'stopped' && !options.all) continue;
+    await viewOrTell(guest);
+  }
+  for (const { name, error } of registry.broken) await addBroken(name, error);
+  const all = [...guests, ...broken].toSorted((a, b) => (a.name < b.name ? -1 : 1));
+  if (global.json) await io.out(formatJson(all));
+  else if (global.quiet) await io.out(all.map(({ name }) => `${name}\n`).join(''));
+  else await io.out(formatList(all));
+  return 0;
+
+  async function viewOrTell(guest: Guest): Promise<void> {
+    try {
+      const view = viewGuest(guest, services);
+      if (options.label.every(([key, value]) => hasLabel(view.labels, key, value))) guests.push(view);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      await addBroken(guest.name, error);
+    }
+  }
+}
+
+/** Says whether labels include one; an empty value stands for any. */
+export function hasLabel(labels: Readonly<Record<string, string>>, key: string, value: string): boolean {
+  return Object.hasOwn(labels, key) && (value === '' || labels[key] === value);
+}
+
+/** Formats guests as a table. */
+export function formatList(guests: readonly (GuestView | BrokenView)[]): string {
+  return formatTable(
+    COLUMNS,
+    guests.map((one) => {
+      if (one.state === 'broken') return [one.name, '-', one.state, '-', '-', '-', '-'];
+      const uptime = one.uptimeSeconds === null ? '-' : formatSpan(one.uptimeSeconds);
+      const command = cut(one.command.join(' '));
+      return [
+        one.name,
+        String(one.xid),
+        one.state,
+        String(one.initPid ?? '-'),
+        uptime,
+        one.template,
+        command,
+      ];
+    }),
+  );
+}
+
+function cut(text: string): string {
+  const characters = [...text];
+  return characters.length <= COMMAND_MAX_LENGTH
+    ? text
+    : `${characters.slice(0, COMMAND_MAX_LENGTH - 1).join('')}…`;
+}

@@ -1,0 +1,36 @@
+import { UserError } from '../../base/errors.ts';
+import type { Guest } from '../../guest/guest.ts';
+import { callerEnv } from '../caller-files.ts';
+import { configValuesOf } from '../config-values.ts';
+import { clientConnection } from '../connection.ts';
+import type { Io, Services, VerbResult } from '../io.ts';
+import type { ParsedVerb } from '../verb-types.ts';
+
+/** `vserver run`: creates a guest, starts it and, unless detached, hands the caller over to its command. */
+export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Services): Promise<VerbResult> {
+  const { options, command } = parsed;
+  const values = configValuesOf(options, command, await callerEnv(options, io), io.cwd);
+  const { name } = options;
+  if (values.command === undefined && values.init !== 'own') {
+    throw new UserError(
+      'usage',
+      'cannot run a guest: found no command; need one after the options, or --init=own',
+    );
+  }
+  if (options.explain) {
+    await io.out(await manager.explainRun(name, values));
+    return 0;
+  }
+  const connection = options.detach ? undefined : clientConnection(options, io);
+  const guest = await startGuest();
+  if (connection) return 'bound';
+  await io.out(`${guest.name}\n`);
+  return 0;
+
+  async function startGuest(): Promise<Guest> {
+    if (name === undefined || options.rm) return await manager.runEphemeral(name, values, connection);
+    const created = await manager.create(name, values);
+    await manager.start(created, connection);
+    return created;
+  }
+}

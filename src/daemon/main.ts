@@ -1,0 +1,105 @@
+/**
+ * vserverd: the composition root. Started by syscalld with the control socket as descriptor 3 and the root as argument.
+ */
+import { readFileSync } from 'node:fs';
+import { pino } from 'pino';
+import { BugError } from '../base/errors.ts';
+import type { ControlPlane, Services } from '../cli/io.ts';
+import { Host } from '../guest/host.ts';
+import { Manager } from '../guest/manager.ts';
+import { instancePaths } from '../guest/paths.ts';
+import { cgroupFiles } from '../resources/cgroup-fs.ts';
+import { discoverCgroups, instanceCgroupName } from '../resources/cgroup-layout.ts';
+import { createCgroupDriver } from '../resources/cgroup-tree.ts';
+import { TemplateStore } from '../storage/templates.ts';
+import { loadAbi } from '../sys/abi.ts';
+import { Syscalld } from '../sys/syscalld.ts';
+import { Session } from './session.ts';
+
+const CONTROL_FD = 3;
+const log = pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime });
+
+async function serve(): Promise<void> {
+  const started = performance.now();
+  const paths = instancePaths(process.argv[2]);
+  const abi = loadAbi();
+  const syscalld = new Syscalld(abi, CONTROL_FD);
+  const layout = discoverCgroups(
+    readFileSync('/proc/self/mountinfo', 'utf8'),
+    readFileSync('/proc/self/cgroup', 'utf8'),
+  );
+  const cgroups = createCgroupDriver(cgroupFiles, layout, instanceCgroupName(paths.root));
+  cgroups.prepareInstance();
+  const host = new Host(abi, syscalld, paths, cgroups);
+  const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld });
+  const manager = new Manager(host, templates);
+  manager.onFailure = (what, error) => {
+    log.error({ err: error }, `cannot ${what}`);
+  };
+  const controlPlane: ControlPlane & { syscalldPid: number } = {
+    version: readVersion(),
+    vserverdPid: process.pid,
+    syscalldPid: process.ppid,
+    startedAt: new Date().toISOString(),
+    shutdown: () => void shutdown(manager, syscalld),
+  };
+  const sessions = new Map<number, Session>();
+  const services: Services = { manager, controlPlane };
+  // Clients that come before the repair is done wait in their session.
+  const repaired = Promise.withResolvers<void>();
+  const { objects } = await syscalld.ready({
+    exited: (object, waitStatus) => {
+      manager.exited(object, waitStatus);
+    },
+    clientOpened: (client, hello) => {
+      const session = new Session(syscalld, client);
+      sessions.set(client, session);
+      void repaired.promise
+        .then(() => session.serve(hello, services))
+        .catch((error: unknown) => {
+          log.error({ err: error, argv: hello.argv }, 'cannot serve a client');
+          syscalld.clientExit(client, 70);
+        });
+    },
+    clientSignalled: (client, signal) => sessions.get(client)?.signalled(signal),
+    clientClosed: (client) => {
+      sessions.get(client)?.closed();
+      sessions.delete(client);
+    },
+    clientDetached: (client, master) => {
+      manager.detached(client, master);
+    },
+    lost: () => {
+      // syscalld is gone; whoever calls next starts a new one, and that a new vserverd.
+      log.fatal('cannot go on: found syscalld gone');
+      process.exit(1);
+    },
+  });
+  await host.probe();
+  await templates.sweep();
+  await manager.recover(objects);
+  repaired.resolve();
+  log.info(
+    { pid: process.pid, guests: manager.registry.list().length, ms: Math.round(performance.now() - started) },
+    'vserverd serves',
+  );
+}
+
+async function shutdown(manager: Manager, syscalld: Syscalld): Promise<void> {
+  await manager.close();
+  syscalld.shutdown();
+  // What is still queued for the client goes out first.
+  setTimeout(() => process.exit(0), 20);
+}
+
+function readVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  const { version } = JSON.parse(text) as { version?: unknown }; // our own file
+  if (typeof version !== 'string')
+    throw new BugError('no-version', 'cannot read "package.json": found no version');
+  return version;
+}
+
+// syscalld's death is told by its socket; a SIGTERM comes with it, and must not be the first to be noticed.
+process.on('SIGTERM', () => {});
+await serve();

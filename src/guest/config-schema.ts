@@ -1,0 +1,506 @@
+import * as z from 'zod';
+import { UserError } from '../base/errors.ts';
+import { isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
+import { parseShellWords } from '../base/shell-words.ts';
+import { parseSignal } from '../base/signals.ts';
+import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
+import { parseCapabilityExpression } from '../context/capabilities.ts';
+import { RLIMITS } from '../context/rlimits.ts';
+import { parseTemplateSpec } from '../storage/template-spec.ts';
+import type { GuestConfig, GuestMount, Rlimit } from './config-types.ts';
+
+/** One thing wrong with a configuration's values. */
+export interface ConfigIssue {
+  /** Keys and list positions from the top; for an unknown key, of the mapping that has it. */
+  readonly path: readonly (string | number)[];
+  /** What the value has to be; absent for an unknown key. */
+  readonly need?: string;
+  readonly unknownKey?: { readonly key: string; readonly knownKeys: readonly string[] };
+  /** The key at the path's end is wrong, not its value. */
+  readonly isKey?: true;
+  readonly isMissing: boolean;
+}
+
+/** The outcome of checking a configuration's values. */
+export type CheckedConfig = { readonly config: GuestConfig } | { readonly issues: readonly ConfigIssue[] };
+
+const MIN_MEMORY_BYTES = 64 * 1024;
+const DEFAULT_TMPFS_BYTES = 64 * 1024 ** 2;
+const MIN_LOG_BYTES = 4096;
+/** `PID_MAX_LIMIT`, include/linux/threads.h. */
+const MAX_PIDS = 4_194_304;
+/** `__NEW_UTS_LEN`, include/uapi/linux/utsname.h. */
+const MAX_HOSTNAME = 64;
+const DEFAULT_OWN_INIT: readonly string[] = ['/sbin/init'];
+
+const NEED_SIZE = 'a size in bytes or text such as 512m';
+
+function parsed<Out>(
+  schema: z.ZodType<string | number>,
+  need: string,
+  parse: (text: string) => Out,
+): z.ZodType<Out> {
+  return schema.transform((value, context) => {
+    try {
+      return parse(String(value));
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      context.addIssue({ code: 'custom', message: need });
+      return z.NEVER;
+    }
+  });
+}
+
+function text(need: string, isValid: (value: string) => boolean): z.ZodType<string> {
+  return z
+    .string({ error: need })
+    .refine((value) => !value.includes('\0') && isValid(value), { error: need });
+}
+
+function integer(need: string, min: number, max: number): z.ZodType<number> {
+  return z.int({ error: need }).min(min, { error: need }).max(max, { error: need });
+}
+
+function choice<const Name extends string>(names: readonly [Name, ...Name[]]): z.ZodType<Name> {
+  return z.enum(names, { error: names.map((name) => `"${name}"`).join(' or ') });
+}
+
+function size(minBytes: number): z.ZodType<number> {
+  const need = minBytes === 0 ? NEED_SIZE : `${NEED_SIZE}, at least ${minBytes} bytes`;
+  const bytes = parsed(z.union([z.int(), z.string()], { error: need }), need, parseSize);
+  return bytes.refine((value) => value >= minBytes, { error: need });
+}
+
+function sizeOrMax(minBytes: number): z.ZodType<number | 'max'> {
+  const need = `${NEED_SIZE}, at least ${minBytes} bytes, or "max"`;
+  const limit = parsed(z.union([z.int(), z.string()], { error: need }), need, (value) =>
+    value === 'max' ? ('max' as const) : parseSize(value),
+  );
+  return limit.refine((value) => value === 'max' || value >= minBytes, { error: need });
+}
+
+const boolean = z.boolean({ error: 'true or false' });
+const NEED_PATH = 'an absolute path without "." and ".."';
+const path = text(NEED_PATH, isPlainPath);
+const NEED_TARGET = 'an absolute path below the guest\'s root without "." and ".."';
+const target = text(NEED_TARGET, (value) => isPlainPath(value) && value !== '/');
+
+function isPlainPath(value: string): boolean {
+  if (!value.startsWith('/')) return false;
+  return (
+    value === '/' ||
+    value
+      .slice(1)
+      .split('/')
+      .every((part) => part !== '' && part !== '.' && part !== '..')
+  );
+}
+
+const NEED_WORD = 'text, numbers and words such as yes in quotes where they could be misread';
+/** A fraction is refused: YAML reads 1.10 as 1.1, which is not what was written. */
+const scalarText: z.ZodType<string> = z
+  .union([z.string(), z.int(), z.boolean()], { error: NEED_WORD })
+  .transform(String)
+  .refine((value) => !value.includes('\0'), { error: NEED_WORD });
+
+const NEED_MAP = 'a mapping of keys to values';
+
+function textMap(need: string, isKey: (key: string) => boolean): z.ZodType<Record<string, string>> {
+  return z.record(z.string().refine(isKey, { error: need }), scalarText, { error: NEED_MAP });
+}
+
+const NEED_COMMAND = 'a list of words, or text that is split as the shell does but not expanded';
+const command: z.ZodType<string[]> = z
+  .union([z.string(), z.array(z.string({ error: NEED_COMMAND }), { error: NEED_COMMAND })], {
+    error: NEED_COMMAND,
+  })
+  .transform((value, context) => {
+    try {
+      const words = typeof value === 'string' ? parseShellWords(value) : value;
+      if (words[0] !== undefined && words[0] !== '' && !words.some((word) => word.includes('\0')))
+        return words;
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+    }
+    context.addIssue({ code: 'custom', message: NEED_COMMAND });
+    return z.NEVER;
+  });
+
+const NEED_BCAP = 'a capability, for example +NET_RAW to add it or -NET_RAW to remove it';
+const NEED_BCAPS = 'each with "+" or "-" (changes of the default), or none with it (the whole set)';
+const bcaps: z.ZodType<string[]> = z
+  .array(
+    z
+      .string({ error: NEED_BCAP })
+      .refine((word) => isAccepted(() => parseCapabilityExpression(word)), { error: NEED_BCAP }),
+    { error: 'a list of capabilities' },
+  )
+  .refine((words) => isAccepted(() => parseCapabilityExpression(words.join(' '))), { error: NEED_BCAPS });
+
+function isAccepted(parse: () => unknown): boolean {
+  try {
+    parse();
+    return true;
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
+}
+
+const NEED_RLIMIT = 'a whole number, "unlimited", or soft and hard of such values with soft not above hard';
+const rlimitValue = z.union([integer(NEED_RLIMIT, 0, Number.MAX_SAFE_INTEGER), z.literal('unlimited')], {
+  error: NEED_RLIMIT,
+});
+const rlimit: z.ZodType<Rlimit> = z
+  .union([rlimitValue, z.strictObject({ soft: rlimitValue, hard: rlimitValue })], { error: NEED_RLIMIT })
+  .transform((value) => (typeof value === 'object' ? value : { soft: value, hard: value }))
+  .refine(({ soft, hard }) => hard === 'unlimited' || (soft !== 'unlimited' && soft <= hard), {
+    error: NEED_RLIMIT,
+  });
+
+const mount: z.ZodType<GuestMount> = z
+  .strictObject(
+    {
+      type: choice(['bind', 'tmpfs']).default('bind'),
+      source: path.optional().meta({ description: 'bind only: path on the host' }),
+      target: target.meta({ description: 'path in the guest' }),
+      readonly: boolean.default(false),
+      size: size(4096).optional().meta({ description: 'tmpfs only, default 64m' }),
+      idmap: boolean.optional().meta({ description: "bind only: shows host owner N as the guest's N" }),
+    },
+    { error: 'a mapping with target and, for a bind mount, source' },
+  )
+  .transform((value, context): GuestMount => {
+    const { target, readonly } = value;
+    const foreign = value.type === 'bind' ? (['size'] as const) : (['source', 'idmap'] as const);
+    for (const key of foreign) {
+      if (value[key] !== undefined) {
+        context.addIssue({
+          code: 'custom',
+          path: [key],
+          message: `no such key in a mount of type "${value.type}"`,
+        });
+      }
+    }
+    if (value.type === 'tmpfs')
+      return { type: 'tmpfs', target, readonly, sizeBytes: value.size ?? DEFAULT_TMPFS_BYTES };
+    if (value.source === undefined)
+      context.addIssue({ code: 'custom', path: ['source'], message: NEED_PATH });
+    return { type: 'bind', source: value.source ?? '', target, readonly, idmapped: value.idmap ?? false };
+  });
+
+/**
+ * Sysctls with a value per namespace (ipc or network); any other would change the host.
+ *
+ * @see ipc/ipc_sysctl.c, ipc/mq_sysctl.c
+ */
+const SYSCTL_KEY =
+  /^(kernel\.(shmmax|shmall|shmmni|shm_rmid_forced|msgmax|msgmnb|msgmni|sem)|fs\.mqueue\.[a-z_]+|net(\.[a-zA-Z0-9_-]+)+)$/;
+
+const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/;
+const NEED_HOSTNAME = `a host name of at most ${MAX_HOSTNAME} letters, digits, "-" and "."`;
+const hostname = text(NEED_HOSTNAME, (value) => value.length <= MAX_HOSTNAME && HOSTNAME.test(value));
+
+const NEED_TEMPLATE =
+  '"host", "busybox", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive';
+const NEED_USER = 'USER or USER:GROUP, names or numbers';
+const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
+const NEED_DURATION = 'a duration with units, for example 10s';
+const NEED_CPUS = 'a number of CPUs from 0.01, for example 1.5';
+
+const NEED_PIDS = `a whole number from 1 to ${MAX_PIDS}, or "max"`;
+
+const stop = z.strictObject(
+  {
+    signal: parsed(z.union([z.int(), z.string()], { error: NEED_SIGNAL }), NEED_SIGNAL, parseSignal)
+      .optional()
+      .meta({
+        description: 'signal to process 1; default TERM, or RTMIN+3 with init: own',
+        example: ['TERM'],
+      }),
+    timeout: parsed(z.string({ error: NEED_DURATION }), NEED_DURATION, parseDuration)
+      .prefault('10s')
+      .meta({ description: 'time until every process left is killed', example: ['30s'] }),
+  },
+  { error: NEED_MAP },
+);
+
+const limits = z.strictObject(
+  {
+    memory: sizeOrMax(MIN_MEMORY_BYTES)
+      .prefault('max')
+      .meta({ description: 'memory and page cache', example: ['512m'] }),
+    memorySwap: sizeOrMax(MIN_MEMORY_BYTES)
+      .optional()
+      .meta({ description: 'memory and swap together; default the memory, so no swap', example: ['1g'] }),
+    pids: z
+      .union([integer(NEED_PIDS, 1, MAX_PIDS), z.literal('max')], {
+        error: `a whole number from 1 to ${MAX_PIDS}, or "max"`,
+      })
+      .default(4096)
+      .meta({ description: 'processes and threads', example: [200] }),
+    cpus: parsed(z.union([z.number(), z.string()], { error: NEED_CPUS }), NEED_CPUS, parseCpus)
+      .optional()
+      .meta({ description: 'CPU time as a number of CPUs; default no limit', example: [1.5] }),
+    cpuWeight: integer('a whole number from 1 to 10000', 1, 10_000)
+      .default(100)
+      .meta({ description: 'share of the CPUs when they are contended, 1..10000', example: [200] }),
+    shm: size(4096)
+      .prefault('64m')
+      .meta({ description: 'size of /dev with /dev/shm', example: ['256m'] }),
+  },
+  { error: NEED_MAP },
+);
+
+const log = z.strictObject(
+  {
+    maxBytes: size(MIN_LOG_BYTES)
+      .prefault('10m')
+      .meta({ description: 'size at which the log of the output is rotated', example: ['1m'] }),
+    files: integer('a whole number from 1 to 100', 1, 100)
+      .default(2)
+      .meta({ description: 'log files kept, the current one included', example: [5] }),
+  },
+  { error: NEED_MAP },
+);
+
+const schema = z.strictObject(
+  {
+    xid: integer(`a whole number from ${XID_MIN} to ${XID_MAX}`, XID_MIN, XID_MAX)
+      .transform((value): Xid => (isXid(value) ? value : z.NEVER))
+      .optional()
+      .meta({ description: 'number of the context, 2..65535; default a free one', example: [42] }),
+    template: text(NEED_TEMPLATE, (value) => isAccepted(() => parseTemplateSpec(value)))
+      .default('host')
+      .meta({
+        description:
+          "what the guest's root starts from: host (its /usr, read-only), busybox, directory:/PATH or tarball:/PATH",
+        example: ['busybox'],
+      }),
+    command: command.optional().meta({
+      description: 'what runs in the guest, a list of words or one text; /sbin/init with init: own',
+      example: [['/bin/sh', '-c', 'exec my-server']],
+    }),
+    env: textMap('a variable name without "="', (key) => key !== '' && !/[=\0]/.test(key))
+      .default({})
+      .meta({ description: 'environment variables', example: [{ LANG: 'C.UTF-8' }] }),
+    user: text(NEED_USER, (value) => /^[\w.-]+(:[\w.-]+)?$/.test(value))
+      .default('root')
+      .meta({
+        description: 'USER or USER:GROUP of the command, names or numbers of the guest',
+        example: ['www-data'],
+      }),
+    cwd: path.default('/').meta({ description: 'working directory of the command', example: ['/srv'] }),
+    hostname: hostname
+      .optional()
+      .meta({ description: "host name; default the guest's name", example: ['web-1'] }),
+    domainname: hostname.optional().meta({ description: 'NIS domain name', example: ['example.org'] }),
+    init: choice(['fake', 'none', 'own'])
+      .default('fake')
+      .meta({
+        description:
+          'process 1: fake = a tiny built-in init, none = the command itself, own = the command is a real init',
+        example: ['own'],
+      }),
+    stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
+    limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
+    network: z
+      .strictObject(
+        {
+          mode: choice(['none', 'host'])
+            .default('none')
+            .meta({
+              description: "none = only a loopback of its own, host = the host's network unfenced",
+              example: ['host'],
+            }),
+        },
+        { error: NEED_MAP },
+      )
+      .prefault({})
+      .meta({ description: 'network of the guest' }),
+    bcaps: bcaps.default([]).meta({
+      description:
+        'upper bound of capabilities: +NAME and -NAME change the default, NAME without a sign is of the whole set',
+      example: [['+NET_RAW', '-SYS_PTRACE']],
+    }),
+    seccomp: z
+      .union([z.enum(['default', 'unconfined']), z.strictObject({ profile: path })], {
+        error: '"default", "unconfined" or profile with an absolute path',
+      })
+      .default('default')
+      .meta({
+        description:
+          "system call filter: default = the built-in one, unconfined = none, or a profile in Docker's JSON format",
+        example: [{ profile: '/etc/vserver/seccomp.json' }],
+      }),
+    noNewPrivileges: boolean.optional().meta({
+      description: 'whether setuid programs gain nothing; default true, but false with init: own',
+      example: [true],
+    }),
+    rlimits: z
+      .strictObject(Object.fromEntries(Object.keys(RLIMITS).map((name) => [name, rlimit.optional()])), {
+        error: NEED_MAP,
+      })
+      .default({})
+      .meta({
+        description: 'limits of setrlimit(2) per process: a number, unlimited, or soft and hard',
+        example: [{ nofile: { soft: 1024, hard: 4096 } }],
+      }),
+    readonlyRoot: boolean
+      .default(false)
+      .meta({ description: 'whether the root is mounted read-only', example: [true] }),
+    mounts: z
+      .array(mount, { error: 'a list of mounts' })
+      .default([])
+      .meta({
+        description: 'further mounts: type bind (a path of the host) or tmpfs',
+        example: [
+          [
+            { source: '/srv/www', target: '/var/www', readonly: true },
+            { type: 'tmpfs', target: '/tmp', size: '64m' },
+          ],
+        ],
+      }),
+    sysctls: textMap(
+      'a sysctl with a value per guest: kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* or net.*',
+      (key) => SYSCTL_KEY.test(key),
+    )
+      .default({})
+      .meta({
+        description:
+          "the guest's own kernel parameters: kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*, net.*",
+        example: [{ 'kernel.shmmax': 67_108_864 }],
+      }),
+    log: log.prefault({}).meta({ description: 'log of standard output and error' }),
+    labels: textMap('a label of letters, digits, "_", ".", "/" and "-"', (key) =>
+      /^[a-zA-Z0-9][\w./-]{0,127}$/.test(key),
+    )
+      .default({})
+      .meta({ description: 'free labels for tools', example: [{ team: 'web' }] }),
+  },
+  { error: NEED_MAP },
+);
+
+type Parsed = z.output<typeof schema>;
+
+/** Checks a configuration's values and fills in the defaults. */
+export function checkConfigValues(values: unknown): CheckedConfig {
+  const present = dropEmptyKeys(values);
+  const result = schema.safeParse(present);
+  if (!result.success)
+    return { issues: result.error.issues.flatMap((issue) => toConfigIssues(issue, present)) };
+  const issues = crossIssues(result.data);
+  return issues.length > 0 ? { issues } : { config: complete(result.data) };
+}
+
+/** A key with nothing behind it is null in YAML: what is left of a section whose keys are all commented out. */
+function dropEmptyKeys(values: unknown): unknown {
+  if (typeof values !== 'object' || values === null || Array.isArray(values)) return values;
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null));
+}
+
+function toConfigIssues(issue: z.core.$ZodIssue, values: unknown): ConfigIssue[] {
+  const path = issue.path.filter((part) => typeof part !== 'symbol');
+  if (issue.code === 'unrecognized_keys') {
+    const knownKeys = knownKeysAt(path);
+    return issue.keys.map((key) => ({ path, unknownKey: { key, knownKeys }, isMissing: false }));
+  }
+  if (issue.code === 'invalid_key') {
+    return [{ path, need: issue.issues[0]?.message ?? issue.message, isKey: true, isMissing: false }];
+  }
+  return [{ path, need: issue.message, isMissing: valueAt(values, path) === undefined }];
+}
+
+function valueAt(values: unknown, path: readonly (string | number)[]): unknown {
+  return path.reduce<unknown>(
+    (value, key) => (typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined),
+    values,
+  );
+}
+
+function knownKeysAt(path: readonly (string | number)[]): readonly string[] {
+  const node = path.reduce<unknown>(
+    (at, key) => (typeof key === 'number' ? valueAt(at, ['items']) : valueAt(at, ['properties', key])),
+    guestConfigJsonSchema(),
+  );
+  const properties = valueAt(node, ['properties']);
+  return typeof properties === 'object' && properties !== null ? Object.keys(properties) : [];
+}
+
+/** Rules between keys, which hold for the values after defaults. */
+function crossIssues(config: Parsed): ConfigIssue[] {
+  const issues: ConfigIssue[] = [];
+  const refuse = (path: readonly (string | number)[], need: string, isMissing = false): void => {
+    issues.push({ path, need, isMissing });
+  };
+  if (config.command === undefined && config.init !== 'own') {
+    refuse(['command'], `a command with init: ${config.init}`, true);
+  }
+  const { memory, memorySwap } = config.limits;
+  if (memorySwap !== undefined && memorySwap !== 'max' && (memory === 'max' || memorySwap < memory)) {
+    refuse(['limits', 'memorySwap'], 'limits.memory that is not above it, since it counts memory and swap');
+  }
+  if (config.network.mode === 'host') {
+    for (const key of Object.keys(config.sysctls).filter((name) => name.startsWith('net.'))) {
+      refuse(['sysctls', key], 'network.mode: none, since with host it would change the host');
+    }
+  }
+  const targets = config.mounts.map((one) => one.target);
+  targets.forEach((one, index) => {
+    if (targets.indexOf(one) < index) refuse(['mounts', index, 'target'], 'a target that no other mount has');
+  });
+  return issues;
+}
+
+function complete(config: Parsed): GuestConfig {
+  const { xid, hostname, domainname, limits } = config;
+  const isOwn = config.init === 'own';
+  return {
+    ...(xid === undefined ? {} : { xid }),
+    template: config.template,
+    command: config.command ?? DEFAULT_OWN_INIT,
+    env: config.env,
+    user: config.user,
+    cwd: config.cwd,
+    ...(hostname === undefined ? {} : { hostname }),
+    ...(domainname === undefined ? {} : { domainname }),
+    init: config.init,
+    stop: {
+      signal: config.stop.signal ?? parseSignal(isOwn ? 'RTMIN+3' : 'TERM'),
+      timeoutMs: config.stop.timeout,
+    },
+    limits: {
+      memoryBytes: limits.memory,
+      memorySwapBytes: limits.memorySwap ?? limits.memory,
+      pids: limits.pids,
+      cpus: limits.cpus ?? 'max',
+      cpuWeight: limits.cpuWeight,
+      shmBytes: limits.shm,
+    },
+    network: config.network,
+    bcaps: config.bcaps,
+    seccomp: config.seccomp,
+    noNewPrivileges: config.noNewPrivileges ?? !isOwn,
+    rlimits: Object.fromEntries(Object.entries(config.rlimits).filter(([, value]) => value !== undefined)),
+    readonlyRoot: config.readonlyRoot,
+    mounts: config.mounts,
+    sysctls: config.sysctls,
+    log: config.log,
+    labels: config.labels,
+  };
+}
+
+/** Describes the configuration file as JSON Schema 2020-12: every key with description, default and example. */
+export function guestConfigJsonSchema(): Readonly<Record<string, unknown>> {
+  const described = z.toJSONSchema(schema, {
+    io: 'input',
+    // zod drops `examples` of a schema that transforms its input, since they may be of the output.
+    override: ({ jsonSchema }) => {
+      const { example, ...rest } = jsonSchema;
+      if (example === undefined) return;
+      delete jsonSchema['example'];
+      Object.assign(jsonSchema, rest, { examples: example });
+    },
+  });
+  return { title: 'vserver guest configuration', ...described };
+}

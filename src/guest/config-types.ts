@@ -1,0 +1,128 @@
+import type { Xid } from '../base/ids.ts';
+import type { CpuBandwidth } from '../base/units.ts';
+import type { RlimitName } from '../context/rlimits.ts';
+
+/**
+ * What is process 1 of a guest: `fake` a tiny built-in init, `none` the command itself, `own` the command, which is a
+ * real init.
+ */
+export type InitStyle = 'fake' | 'none' | 'own';
+
+/** `none`: no network but the guest's own loopback; `host`: the host's network, without a fence. */
+export type NetworkMode = 'none' | 'host';
+
+/** The guest's system call filter. */
+export type SeccompChoice = 'default' | 'unconfined' | { readonly profile: string };
+
+/** One resource limit of setrlimit(2); `unlimited` is RLIM_INFINITY. */
+export interface Rlimit {
+  readonly soft: number | 'unlimited';
+  readonly hard: number | 'unlimited';
+}
+
+/** A directory or file of the host, or a tmpfs, mounted below the guest's root. */
+export type GuestMount =
+  | {
+      readonly type: 'bind';
+      readonly source: string;
+      readonly target: string;
+      readonly readonly: boolean;
+      /** Host owner N is shown as the guest's N. */
+      readonly idmapped: boolean;
+    }
+  | {
+      readonly type: 'tmpfs';
+      readonly target: string;
+      readonly readonly: boolean;
+      readonly sizeBytes: number;
+    };
+
+/** Upper bounds of a guest's use of the machine; `max` is none. */
+export interface GuestLimits {
+  readonly memoryBytes: number | 'max';
+  /** Memory and swap together, as Docker's `--memory-swap`. */
+  readonly memorySwapBytes: number | 'max';
+  readonly pids: number | 'max';
+  readonly cpus: CpuBandwidth | 'max';
+  /** Share of CPU time under contention, 1..10000. */
+  readonly cpuWeight: number;
+  /** Size of the tmpfs on /dev, /dev/shm included. */
+  readonly shmBytes: number;
+}
+
+/** A guest's configuration, complete and checked. */
+export interface GuestConfig {
+  /** Absent: the manager assigns a free one. */
+  readonly xid?: Xid;
+  readonly template: string;
+  /** At least one word; the first is a path or a name looked up in the guest's PATH. */
+  readonly command: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  /** `USER[:GROUP]`, names or numbers of the guest. */
+  readonly user: string;
+  readonly cwd: string;
+  /** Absent: the guest's name. */
+  readonly hostname?: string;
+  readonly domainname?: string;
+  readonly init: InitStyle;
+  readonly stop: { readonly signal: number; readonly timeoutMs: number };
+  readonly limits: GuestLimits;
+  readonly network: { readonly mode: NetworkMode };
+  /** Words of a capability expression (`parseCapabilityExpression`), checked; none is the default. */
+  readonly bcaps: readonly string[];
+  readonly seccomp: SeccompChoice;
+  readonly noNewPrivileges: boolean;
+  /** Keys are lower case names without `RLIMIT_`. */
+  readonly rlimits: Readonly<Partial<Record<RlimitName, Rlimit>>>;
+  readonly readonlyRoot: boolean;
+  readonly mounts: readonly GuestMount[];
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly log: { readonly maxBytes: number; readonly files: number };
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+type RlimitValue = number | 'unlimited';
+
+/** A mount as the configuration file writes it. */
+export interface GuestMountValues {
+  readonly type?: 'bind' | 'tmpfs';
+  readonly source?: string;
+  readonly target: string;
+  readonly readonly?: boolean;
+  readonly size?: number | string;
+  readonly idmap?: boolean;
+}
+
+/** The configuration file's values before defaults: sizes are bytes or text such as `512m`, durations text. */
+export interface GuestConfigValues {
+  readonly xid?: number;
+  readonly template?: string;
+  readonly command?: string | readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  readonly user?: string;
+  readonly cwd?: string;
+  readonly hostname?: string;
+  readonly domainname?: string;
+  readonly init?: InitStyle;
+  readonly stop?: { readonly signal?: string | number; readonly timeout?: string };
+  readonly limits?: {
+    readonly memory?: number | string;
+    readonly memorySwap?: number | string;
+    readonly pids?: number | 'max';
+    readonly cpus?: number | string;
+    readonly cpuWeight?: number;
+    readonly shm?: number | string;
+  };
+  readonly network?: { readonly mode?: NetworkMode };
+  readonly bcaps?: readonly string[];
+  readonly seccomp?: SeccompChoice;
+  readonly noNewPrivileges?: boolean;
+  readonly rlimits?: Readonly<
+    Partial<Record<RlimitName, RlimitValue | { readonly soft: RlimitValue; readonly hard: RlimitValue }>>
+  >;
+  readonly readonlyRoot?: boolean;
+  readonly mounts?: readonly GuestMountValues[];
+  readonly sysctls?: Readonly<Record<string, string | number>>;
+  readonly log?: { readonly maxBytes?: number | string; readonly files?: number };
+  readonly labels?: Readonly<Record<string, string>>;
+}

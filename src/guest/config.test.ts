@@ -1,0 +1,334 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { UserError } from '../base/errors.ts';
+import { parseGuestConfig } from './config.ts';
+import { guestConfigJsonSchema } from './config-schema.ts';
+
+const BASE = 'template: busybox\ncommand: [sh]\n';
+
+function refusal(text: string): string {
+  try {
+    parseGuestConfig(text, 'web.yaml');
+  } catch (error) {
+    assert.ok(error instanceof UserError, String(error));
+    assert.equal(error.code, 'invalid-config');
+    return error.message.replace('cannot use guest configuration: ', '');
+  }
+  assert.fail(`accepted: ${text}`);
+}
+
+test('defaults', () => {
+  assert.deepEqual(parseGuestConfig(BASE, 'web.yaml'), {
+    template: 'busybox',
+    command: ['sh'],
+    env: {},
+    user: 'root',
+    cwd: '/',
+    init: 'fake',
+    stop: { signal: 15, timeoutMs: 10_000 },
+    limits: {
+      memoryBytes: 'max',
+      memorySwapBytes: 'max',
+      pids: 4096,
+      cpus: 'max',
+      cpuWeight: 100,
+      shmBytes: 67_108_864,
+    },
+    network: { mode: 'none' },
+    bcaps: [],
+    seccomp: 'default',
+    noNewPrivileges: true,
+    rlimits: {},
+    readonlyRoot: false,
+    mounts: [],
+    sysctls: {},
+    log: { maxBytes: 10_485_760, files: 2 },
+    labels: {},
+  });
+});
+
+test('a guest with an init of its own has other defaults', () => {
+  const config = parseGuestConfig('init: own\n', 'x');
+  assert.equal(config.template, 'host');
+  assert.deepEqual([config.command, config.stop.signal, config.noNewPrivileges], [['/sbin/init'], 37, false]);
+});
+
+test('every key', () => {
+  const config = parseGuestConfig(
+    `
+xid: 42
+template: busybox
+command: httpd -f "a b"
+env: {A: x, N: 8080, Y: yes, T: true}
+user: www:33
+cwd: /srv
+hostname: web-1
+domainname: example.org
+init: none
+stop: {signal: hup, timeout: 1m30s}
+limits: {memory: 512m, memorySwap: max, pids: max, cpus: 1.5, cpuWeight: 7, shm: 8192}
+network: {mode: host}
+bcaps: [+NET_RAW, -CAP_MKNOD, ~kill]
+seccomp: {profile: /etc/p.json}
+noNewPrivileges: false
+rlimits: {nofile: {soft: 10, hard: unlimited}, core: 0, nproc: unlimited}
+readonlyRoot: true
+mounts:
+  - {source: /a, target: /b, readonly: true, idmap: true}
+  - {type: tmpfs, target: /tmp, size: 1m}
+sysctls: {kernel.shmmax: 1000, kernel.sem: 1 2 3 4}
+log: {maxBytes: 1m, files: 5}
+labels: {team: web, ok/x: "1"}
+`,
+    'x',
+  );
+  assert.deepEqual(config, {
+    xid: 42,
+    template: 'busybox',
+    command: ['httpd', '-f', 'a b'],
+    env: { A: 'x', N: '8080', Y: 'yes', T: 'true' },
+    user: 'www:33',
+    cwd: '/srv',
+    hostname: 'web-1',
+    domainname: 'example.org',
+    init: 'none',
+    stop: { signal: 1, timeoutMs: 90_000 },
+    limits: {
+      memoryBytes: 536_870_912,
+      memorySwapBytes: 'max',
+      pids: 'max',
+      cpus: { quotaUs: 150_000, periodUs: 100_000 },
+      cpuWeight: 7,
+      shmBytes: 8192,
+    },
+    network: { mode: 'host' },
+    bcaps: ['+NET_RAW', '-CAP_MKNOD', '~kill'],
+    seccomp: { profile: '/etc/p.json' },
+    noNewPrivileges: false,
+    rlimits: {
+      nofile: { soft: 10, hard: 'unlimited' },
+      core: { soft: 0, hard: 0 },
+      nproc: { soft: 'unlimited', hard: 'unlimited' },
+    },
+    readonlyRoot: true,
+    mounts: [
+      { type: 'bind', source: '/a', target: '/b', readonly: true, idmapped: true },
+      { type: 'tmpfs', target: '/tmp', readonly: false, sizeBytes: 1_048_576 },
+    ],
+    sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },
+    log: { maxBytes: 1_048_576, files: 5 },
+    labels: { team: 'web', 'ok/x': '1' },
+  });
+});
+
+test('a key with nothing behind it has its default', () => {
+  assert.equal(parseGuestConfig(`${BASE}limits:\nenv:\n`, 'x').limits.pids, 4096);
+});
+
+test('there is no swap unless it is allowed', () => {
+  assert.equal(parseGuestConfig(`${BASE}limits: {memory: 1m}`, 'x').limits.memorySwapBytes, 1_048_576);
+});
+
+describe('errors', () => {
+  test('say where and what', () => {
+    const cases: [string, string][] = [
+      [
+        `${BASE}limits:\n  memroy: 1g\n`,
+        'web.yaml:4:3: unknown key "memroy" in "limits"; did you mean "memory"?',
+      ],
+      [`${BASE}xyzzy: 1\n`, 'web.yaml:3:1: unknown key "xyzzy"'],
+      [`${BASE}xid: 1\n`, 'web.yaml:3:6: cannot use 1 as "xid"; need a whole number from 2 to 65535'],
+      [
+        `${BASE}init: systemd\n`,
+        'web.yaml:3:7: cannot use "systemd" as "init"; need "fake" or "none" or "own"',
+      ],
+      [
+        'template: debian\ncommand: [sh]\n',
+        'web.yaml:1:11: cannot use "debian" as "template"; need "host", "busybox", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive',
+      ],
+      ['template: busybox\n', 'web.yaml:1:1: missing key "command"; need a command with init: fake'],
+      [
+        `${BASE}env:\n  A=: x\n`,
+        'web.yaml:4:3: cannot use "A=" as a key of "env"; need a variable name without "="',
+      ],
+      [
+        `${BASE}mounts:\n  - source: /a\n    target: ../b\n`,
+        'web.yaml:5:13: cannot use "../b" as "mounts[0].target"; need an absolute path below the guest\'s root without "." and ".."',
+      ],
+      ['- a\n', 'web.yaml:1:1: cannot use ["a"] as a configuration; need a mapping of keys to values'],
+      [`${BASE}xid: 3\nxid: 4\n`, 'web.yaml:4:1: map keys must be unique'],
+      [
+        `${BASE}xid: 1\ncwd: x\n`,
+        'web.yaml:3:6: cannot use 1 as "xid"; need a whole number from 2 to 65535 (and 1 more)',
+      ],
+    ];
+    for (const [text, message] of cases) assert.equal(refusal(text), message);
+  });
+
+  test('carry every problem in order of position', () => {
+    assert.throws(
+      () => parseGuestConfig(`${BASE}xid: 1\nfoo: 1\n`, 'web.yaml'),
+      (error) => {
+        assert.ok(error instanceof UserError);
+        assert.deepEqual(error.details, {
+          file: 'web.yaml',
+          issues: [
+            { line: 3, column: 6, message: 'cannot use 1 as "xid"; need a whole number from 2 to 65535' },
+            { line: 4, column: 1, message: 'unknown key "foo"' },
+          ],
+        });
+        return true;
+      },
+    );
+  });
+});
+
+describe('refuses bad values of every key', () => {
+  const CASES: Readonly<Record<string, readonly string[]>> = {
+    xid: ['1', '65536', '2.5', '"42"', 'web', '[2]'],
+    template: ['""', '../x', 'a/b', 'debian', 'directory:x', 'tarball:/x', '5', '[a]', '{a: b}'],
+    command: ['""', '[]', '[""]', '[sh, 5]', '"sh \'x"', '5', '{a: b}', '"a\\0b"'],
+    env: [
+      '[A=1]',
+      'A=1',
+      '{"": x}',
+      '{A=B: x}',
+      '{A: 1.10}',
+      '{A: [x]}',
+      '{A: {b: c}}',
+      '{A: "x\\0"}',
+      '{A: }',
+    ],
+    user: ['""', '0', '"a b"', '"a:"', '"a:b:c"', '":b"', '"../x"'],
+    cwd: ['srv', '/a/../b', '/a//b', '/a/', '""', '"/a\\0"', '5'],
+    hostname: ['""', '-a', 'a-', 'a_b', 'a b', `${'a'.repeat(65)}`, '5', '"a\\n"'],
+    domainname: ['""', '.org', 'a/b', '[a]'],
+    init: ['systemd', 'true', '[fake]'],
+    stop: [
+      'TERM',
+      '{signal: NOPE}',
+      '{signal: 65}',
+      '{timeout: 10}',
+      '{timeout: soon}',
+      '{timeout: -1s}',
+      '{wait: 1s}',
+    ],
+    limits: [
+      '512m',
+      '[memory]',
+      '{memory: 5x}',
+      '{memory: 1k}',
+      '{memory: -1}',
+      '{memory: 1.5}',
+      '{memory: true}',
+      '{memorySwap: 1g}',
+      '{memory: 2g, memorySwap: 1g}',
+      '{pids: 0}',
+      '{pids: 4194305}',
+      '{pids: many}',
+      '{pids: 1.5}',
+      '{cpus: 0}',
+      '{cpus: -1}',
+      '{cpus: 1e9}',
+      '{cpus: max}',
+      '{cpuWeight: 0}',
+      '{cpuWeight: 10001}',
+      '{cpuWeight: "100"}',
+      '{shm: 0}',
+      '{shm: max}',
+      '{swap: 1g}',
+    ],
+    network: ['none', '{mode: bridge}', '{mode: }', '{ip: 1.2.3.4}'],
+    bcaps: ['NET_RAW', '[FLY]', '[5]', '["-"]', '[NET_RAW, -KILL]', '{NET_RAW: true}', '[--NET_RAW]'],
+    seccomp: ['off', 'true', '{profile: p.json}', '{profile: /a, x: 1}', '{}', '[default]'],
+    noNewPrivileges: ['1', '"true"', 'yes', '[]'],
+    rlimits: [
+      '[nofile]',
+      '{files: 5}',
+      '{nofile: -1}',
+      '{nofile: 1.5}',
+      '{nofile: lots}',
+      '{nofile: {soft: 5}}',
+      '{nofile: {soft: 5, hard: 4}}',
+      '{nofile: {soft: unlimited, hard: 4}}',
+      '{nofile: {soft: 1, hard: 2, x: 3}}',
+    ],
+    readonlyRoot: ['1', 'ro', '{}'],
+    mounts: [
+      '{source: /a, target: /b}',
+      '[/a:/b]',
+      '[{target: /b}]',
+      '[{source: /a}]',
+      '[{source: a, target: /b}]',
+      '[{source: /a, target: b}]',
+      '[{source: /a, target: /}]',
+      '[{source: /a, target: /b/../c}]',
+      '[{source: /a, target: /b, size: 1m}]',
+      '[{source: /a, target: /b, readonly: ro}]',
+      '[{type: tmpfs, source: /a, target: /b}]',
+      '[{type: tmpfs, target: /b, idmap: true}]',
+      '[{type: tmpfs, target: /b, size: 0}]',
+      '[{type: proc, target: /b}]',
+      '[{source: /a, target: /b, options: noexec}]',
+      '[{source: /a, target: /b}, {type: tmpfs, target: /b}]',
+    ],
+    sysctls: [
+      '[net.x=1]',
+      '{kernel.panic: 1}',
+      '{vm.swappiness: 1}',
+      '{kernel.core_pattern: x}',
+      '{kernel.shm_foo: 1}',
+      '{net/../kernel/panic: 1}',
+      '{net..x: 1}',
+      '{fs.mqueue.: 1}',
+      '{net.x: [1]}',
+      '{kernel.sem: "1\\0"}',
+    ],
+    log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 0}', '{files: 101}', '{size: 1m}'],
+    labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
+  };
+
+  test('the table has every key', () => {
+    const { properties } = guestConfigJsonSchema();
+    assert.ok(typeof properties === 'object' && properties !== null);
+    assert.deepEqual(Object.keys(CASES), Object.keys(properties));
+  });
+
+  for (const [key, values] of Object.entries(CASES)) {
+    test(key, () => {
+      for (const value of values) {
+        const base = BASE.split('\n').filter((line) => !line.startsWith(`${key}:`));
+        const line = base.length;
+        const message = refusal(`${base.join('\n')}${key}: ${value}\n`);
+        assert.match(message, new RegExp(`^web\\.yaml:${line}:\\d+: `), `${key}: ${value}`);
+        assert.ok(message.includes(key), message);
+        assert.doesNotMatch(message, /need $|Invalid|expected/, message);
+      }
+    });
+  }
+
+  test('net sysctls with the network of the host', () => {
+    const text = `${BASE}network: {mode: host}\nsysctls: {net.ipv4.ip_forward: 1}\n`;
+    assert.match(refusal(text), /^web\.yaml:4:\d+: .*network\.mode: none/);
+  });
+});
+
+test('refuses YAML that a configuration does not need', () => {
+  const cases: [string, RegExp][] = [
+    ['a: &x 1\nb: *x\n', /:1:\d+: cannot use an anchor/],
+    ['template: *x\n', /alias/],
+    [`${BASE}env: !foo {}\n`, /:3:6: unresolved tag/],
+    [`${BASE}---\n${BASE}`, /:3:\d+: .*multiple documents/],
+    [`${BASE}? [a]\n: b\n`, /:3:\d+: .*keys must be strings/],
+    [`${BASE}"__proto__": {}\n`, /unknown key "__proto__"/],
+    [`${BASE}<<: {xid: 2}\n`, /unknown key "<<"/],
+    [`${BASE}env:\n\tA: b\n`, /:4:1: tabs/],
+    [`${BASE}env: {A: b\n`, /:4:1: /],
+    ['['.repeat(10_000), /web\.yaml:/],
+    ['a: '.repeat(10_000), /web\.yaml:/],
+    ['', /:1:1: missing key "command"/],
+    ['# nothing\n', /missing key "command"/],
+    ['x'.repeat(300_000), /longer than/],
+  ];
+  for (const [text, message] of cases) assert.match(refusal(text), message);
+});

@@ -1,0 +1,58 @@
+/**
+ * What is known of a guest, and how its live part is kept across restarts of vserverd.
+ */
+import type { GuestName, Xid } from '../base/ids.ts';
+import type { GuestConfig } from './config-types.ts';
+
+/** `broken`: its configuration file cannot be read; it may run on with what it was started with. */
+export type GuestState = 'stopped' | 'starting' | 'running' | 'paused' | 'stopping';
+
+/** How a guest's last run ended. */
+export interface GuestExit {
+  /** As a shell would give it: 128+N for signal N; null: nobody was there to see it. */
+  readonly code: number | null;
+  readonly at: string;
+}
+
+/** The run of a guest, as `run/guests/NAME.json` holds it. */
+export interface LiveRecord {
+  readonly name: GuestName;
+  readonly xid: Xid;
+  readonly bootId: string;
+  /** The guest goes when its run ends. */
+  readonly isEphemeral: boolean;
+  /** Process 1: the host's pid, with its start so that the pid cannot be mistaken for another's. */
+  readonly initPid: number;
+  readonly initStartTicks: number;
+  readonly initObject: number;
+  /** Objects of syscalld to drop when the run ends. */
+  readonly logObject: number;
+  /** The client that relays the command's terminal, or 0. */
+  readonly client: number;
+  readonly startedAt: string;
+  readonly isPaused: boolean;
+  /** The configuration the run was started with. */
+  readonly config: GuestConfig;
+  readonly exit: GuestExit | undefined;
+}
+
+/** A guest in vserverd's memory. */
+export interface Guest {
+  readonly name: GuestName;
+  readonly xid: Xid;
+  readonly isEphemeral: boolean;
+  /** Of the configuration file as last read; of the run for one that has no file. */
+  config: GuestConfig;
+  state: GuestState;
+  /** The run, also the last one. */
+  live: LiveRecord | undefined;
+  /** Work on this guest is one after the other. */
+  queue: Promise<void>;
+  /** Resolved when the present run has ended and what it used is cleaned up. */
+  ended: PromiseWithResolvers<GuestExit> | undefined;
+}
+
+/** Whether a guest has processes. */
+export function isActive(guest: Guest): boolean {
+  return guest.state === 'running' || guest.state === 'paused' || guest.state === 'stopping';
+}

@@ -1,0 +1,195 @@
+/**
+ * What the host offers, found by trying, and what is made of it once: kernel version, masked paths that exist, compiled
+ * filters, the cgroup driver.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { release } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { StateError } from '../base/errors.ts';
+import type { Xid } from '../base/ids.ts';
+import { formatCapabilities } from '../context/capabilities.ts';
+import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
+import { compileSeccomp } from '../context/seccomp.ts';
+import { defaultSeccompProfile } from '../context/seccomp-default.ts';
+import type { CgroupDriver } from '../resources/cgroup-driver.ts';
+import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
+import type { Abi } from '../sys/abi.ts';
+import { Program } from '../sys/program.ts';
+import type { Syscalld } from '../sys/syscalld.ts';
+import type { SeccompChoice } from './config-types.ts';
+import type { InstancePaths } from './paths.ts';
+import { planNumberPath } from './plan-paths.ts';
+
+/** How long the kernel may take to end what it was told to kill. */
+const KILL_TIMEOUT_MS = 10_000;
+const RETRY_MS = 5;
+
+/** One thing the host can or cannot do. */
+export interface Finding {
+  readonly name: string;
+  readonly ok: boolean;
+  /** What was found; if it is not enough, what helps. */
+  readonly detail: string;
+}
+
+/** A path to cover or to make read-only in guests; directories end in "/". */
+export interface Mask {
+  readonly path: string;
+  readonly kind: 'mask' | 'readonly';
+}
+
+/** The host, as the instance uses it. */
+export class Host {
+  readonly abi: Abi;
+  readonly syscalld: Syscalld;
+  readonly paths: InstancePaths;
+  readonly cgroups: CgroupDriver;
+  readonly masks: readonly Mask[] = existingMasks();
+  readonly kernel: { readonly major: number; readonly minor: number };
+  /** Overlay takes detached mounts as layers (Linux 6.15). */
+  detachedLayers = false;
+  readonly #filters = new Map<string, Uint8Array>();
+
+  constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
+    this.abi = abi;
+    this.syscalld = syscalld;
+    this.paths = paths;
+    this.cgroups = cgroups;
+    const [major = 0, minor = 0] = release()
+      .split('.')
+      .map((part) => Number.parseInt(part, 10));
+    this.kernel = { major, minor };
+  }
+
+  /** An empty directory where a guest's root is attached until its pivot_root, each in its own mount namespace. */
+  get attachPoint(): string {
+    return join(this.paths.run, 'root');
+  }
+
+  /** Kills what is left in a context's cgroups and removes them. @throws StateError cgroup-busy */
+  async removeCgroup(xid: Xid): Promise<void> {
+    if (this.cgroups.isPopulated(xid)) this.cgroups.kill(xid);
+    await this.cgroups.waitEmpty(xid, KILL_TIMEOUT_MS);
+    // A worker that was parked in there may take a moment to be gone.
+    for (let waitedMs = 0; ; waitedMs += RETRY_MS) {
+      try {
+        this.cgroups.remove(xid);
+        return;
+      } catch (error) {
+        if (!(error instanceof StateError) || waitedMs > KILL_TIMEOUT_MS) throw error;
+        await sleep(RETRY_MS);
+      }
+    }
+  }
+
+  /** Names of the guests that have files of their own. */
+  listGuestDirectories(): readonly string[] {
+    return readdirSync(join(this.paths.lib, 'guests'));
+  }
+
+  /** A new, empty program. */
+  program(): Program {
+    return new Program(this.abi);
+  }
+
+  /** Tries what only trying can tell. */
+  async probe(): Promise<void> {
+    mkdirSync(this.attachPoint, { recursive: true, mode: 0o700 });
+    this.detachedLayers = await this.#probeDetachedLayers();
+  }
+
+  async #probeDetachedLayers(): Promise<boolean> {
+    const base = join(this.paths.lib, '.probe');
+    for (const name of ['', 'lower', 'upper', 'work'])
+      mkdirSync(join(base, name), { recursive: true, mode: 0o700 });
+    const p = this.program();
+    const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
+    const lower = p.sys('open_tree', [p.flags('AT_FDCWD'), join(base, 'lower'), clone]);
+    const path = planNumberPath(p, '/proc/self/fd/', lower);
+    const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')]);
+    for (const [key, value] of [
+      ['lowerdir', path],
+      ['upperdir', join(base, 'upper')],
+      ['workdir', join(base, 'work')],
+    ] as const) {
+      p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0]);
+    }
+    p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0]);
+    try {
+      await this.syscalld.run('try detached layers', p);
+      return true;
+    } catch {
+      return false; // an older kernel: layers are attached first
+    } finally {
+      for (const name of ['work/work', 'work/index', 'work', 'upper', 'lower', '']) {
+        if (existsSync(join(base, name))) rmdirSync(join(base, name));
+      }
+    }
+  }
+
+  /**
+   * Returns the system call filter of a guest, compiled once for each profile and set of capabilities.
+   *
+   * @throws UserError invalid-seccomp-profile
+   */
+  seccompFilter(choice: SeccompChoice, bcaps: bigint): Uint8Array | undefined {
+    if (choice === 'unconfined') return undefined;
+    const text = choice === 'default' ? '' : readFileSync(choice.profile, 'utf8');
+    const key = `${bcaps.toString(16)} ${text}`;
+    let filter = this.#filters.get(key);
+    if (filter === undefined) {
+      const profile = choice === 'default' ? defaultSeccompProfile() : parseSeccompProfile(text);
+      const caps = new Set(formatCapabilities(bcaps).map((name) => `CAP_${name}`));
+      const resolved = resolveSeccompProfile(profile, {
+        caps,
+        auditArch: this.abi.auditArch,
+        kernel: this.kernel,
+      });
+      filter = compileSeccomp(resolved, this.abi).program;
+      this.#filters.set(key, filter);
+    }
+    return filter;
+  }
+}
+
+/** The masked and read-only paths that this kernel has; `*` is expanded, directories end in "/". */
+function existingMasks(): readonly Mask[] {
+  const found: Mask[] = [];
+  for (const [list, kind] of [
+    [MASKED_PATHS, 'mask'],
+    [READ_ONLY_PATHS, 'readonly'],
+  ] as const) {
+    for (const entry of list) {
+      for (const path of expand(entry.path))
+        found.push({ path: isDirectory(path) ? `${path}/` : path, kind });
+    }
+  }
+  return found;
+}
+
+function expand(path: string): readonly string[] {
+  const star = path.split('/').findIndex((part) => part.includes('*'));
+  if (star < 0) return existsSync(path) ? [path] : [];
+  const parts = path.split('/');
+  const parent = parts.slice(0, star).join('/');
+  const [before = '', after = ''] = (parts[star] ?? '').split('*');
+  if (!existsSync(parent)) return [];
+  return readdirSync(parent)
+    .filter(
+      (name) =>
+        name.startsWith(before) &&
+        name.endsWith(after) &&
+        /^\d+$/.test(name.slice(before.length, name.length - after.length)),
+    )
+    .flatMap((name) => expand([parent, name, ...parts.slice(star + 1)].join('/')));
+}
+
+function isDirectory(path: string): boolean {
+  try {
+    readdirSync(path);
+    return true;
+  } catch {
+    return false; // ENOTDIR; as root nothing else stands in the way
+  }
+}

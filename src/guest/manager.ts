@@ -1,0 +1,687 @@
+/**
+ * The life of guests: create, start, stop, exec, delete; the only place that knows the order.
+ *
+ *     stopped ─ start ─▶ starting ─▶ running ⇄ paused
+ *        ▲                              │ stop, kill, or its process 1 ends
+ *        └──────── cleaned up ◀── stopping
+ */
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { StateError, SysError } from '../base/errors.ts';
+import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
+import { UndoStack } from '../base/undo.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import type { Effective } from '../resources/cgroup-driver.ts';
+import type { Template, TemplateStore } from '../storage/templates.ts';
+import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
+import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
+import type { Program, Result } from '../sys/program.ts';
+import { type HeldObject, isProcess, type RunOutcome, StepError } from '../sys/syscalld.ts';
+import { OBJECT_KIND } from '../sys/wire.ts';
+import { completeConfig, parseGuestConfig } from './config.ts';
+import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
+import type { GuestConfigValues } from './config-types.ts';
+import { Contexts } from './contexts.ts';
+import { type Guest, type GuestExit, isActive, type LiveRecord } from './guest.ts';
+import type { Host } from './host.ts';
+import { guestPaths } from './paths.ts';
+import { EXECVE } from './plan-command.ts';
+import { planExec } from './plan-exec.ts';
+import { planDirectories, planRemoval } from './plan-files.ts';
+import { planStart } from './plan-start.ts';
+import { Registry } from './registry.ts';
+import { type CommandRequest, type Connection, commandSpec, limitsOf, startSpec } from './spec.ts';
+import { findUser } from './user-files.ts';
+
+const SIGKILL = 9;
+const FREEZE_TIMEOUT_MS = 5000;
+const NULL_STDIO = { kind: 'null' } as const;
+
+/** A process that an exec started. */
+export interface StartedCommand {
+  /** Object of the process. */
+  readonly object: number;
+  /** Resolved with its exit code when it has ended. */
+  readonly ended: Promise<GuestExit>;
+}
+
+/** What `stop` may be asked to do otherwise than configured. */
+export interface StopRequest {
+  readonly timeoutMs?: number | undefined;
+}
+
+interface PlannedStart {
+  readonly program: Program;
+  /** Its result is the pid of process 1. */
+  readonly init: Result;
+  readonly objects: {
+    readonly init: number;
+    readonly log: number;
+    readonly stdout: number;
+    readonly stderr: number;
+  };
+}
+
+/** A command of an exec, between its start and its end; the news of the two may come in one breath. */
+interface RunningCommand {
+  readonly ended: PromiseWithResolvers<GuestExit>;
+  isStarted: boolean;
+  exit: GuestExit | undefined;
+}
+
+interface PlannedExec {
+  readonly program: Program;
+  /** The parked worker to run it in, or 0. */
+  readonly worker: number;
+  readonly object: number;
+}
+
+/** Keeps the guests of one instance. */
+export class Manager {
+  readonly host: Host;
+  readonly registry: Registry;
+  readonly #templates: TemplateStore;
+  readonly #contexts: Contexts;
+  readonly #bootId = bootId();
+  readonly #byInit = new Map<number, Guest>();
+  readonly #commands = new Map<number, RunningCommand>();
+
+  constructor(host: Host, templates: TemplateStore) {
+    this.host = host;
+    this.registry = new Registry(host.paths);
+    this.#templates = templates;
+    this.#contexts = new Contexts(host, this.registry);
+  }
+
+  // ---- start-up and repair ----------------------------------------------------------------------------------------
+
+  /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
+  async recover(held: readonly HeldObject[]): Promise<void> {
+    const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
+    const known = new Set<number>();
+    for (const record of this.registry.load(this.#bootId)) {
+      known.add(record.initObject).add(record.logObject);
+      await this.#adopt(record, processes.get(record.initObject));
+    }
+    // Objects that belong to nobody: of operations that did not come to their end.
+    for (const object of held)
+      if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#dropStray(object);
+    for (const xid of this.host.cgroups.list()) {
+      if (!this.registry.list().some((guest) => guest.xid === xid && isActive(guest)))
+        await this.#removeCgroup(xid);
+    }
+    await this.#sweepDirectories();
+  }
+
+  #dropStray(object: HeldObject): void {
+    if (isProcess(object)) this.host.syscalld.signal(object.id, SIGKILL);
+    this.host.syscalld.drop(object.id);
+  }
+
+  async #adopt(record: LiveRecord, held: HeldObject | undefined): Promise<void> {
+    const existing = this.registry.list().find((guest) => guest.name === record.name);
+    if (existing === undefined && !record.isEphemeral) {
+      rmSync(guestPaths(this.host.paths, record.name).live, { force: true });
+      return;
+    }
+    const guest = existing ?? this.registry.add(record.name, record.xid, record.config, true);
+    guest.live = record;
+    if (record.exit) return;
+    guest.state = record.isPaused ? 'paused' : 'running';
+    guest.ended = Promise.withResolvers<GuestExit>();
+    this.#byInit.set(record.initObject, guest);
+    if (held?.waitStatus !== undefined) await this.#finish(guest, held.waitStatus);
+    else if (!held) await this.#watchOrphan(guest, record);
+  }
+
+  /** syscalld was started anew: the guest's process 1 is watched again, its exit code will not be known. */
+  async #watchOrphan(guest: Guest, record: LiveRecord): Promise<void> {
+    if (!isAlive({ pid: record.initPid, startTicks: record.initStartTicks })) {
+      await this.#finish(guest, -1);
+      return;
+    }
+    const p = this.host.program();
+    const pidfd = p.sys('pidfd_open', [record.initPid, 0], { about: `process ${record.initPid}` });
+    p.keep(pidfd, record.initObject, record.initPid);
+    try {
+      await this.host.syscalld.run(`take over guest "${guest.name}"`, p);
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      await this.#finish(guest, -1);
+    }
+  }
+
+  /** Directories of guests that nobody knows any more: ephemeral ones whose end nobody saw, half-made ones. */
+  async #sweepDirectories(): Promise<void> {
+    for (const name of this.host.listGuestDirectories()) {
+      const isKnown = this.registry.has(name) || this.registry.broken.some((one) => one.name === name);
+      if (!isKnown && isGuestName(name)) await this.#removeFiles(name);
+    }
+  }
+
+  // ---- making and unmaking ----------------------------------------------------------------------------------------
+
+  /**
+   * Creates a guest that stays: its configuration file and its directories.
+   *
+   * @throws StateError guest-exists, xid-in-use; UserError invalid-config, invalid-template
+   */
+  async create(name: GuestName, values: GuestConfigValues): Promise<Guest> {
+    const paths = guestPaths(this.host.paths, name);
+    const parsed = completeConfig(values);
+    await using undo = new UndoStack();
+    const xid = parsed.xid ?? this.registry.assignXid();
+    const guest = this.registry.add(name, xid, { ...parsed, xid }, false);
+    undo.defer('guest in memory', () => {
+      this.registry.remove(guest);
+    });
+    const template = await this.#templates.prepare(parsed.template);
+    const p = this.host.program();
+    undo.defer('directories', () => this.#removeFiles(name));
+    planDirectories(p, paths, idRangeOf(xid));
+    await this.host.syscalld.run(`create guest "${name}"`, p);
+    if (!template.hostUsr)
+      writeDurable(paths.template, JSON.stringify({ name: parsed.template, pinned: template.pinnedName }));
+    // The configuration file last: what has one exists, what has none is swept at the next start.
+    writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
+    undo.commit();
+    return guest;
+  }
+
+  /** Returns a name for a guest that was given none. */
+  inventName(xid: Xid): GuestName {
+    const name = `guest-${xid}`;
+    if (isGuestName(name) && !this.registry.has(name)) return name;
+    return `${name}-${Date.now().toString(36)}` as GuestName; // letters, digits and dashes only
+  }
+
+  /**
+   * Deletes a guest and its files. Allowed in: stopped; with `force` a running guest is killed first.
+   *
+   * @throws StateError guest-running
+   */
+  async delete(guest: Guest, force: boolean): Promise<void> {
+    if (force && isActive(guest)) await this.stop(guest, { timeoutMs: 0 });
+    if (guest.isEphemeral) return; // gone with its run
+    await this.#exclusive(guest, async () => {
+      if (guest.state !== 'stopped') {
+        throw new StateError(
+          'guest-running',
+          `cannot delete guest "${guest.name}": found it ${guest.state}; need it stopped, or --force`,
+        );
+      }
+      const paths = guestPaths(this.host.paths, guest.name);
+      // The configuration first: without it the rest is swept, should we not get to the end.
+      removeDurable(paths.config);
+      this.registry.remove(guest);
+      rmSync(paths.live, { force: true });
+      await this.#removeFiles(guest.name);
+    });
+  }
+
+  async #removeFiles(name: GuestName): Promise<void> {
+    if (!existsSync(guestPaths(this.host.paths, name).directory)) return;
+    const p = this.host.program();
+    planRemoval(p, guestPaths(this.host.paths, name));
+    await this.host.syscalld.run(`remove the files of guest "${name}"`, p);
+  }
+
+  // ---- start ------------------------------------------------------------------------------------------------------
+
+  /**
+   * Starts a guest with its configured command. Allowed in: stopped.
+   *
+   * @param connect what the command's standard descriptors are; without, they go to the guest's log
+   * @throws StateError guest-running; StepError with the step that failed; UserError template and user errors
+   */
+  async start(guest: Guest, connect?: Connection): Promise<LiveRecord> {
+    return await this.#exclusive(guest, async () => {
+      if (guest.state !== 'stopped')
+        throw new StateError(
+          'guest-running',
+          `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
+        );
+      if (!guest.isEphemeral) guest.config = this.registry.readConfig(guest.name);
+      return await this.#start(guest, 0, connect);
+    });
+  }
+
+  /** Creates a guest that exists only while it runs, and starts it. */
+  async runEphemeral(
+    name: GuestName | undefined,
+    values: GuestConfigValues,
+    connect?: Connection,
+  ): Promise<Guest> {
+    const config = completeConfig(values);
+    const context = config.xid === undefined ? this.#contexts.take() : { xid: config.xid, worker: 0 };
+    let guest: Guest;
+    try {
+      guest = this.registry.add(name ?? this.inventName(context.xid), context.xid, config, true);
+    } catch (error) {
+      if (context.worker) this.host.syscalld.drop(context.worker);
+      await this.#removeCgroup(context.xid);
+      throw error;
+    } finally {
+      this.registry.release(context.xid);
+    }
+    try {
+      await this.#exclusive(guest, () => this.#start(guest, context.worker, connect));
+    } catch (error) {
+      this.registry.remove(guest);
+      await this.#removeFiles(guest.name);
+      throw error;
+    } finally {
+      this.#contexts.refill();
+    }
+    return guest;
+  }
+
+  /** Returns the program of a start, without running it. */
+  async explainStart(guest: Guest): Promise<string> {
+    const { program } = await this.#planStart(guest, 0, undefined);
+    return program.explain();
+  }
+
+  /** Returns the program of the start of a guest that does not exist. */
+  async explainRun(name: GuestName | undefined, values: GuestConfigValues): Promise<string> {
+    const config = completeConfig(values);
+    const xid = config.xid ?? this.registry.reserveXid();
+    this.registry.release(xid);
+    const guest = this.registry.add(name ?? this.inventName(xid), xid, config, true);
+    try {
+      return await this.explainStart(guest);
+    } finally {
+      this.registry.remove(guest);
+    }
+  }
+
+  async #planStart(guest: Guest, worker: number, connect: Connection | undefined): Promise<PlannedStart> {
+    const { config, name, xid } = guest;
+    const { syscalld } = this.host;
+    const paths = guestPaths(this.host.paths, name);
+    const template = await this.#template(guest);
+    const objects = {
+      init: syscalld.newObject(),
+      log: connect ? 0 : syscalld.newObject(),
+      stdout: 0,
+      stderr: 0,
+    };
+    if (!connect) {
+      objects.stdout = syscalld.newObject();
+      objects.stderr = syscalld.newObject();
+    }
+    const connection: Connection = connect ?? {
+      stdio: [NULL_STDIO, { kind: 'pipe', object: objects.stdout }, { kind: 'pipe', object: objects.stderr }],
+      terminal: undefined,
+      term: undefined,
+      client: undefined,
+    };
+    const user = await findUser(
+      this.host,
+      config.user,
+      { kind: 'layers', layers: guest.isEphemeral ? [template.lowerDir] : [paths.upper, template.lowerDir] },
+      idRangeOf(xid).count,
+    );
+    const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
+    const command = commandSpec(this.host, config, config.hostname ?? name, request, user, connection);
+    const cgroup = this.host.cgroups.plan(xid, limitsOf(config));
+    const circumstances = {
+      name,
+      xid,
+      paths,
+      template,
+      cgroup,
+      isPrepared: worker !== 0,
+      isEphemeral: guest.isEphemeral,
+      initObject: objects.init,
+    };
+    const program = this.host.program();
+    const init = planStart(program, startSpec(this.host, config, circumstances, command));
+    return { program, init, objects };
+  }
+
+  /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
+  async #template(guest: Guest): Promise<Template> {
+    const text = guest.isEphemeral
+      ? undefined
+      : readIfThere(guestPaths(this.host.paths, guest.name).template);
+    const pin = text === undefined ? undefined : (JSON.parse(text) as { name: string; pinned: string }); // our own file
+    return await this.#templates.prepare(
+      pin?.name === guest.config.template ? pin.pinned : guest.config.template,
+    );
+  }
+
+  async #start(guest: Guest, worker: number, connect: Connection | undefined): Promise<LiveRecord> {
+    guest.state = 'starting';
+    await using undo = new UndoStack();
+    undo.defer('state', () => {
+      guest.state = 'stopped';
+    });
+    undo.defer('cgroup', () => this.#removeCgroup(guest.xid));
+    const { program, init, objects } = await this.#planStart(guest, worker, connect);
+    guest.ended = Promise.withResolvers<GuestExit>();
+    this.#byInit.set(objects.init, guest);
+    undo.defer('process 1', () => {
+      this.#byInit.delete(objects.init);
+      for (const object of [objects.stdout, objects.stderr]) if (object) this.host.syscalld.drop(object);
+    });
+    const outcome = await this.#runCommand(`start guest "${guest.name}"`, program, worker);
+    // Before anybody else hears of the run: its end may be told in the same breath.
+    if (connect?.client) this.host.syscalld.bind(connect.client, objects.init);
+    const initPid = outcome.result(init);
+    if (objects.log) {
+      const { directory, log } = guestPaths(this.host.paths, guest.name);
+      if (guest.isEphemeral) mkdirSync(directory, { mode: 0o700 });
+      this.host.syscalld.log(objects.log, log, guest.config.log.maxBytes, objects.stdout, objects.stderr);
+    }
+    const live: LiveRecord = {
+      name: guest.name,
+      xid: guest.xid,
+      bootId: this.#bootId,
+      isEphemeral: guest.isEphemeral,
+      initPid,
+      initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
+      initObject: objects.init,
+      logObject: objects.log,
+      client: connect?.terminal?.client ?? 0,
+      startedAt: new Date().toISOString(),
+      isPaused: false,
+      config: guest.config,
+      exit: undefined,
+    };
+    this.#remember(guest, live);
+    guest.state = 'running';
+    undo.commit();
+    return live;
+  }
+
+  async #runCommand(what: string, program: Program, worker: number): Promise<RunOutcome> {
+    return await commandErrors(what, this.host.syscalld.run(what, program, worker));
+  }
+
+  #remember(guest: Guest, live: LiveRecord): void {
+    guest.live = live;
+    writeVolatile(guestPaths(this.host.paths, guest.name).live, JSON.stringify(live));
+  }
+
+  // ---- the end of a run -------------------------------------------------------------------------------------------
+
+  /** A process that syscalld holds has ended. */
+  exited(object: number, waitStatus: number): void {
+    const guest = this.#byInit.get(object);
+    if (guest) {
+      void this.#finish(guest, waitStatus).catch((error: unknown) => {
+        this.onFailure(`clean up guest "${guest.name}"`, error);
+      });
+      return;
+    }
+    const command = this.#commands.get(object);
+    if (!command) return; // somebody else's, who hears of it in another way
+    command.exit = { code: exitCode(waitStatus), at: new Date().toISOString() };
+    if (command.isStarted) this.#finishCommand(object, command, command.exit);
+  }
+
+  #finishCommand(object: number, command: RunningCommand, exit: GuestExit): void {
+    this.#commands.delete(object);
+    this.host.syscalld.drop(object);
+    command.ended.resolve(exit);
+  }
+
+  /** A client gave a guest's terminal back: what is written there from now on goes to the log. */
+  detached(client: number, master: number): void {
+    const guest = [...this.#byInit.values()].find((one) => one.live?.client === client);
+    if (!guest?.live) {
+      this.host.syscalld.drop(master);
+      return;
+    }
+    const logObject = this.host.syscalld.newObject();
+    this.host.syscalld.log(
+      logObject,
+      guestPaths(this.host.paths, guest.name).log,
+      guest.config.log.maxBytes,
+      master,
+      0,
+    );
+    this.#remember(guest, { ...guest.live, logObject, client: 0 });
+  }
+
+  /** Told of failures that no caller waits for. */
+  onFailure: (what: string, error: unknown) => void = () => {};
+
+  async #finish(guest: Guest, waitStatus: number): Promise<void> {
+    const exit: GuestExit = { code: exitCode(waitStatus), at: new Date().toISOString() };
+    guest.state = 'stopping';
+    const { live, ended } = guest;
+    if (live) this.#byInit.delete(live.initObject);
+    // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
+    await this.#exclusive(guest, async () => {
+      const run = guest.live ?? live;
+      if (run) {
+        this.#byInit.delete(run.initObject);
+        this.host.syscalld.drop(run.initObject);
+        if (run.logObject) this.host.syscalld.drop(run.logObject);
+      }
+      await this.#removeCgroup(guest.xid);
+      if (guest.isEphemeral) {
+        await this.#removeFiles(guest.name);
+        rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
+        this.registry.remove(guest);
+      } else if (run) {
+        this.#remember(guest, { ...run, isPaused: false, exit });
+      }
+      guest.state = 'stopped';
+    });
+    ended?.resolve(exit);
+  }
+
+  async #removeCgroup(xid: Xid): Promise<void> {
+    await this.#contexts.leave(xid);
+    await this.host.removeCgroup(xid);
+  }
+
+  // ---- a running guest --------------------------------------------------------------------------------------------
+
+  /**
+   * Asks a guest to stop and kills it when it has not in time. Resolves when it has ended; at once if it is stopped.
+   */
+  async stop(guest: Guest, request: StopRequest = {}): Promise<GuestExit | undefined> {
+    const { live, ended } = guest;
+    if (!live || !ended || !isActive(guest)) return undefined;
+    const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
+    if (guest.state === 'paused') await this.resume(guest);
+    if (timeoutMs > 0) {
+      this.host.syscalld.signal(live.initObject, live.config.stop.signal);
+      const timeout = Promise.withResolvers<undefined>();
+      const timer = setTimeout(timeout.resolve, timeoutMs, undefined);
+      const exit = await Promise.race([ended.promise, timeout.promise]);
+      clearTimeout(timer);
+      if (exit) return exit;
+    }
+    if (isActive(guest) && guest.live === live) this.host.syscalld.signal(live.initObject, SIGKILL);
+    return await ended.promise;
+  }
+
+  /** Sends a signal to a guest's process 1. @throws StateError guest-stopped */
+  kill(guest: Guest, signal: number): void {
+    this.host.syscalld.signal(this.#running('signal', guest).initObject, signal);
+  }
+
+  /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */
+  async pause(guest: Guest): Promise<void> {
+    const live = this.#running('pause', guest);
+    await this.host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
+    guest.state = 'paused';
+    this.#remember(guest, { ...live, isPaused: true });
+  }
+
+  /** Lets a paused guest run on; fine if it runs. @throws StateError guest-stopped, freeze-timeout */
+  async resume(guest: Guest): Promise<void> {
+    const live = this.#running('resume', guest);
+    await this.host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
+    guest.state = 'running';
+    this.#remember(guest, { ...live, isPaused: false });
+  }
+
+  /** Resolves when the present run ends. @throws StateError guest-stopped */
+  async wait(guest: Guest): Promise<GuestExit> {
+    if (guest.ended && isActive(guest)) return await guest.ended.promise;
+    if (guest.live?.exit) return guest.live.exit;
+    throw stopped('wait for', guest);
+  }
+
+  #running(verb: string, guest: Guest): LiveRecord {
+    if (!guest.live || !isActive(guest)) throw stopped(verb, guest);
+    return guest.live;
+  }
+
+  /**
+   * Runs a further command in a guest. Allowed in: running.
+   *
+   * @throws StateError guest-stopped, guest-paused; StepError; UserError user errors, command-not-found, command-not-executable
+   */
+  async exec(
+    guest: Guest,
+    request: CommandRequest & { readonly user: string | undefined },
+    connection: Connection,
+  ): Promise<StartedCommand> {
+    const { program, worker, object } = await this.#planExec(guest, request, connection);
+    const command: RunningCommand = {
+      ended: Promise.withResolvers<GuestExit>(),
+      isStarted: false,
+      exit: undefined,
+    };
+    this.#commands.set(object, command);
+    try {
+      await this.#runCommand(`run "${request.argv[0] ?? ''}" in guest "${guest.name}"`, program, worker);
+    } catch (error) {
+      this.#commands.delete(object);
+      throw error;
+    } finally {
+      if (isActive(guest)) this.#contexts.refillGuest(guest.xid);
+    }
+    command.isStarted = true;
+    if (connection.client) this.host.syscalld.bind(connection.client, object);
+    if (command.exit) this.#finishCommand(object, command, command.exit);
+    return { object, ended: command.ended.promise };
+  }
+
+  /** Returns the program of an exec, without running it. */
+  async explainExec(
+    guest: Guest,
+    request: CommandRequest & { readonly user: string | undefined },
+    connection: Connection,
+  ): Promise<string> {
+    const { program, worker } = await this.#planExec(guest, request, connection);
+    if (worker) this.host.syscalld.drop(worker);
+    return program.explain();
+  }
+
+  async #planExec(
+    guest: Guest,
+    request: CommandRequest & { readonly user: string | undefined },
+    connection: Connection,
+  ): Promise<PlannedExec> {
+    const live = this.#running('run a command in', guest);
+    if (guest.state === 'paused') {
+      throw new StateError(
+        'guest-paused',
+        `cannot run a command in guest "${guest.name}": found it paused; need \`vserver resume ${guest.name}\``,
+      );
+    }
+    const { config } = live;
+    const root = { kind: 'process', pid: live.initPid, initObject: live.initObject } as const;
+    const user = await findUser(this.host, request.user ?? config.user, root, idRangeOf(guest.xid).count);
+    const command = commandSpec(this.host, config, config.hostname ?? guest.name, request, user, connection);
+    const { leaf, joins } = this.host.cgroups.plan(guest.xid, {});
+    const worker = joins.length > 0 ? await this.#contexts.takeInGuest(guest.xid) : 0;
+    const object = this.host.syscalld.newObject();
+    const program = this.host.program();
+    planExec(program, {
+      initObject: live.initObject,
+      processObject: object,
+      cgroupLeaf: joins.length === 0 ? leaf : undefined,
+      joins: worker ? [] : joins,
+      hostNetwork: config.network.mode === 'host',
+      command,
+    });
+    return { program, worker, object };
+  }
+
+  /** Changes a guest's configuration file, and its limits at once if it runs. */
+  async set(guest: Guest, changes: readonly ConfigChange[]): Promise<Effective | undefined> {
+    return await this.#exclusive(guest, async () => {
+      const paths = guestPaths(this.host.paths, guest.name);
+      const text = guest.isEphemeral ? undefined : readIfThere(paths.config);
+      if (text === undefined) {
+        throw new StateError(
+          'guest-ephemeral',
+          `cannot change guest "${guest.name}": found no configuration file, for it goes when it stops; need a guest that was created`,
+        );
+      }
+      const edited = editConfigText(text, changes, paths.config);
+      const config = parseGuestConfig(edited, paths.config);
+      let effective: Effective | undefined;
+      if (guest.live && isActive(guest)) {
+        // First the kernel, which may refuse; then the file.
+        effective = this.host.cgroups.apply(guest.xid, limitsOf(config));
+        this.#remember(guest, { ...guest.live, config: { ...guest.live.config, limits: config.limits } });
+      }
+      writeDurable(paths.config, edited);
+      guest.config = config;
+      return effective;
+    });
+  }
+
+  /** Ends what was prepared for guests to come. */
+  async close(): Promise<void> {
+    await this.#contexts.close();
+  }
+
+  async #exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
+    const before = guest.queue;
+    const done = Promise.withResolvers<void>();
+    guest.queue = done.promise;
+    await before;
+    try {
+      return await work();
+    } finally {
+      done.resolve();
+    }
+  }
+}
+
+/** The exit code a shell would give for a wait status; null when nobody saw it. */
+function exitCode(waitStatus: number): number | null {
+  if (waitStatus < 0) return null;
+  const signal = waitStatus & 0x7f;
+  return signal === 0 ? (waitStatus >> 8) & 0xff : 128 + signal;
+}
+
+function stopped(verb: string, guest: Guest): StateError {
+  return new StateError(
+    'guest-stopped',
+    `cannot ${verb} guest "${guest.name}": found it ${guest.state}; need it running`,
+  );
+}
+
+/** A command that is not there, or cannot be run, is the user's matter and has exit codes of its own. */
+async function commandErrors<T>(what: string, run: Promise<T>): Promise<T> {
+  try {
+    return await run;
+  } catch (error) {
+    if (!(error instanceof StepError) || !error.step?.includes(EXECVE)) throw error;
+    const name = error.step.slice(error.step.indexOf('"'));
+    const details = { syscall: 'execve', errno: error.errno, errnoName: error.errnoName, cause: error };
+    if (error.errnoName === 'ENOENT' || error.errnoName === 'ENOTDIR') {
+      throw new SysError(
+        'command-not-found',
+        `cannot ${what}: found no command ${name} in the guest`,
+        details,
+      );
+    }
+    throw new SysError(
+      'command-not-executable',
+      `cannot ${what}: found that ${name} cannot be executed`,
+      details,
+    );
+  }
+}

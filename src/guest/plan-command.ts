@@ -1,0 +1,230 @@
+/**
+ * The last steps before a guest's command runs, the same for its first process and for every exec: standard
+ * descriptors, terminal, limits, filter, identity, and execve. "Drop before you run": the order matters and each
+ * step says why it is where it is.
+ */
+import type { Abi } from '../sys/abi.ts';
+import { sizeOf } from '../sys/abi.ts';
+import { CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
+import { CLIENT_PTY } from '../sys/wire.ts';
+import type { CommandSpec, Stdio } from './plan-types.ts';
+
+/** How execve may fail on one directory of PATH without ending the search (execvp(3)). */
+const SEARCH_ON = ['ENOENT', 'ENOTDIR', 'EACCES'];
+
+/** The name of a step that cannot find or run the command has this. */
+export const EXECVE = 'execve ';
+
+/** Returns the paths execve is tried with: the command as it is, or one per directory of PATH. */
+export function execPaths(command: string, path: string): readonly string[] {
+  if (command.includes('/')) return [command];
+  return path.split(':').map((directory) => `${directory === '' ? '.' : directory}/${command}`);
+}
+
+/** Adds the steps that turn the current process, guest root with all its capabilities, into the command. */
+export function planCommand(p: Program, command: CommandSpec, pipes: ReadonlyMap<Stdio, Result>): void {
+  p.sys('setsid', [], { ignore: ['EPERM'] });
+  const slave = command.terminal ? planTerminal(p, command.terminal) : undefined;
+  planStdio(p, command, pipes, slave);
+  p.sys('umask', [0o022]);
+  // A session keyring of its own: the worker's is the host's.
+  p.sys('keyctl', [KEYCTL_JOIN_SESSION_KEYRING, 0], { about: 'new session keyring', ignore: [] });
+  const { seccomp } = command;
+  // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before that is dropped; with it, last of all, so
+  // that a strict profile need not allow what the steps between do.
+  if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);
+  planIdentity(p, command);
+  planDirectory(p, command.cwd);
+  // After the change of user: RLIMIT_NPROC is checked against the new one at execve.
+  for (const { resource, soft, hard } of command.rlimits) {
+    const limit = p.struct('rlimit', { rlim_cur: soft, rlim_max: hard });
+    p.sys('prlimit64', [0, resource, limit, 0], { about: `resource limit ${resource}` });
+  }
+  if (command.noNewPrivileges) p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
+  p.resetSignals();
+  // Everything above 2 is closed by execve; until then failures are still reported on one of them.
+  p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
+  if (seccomp && command.noNewPrivileges) planSeccomp(p, seccomp);
+  planExec(p, command);
+}
+
+const KEYCTL_JOIN_SESSION_KEYRING = 1;
+
+/** Opens a terminal of the guest's own devpts and gives its master to the client. */
+function planTerminal(p: Program, terminal: { readonly client: number; readonly input: boolean }): Result {
+  const how = p.struct('open_how', {
+    flags: p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC'),
+    resolve: p.flags('RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
+  });
+  const master = p.sys('openat2', [p.flags('AT_FDCWD'), '/dev/pts/ptmx', how, sizeOf(p.abi, 'open_how')], {
+    about: '/dev/pts/ptmx',
+  });
+  // Whatever the guest made of /dev/pts, only a devpts gives real terminals.
+  const statfs = p.data(sizeOf(p.abi, 'statfs'));
+  p.sys('fstatfs', [master, statfs]);
+  const magic = p.load(
+    statfs,
+    p.abi.structs['statfs']?.['f_type'] instanceof Array && p.abi.structs['statfs']['f_type'][1] === 4
+      ? 4
+      : 8,
+  );
+  p.expect(magic, '==', p.flags('DEVPTS_SUPER_MAGIC'), 'ENOTTY', '"/dev/pts/ptmx" is not of a devpts');
+  p.sys('ioctl', [master, p.flags('TIOCSPTLCK'), p.data(4)], { about: 'unlock the terminal' });
+  const slave = p.sys('ioctl', [master, p.flags('TIOCGPTPEER'), p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC')], {
+    about: 'open the terminal',
+  });
+  p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0], { about: 'controlling terminal' });
+  const head = p.data(8);
+  p.put(head, CLIENT_PTY);
+  p.put(head.at(4), terminal.input ? 1 : 0);
+  planSendFds(p, p.import(terminal.client, CLIENT_FD.socket), head, [master], 'terminal to the client');
+  return slave;
+}
+
+function planStdio(
+  p: Program,
+  command: CommandSpec,
+  pipes: ReadonlyMap<Stdio, Result>,
+  slave: Result | undefined,
+): void {
+  for (const [fd, stdio] of command.stdio.entries()) {
+    if (stdio.kind === 'client') {
+      p.sys('dup3', [p.import(stdio.client, stdio.which), fd, 0], {
+        about: `descriptor ${fd} of the client`,
+      });
+    } else if (stdio.kind === 'tty' && slave) {
+      p.sys('dup3', [slave, fd, 0], { about: `terminal as descriptor ${fd}` });
+    } else {
+      const pipe = pipes.get(stdio);
+      const from =
+        pipe ??
+        p.sys('openat', [p.flags('AT_FDCWD'), '/dev/null', p.flags('O_RDWR', 'O_CLOEXEC', 'O_NOFOLLOW'), 0], {
+          about: '/dev/null',
+        });
+      p.sys('dup3', [from, fd, 0], { about: `descriptor ${fd}` });
+    }
+  }
+  if (slave) p.sys('fchown', [slave, command.uid, -1], { about: 'terminal to the user', ignore: ['EPERM'] });
+}
+
+function planSeccomp(p: Program, filter: Uint8Array): void {
+  const program = p.struct('sock_fprog', {
+    len: filter.length / 8,
+    filter: p.data(filter, `<filter of ${filter.length / 8}>`),
+  });
+  p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), 0, program], { about: 'system call filter' });
+}
+
+function planIdentity(p: Program, command: CommandSpec): void {
+  for (let capability = 0; capability <= LAST_CAPABILITY; capability++) {
+    if (((command.bcaps >> BigInt(capability)) & 1n) === 1n) continue;
+    p.sys('prctl', [p.flags('PR_CAPBSET_DROP'), capability, 0, 0, 0], {
+      about: `capability ${capability}`,
+      ignore: ['EINVAL'],
+    });
+  }
+  const groups = p.data(4 * command.groups.length, `[${command.groups.join(', ')}]`);
+  command.groups.forEach((gid, i) => {
+    p.put(groups.at(4 * i), gid);
+  });
+  p.sys('setgroups', [command.groups.length, groups]);
+  p.sys('setresgid', [command.gid, command.gid, command.gid]);
+  p.sys('setresuid', [command.uid, command.uid, command.uid]);
+  // Inheritable and ambient stay empty (CVE-2022-29162); execve by guest root gives it what the bound leaves.
+  const held = command.uid === 0 ? command.bcaps : 0n;
+  planCapset(p, held);
+  p.sys('prctl', [p.flags('PR_CAP_AMBIENT'), p.flags('PR_CAP_AMBIENT_CLEAR_ALL'), 0, 0, 0], {
+    about: 'no ambient capabilities',
+  });
+}
+
+/** Highest capability of any kernel so far plus some room: one the kernel does not have is EINVAL, and ignored. */
+const LAST_CAPABILITY = 44;
+
+/** Adds the step that sets effective and permitted capabilities, and empties the inheritable ones. */
+export function planCapset(p: Program, held: bigint): void {
+  const header = p.struct('cap_header', { version: p.flags('_LINUX_CAPABILITY_VERSION_3') });
+  const data = p.data(2 * sizeOf(p.abi, 'cap_data'), `<capabilities ${held.toString(16)}>`);
+  [held & 0xffffffffn, held >> 32n].forEach((half, i) => {
+    p.put(data.at(12 * i), half);
+    p.put(data.at(12 * i + 4), half);
+  });
+  p.sys('capset', [header, data]);
+}
+
+/** Changes to a directory of the guest without following a magic link (CVE-2024-21626). */
+function planDirectory(p: Program, cwd: string): void {
+  const how = p.struct('open_how', {
+    flags: p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'),
+    resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),
+  });
+  const directory = p.sys('openat2', [p.flags('AT_FDCWD'), cwd, how, sizeOf(p.abi, 'open_how')], {
+    about: `working directory "${cwd}"`,
+  });
+  p.sys('fchdir', [directory], { about: `working directory "${cwd}"` });
+}
+
+function planExec(p: Program, command: CommandSpec): void {
+  const name = command.argv[0] ?? '';
+  const argv = p.vector(command.argv);
+  const env = p.vector(Object.entries(command.env).map(([key, value]) => `${key}=${value}`));
+  const paths = execPaths(name, command.env['PATH'] ?? '/usr/bin:/bin');
+  const tries = paths.map((path, i) => {
+    const about = `"${path}"`;
+    return p.sys(
+      'execve',
+      [path, argv, env],
+      paths.length > 1 || i > 0 ? { about, ignore: SEARCH_ON } : { about },
+    );
+  });
+  // Here only after a search without success: a command that may not be run is told from one that is nowhere.
+  for (const result of tries)
+    p.expect(result, '!=', -(p.abi.errnos['EACCES'] ?? 0), 'EACCES', `${EXECVE}"${name}"`);
+  for (const result of tries.slice(0, 1)) p.expect(result, '==', 0, 'ENOENT', `${EXECVE}"${name}"`);
+}
+
+/** Adds the step that sends descriptors with some bytes over a unix socket. */
+export function planSendFds(
+  p: Program,
+  socket: Parameters<Program['sys']>[1][number],
+  payload: Data,
+  fds: readonly Result[],
+  about: string,
+): void {
+  const { control, message } = messageWithFds(p, p.abi, payload, fds.length);
+  fds.forEach((fd, i) => {
+    p.store(control.at(16 + 4 * i, 4), fd);
+  });
+  p.sys('sendmsg', [socket, message, 0], { about });
+}
+
+/** Adds the steps that receive descriptors, and returns them. */
+export function planReceiveFds(p: Program, socket: Result, count: number, about: string): readonly Result[] {
+  const payload = p.data(8);
+  const { control, message } = messageWithFds(p, p.abi, payload, count);
+  const length = p.sys('recvmsg', [socket, message, 0], { about });
+  // 0 is the end of the worker, which failed and says why itself.
+  p.expect(length, '!=', 0, 'ECANCELED', about);
+  return Array.from({ length: count }, (_, i) => p.load(control.at(16 + 4 * i, 4), 4));
+}
+
+/** A msghdr with room for `count` descriptors; the control message's data starts at byte 16 (64-bit CMSG_DATA). */
+function messageWithFds(
+  p: Program,
+  abi: Abi,
+  payload: Data,
+  count: number,
+): { control: Data; message: Data } {
+  const control = p.data(16 + ((4 * count + 7) & ~7));
+  p.put(control, 16 + 4 * count, 8);
+  p.put(control.at(8), abi.constants['SOL_SOCKET'] ?? 1);
+  p.put(control.at(12), abi.constants['SCM_RIGHTS'] ?? 1);
+  const vector = p.struct('iovec', { iov_base: payload, iov_len: payload.length });
+  const message = p.struct('msghdr', {
+    msg_iov: vector,
+    msg_iovlen: 1,
+    msg_control: control,
+    msg_controllen: control.length,
+  });
+  return { control, message };
+}

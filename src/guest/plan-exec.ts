@@ -1,0 +1,82 @@
+/**
+ * The program that runs a further command in a running guest.
+ *
+ *     worker (host) ── joins the guest's pid namespace for its children, v1 cgroups where needed
+ *       └ child, in the guest's cgroup ── joins the guest's other namespaces, then as any command (plan-command.ts)
+ */
+import type { Import, Program, Result } from '../sys/program.ts';
+import { planCommand } from './plan-command.ts';
+import type { CommandSpec, Stdio } from './plan-types.ts';
+
+/** What an exec needs, decided. */
+export interface ExecSpec {
+  /** Object of the guest's process 1. */
+  readonly initObject: number;
+  /** Object the command becomes. */
+  readonly processObject: number;
+  /** cgroup2 directory it is born in; undefined: the worker sits where the command belongs. */
+  readonly cgroupLeaf: string | undefined;
+  /** cgroup.procs files to join; none if the worker sits in the guest's cgroups already. */
+  readonly joins: readonly string[];
+  readonly hostNetwork: boolean;
+  readonly command: CommandSpec;
+}
+
+/** Adds all steps of an exec. */
+export function planExec(p: Program, spec: ExecSpec): void {
+  for (const path of spec.joins) planJoin(p, path);
+  const init = p.import(spec.initObject);
+  const leaf = spec.cgroupLeaf === undefined ? undefined : openLeaf(p, spec.cgroupLeaf);
+  const pipes = planPipes(p, spec.command.stdio);
+  p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
+  p.spawn('command', { ...(leaf ? { cgroup: leaf } : {}), object: spec.processObject }, () => {
+    planEnter(p, init, spec.hostNetwork);
+    planCommand(p, spec.command, pipes);
+  });
+}
+
+/** Adds the step that opens the cgroup2 directory a process is to be born in. */
+export function openLeaf(p: Program, path: string): Result {
+  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
+    about: `"${path}"`,
+  });
+}
+
+/** Adds the steps by which a worker moves itself into a cgroup. */
+export function planJoin(p: Program, path: string): void {
+  const fd = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {
+    about: `"${path}"`,
+  });
+  p.sys('write', [fd, '0', 1], { about: `join "${path}"` });
+  p.sys('close', [fd]);
+}
+
+/** Adds the pipes of a command whose output is kept; the reading ends go to syscalld. */
+export function planPipes(p: Program, stdio: CommandSpec['stdio']): Map<Stdio, Result> {
+  const pipes = new Map<Stdio, Result>();
+  for (const end of stdio) {
+    if (end.kind !== 'pipe') continue;
+    const pair = p.data(8);
+    p.sys('pipe2', [pair, p.flags('O_CLOEXEC')], { about: 'log pipe' });
+    p.keep(p.load(pair), end.object);
+    pipes.set(end, p.load(pair.at(4, 4)));
+  }
+  return pipes;
+}
+
+function planEnter(p: Program, init: Import, hostNetwork: boolean): void {
+  const spaces = [
+    'CLONE_NEWUSER',
+    'CLONE_NEWNS',
+    'CLONE_NEWUTS',
+    'CLONE_NEWIPC',
+    'CLONE_NEWCGROUP',
+    'CLONE_NEWTIME',
+  ];
+  p.sys('setns', [init, p.flags(...spaces, ...(hostNetwork ? [] : ['CLONE_NEWNET']))], {
+    about: 'namespaces of the guest',
+  });
+  p.sys('setresgid', [0, 0, 0]);
+  p.sys('setgroups', [0, 0]);
+  p.sys('setresuid', [0, 0, 0]);
+}

@@ -1,0 +1,36 @@
+/**
+ * Steps on paths of the host, which are trusted.
+ */
+import type { Arg, Data, Program, Result } from '../sys/program.ts';
+
+/** Adds the steps that write a text to a file. */
+export function planWriteFile(p: Program, directory: Arg, path: string, text: string): void {
+  const fd = p.sys('openat', [directory, path, p.flags('O_WRONLY', 'O_CLOEXEC', 'O_NOFOLLOW'), 0], {
+    about: `"${path}"`,
+  });
+  p.sys('write', [fd, text, Buffer.byteLength(text)], { about: `"${text.trim()}" to "${path}"` });
+  p.sys('close', [fd]);
+}
+
+/** Adds the step that opens a directory as a place to go on from. */
+export function planOpenDirectory(p: Program, directory: Arg, path: string): Result {
+  return p.sys('openat', [directory, path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
+    about: `"${path}"`,
+  });
+}
+
+/** Adds the step that attaches a detached mount to a directory. */
+export function planAttach(p: Program, mount: Result, path: string, about: string): void {
+  p.sys('move_mount', [mount, '', p.flags('AT_FDCWD'), path, p.flags('MOVE_MOUNT_F_EMPTY_PATH')], { about });
+}
+
+/** A 64-bit number in decimal, and a NUL. */
+const DECIMAL_BYTES = 21;
+
+/** Adds the step that writes a path ending in a number that is known only then: of a process, of a descriptor. */
+export function planNumberPath(p: Program, prefix: string, number: Result): Data {
+  const path = p.data(prefix.length + DECIMAL_BYTES, JSON.stringify(`${prefix}<n>`));
+  p.putText(path, prefix);
+  p.itoa(path.at(prefix.length), number);
+  return path;
+}

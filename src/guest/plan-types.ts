@@ -1,0 +1,101 @@
+import type { IdRange } from '../context/id-map.ts';
+
+/** One of the three standard descriptors of a guest's command. */
+export type Stdio =
+  /** A descriptor of the client, passed as it is: a pipe or a file, never a terminal. */
+  | { readonly kind: 'client'; readonly client: number; readonly which: number }
+  /** The guest's own terminal, relayed by the client. */
+  | { readonly kind: 'tty' }
+  | { readonly kind: 'null' }
+  /** A pipe whose other end syscalld keeps as this object. */
+  | { readonly kind: 'pipe'; readonly object: number };
+
+/** Who runs in a guest, and what it may do. */
+export interface CommandSpec {
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  /** Absolute path in the guest. */
+  readonly cwd: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly groups: readonly number[];
+  /** The upper bound for capabilities, one bit each. */
+  readonly bcaps: bigint;
+  readonly noNewPrivileges: boolean;
+  /** Classic BPF instructions, or none. */
+  readonly seccomp: Uint8Array | undefined;
+  readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
+  readonly stdio: readonly [Stdio, Stdio, Stdio];
+  /** The client that relays the terminal, if one of the three is a tty, and whether it relays input. */
+  readonly terminal: { readonly client: number; readonly input: boolean } | undefined;
+}
+
+/** A mount of the guest's configuration. */
+export type MountSpec =
+  | {
+      readonly type: 'bind';
+      readonly source: string;
+      readonly target: string;
+      readonly readonly: boolean;
+      readonly idmapped: boolean;
+      readonly isDirectory: boolean;
+    }
+  | {
+      readonly type: 'tmpfs';
+      readonly target: string;
+      readonly readonly: boolean;
+      readonly sizeBytes: number;
+    };
+
+/** Everything a start needs, decided. */
+export interface StartSpec {
+  readonly name: string;
+  readonly ids: IdRange;
+  readonly hostname: string;
+  readonly domainname: string | undefined;
+  readonly init: 'fake' | 'none' | 'own';
+  readonly command: CommandSpec;
+  readonly root: RootSpec;
+  readonly cgroup: {
+    readonly directories: readonly string[];
+    readonly writes: readonly { readonly path: string; readonly text: string }[];
+    readonly leaf: string;
+    readonly joins: readonly string[];
+    /** Directories are made and the worker has joined. */
+    readonly isPrepared: boolean;
+    /** The guest sees a cgroup2 tree of its own, read-only. */
+    readonly isVisible: boolean;
+  };
+  readonly hostNetwork: boolean;
+  readonly sysctls: Readonly<Record<string, string>>;
+  /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */
+  readonly bootOffset: { readonly seconds: number; readonly nanoseconds: number };
+  readonly masks: readonly { readonly path: string; readonly kind: 'mask' | 'readonly' }[];
+  /** Object ids: process 1; the kept ends of the command's pipes are in `command.stdio`. */
+  readonly initObject: number;
+}
+
+/** What the guest's root is made of. All paths are the host's and trusted; what lies below `lower` is not. */
+export interface RootSpec {
+  readonly lower: string;
+  /** Where the guest's own files are: on disk, or in memory of its own for one that exists only while it runs. */
+  readonly upper:
+    | { readonly kind: 'directory'; readonly upper: string; readonly work: string }
+    | { readonly kind: 'memory'; readonly sizeBytes: number };
+  /** The host's /usr is bound read-only over the guest's. */
+  readonly hostUsr: boolean;
+  readonly readonly: boolean;
+  /** An empty directory of the host where the root is attached until pivot_root. */
+  readonly attachAt: string;
+  readonly mounts: readonly MountSpec[];
+  /** Size of /dev, /dev/shm included. */
+  readonly devBytes: number;
+  /** Layers may be detached mounts (Linux 6.15; probed). */
+  readonly detachedLayers: boolean;
+}
+
+/** What a guest's root file system is made of, without the mounts in it. */
+export type OverlaySpec = Pick<
+  RootSpec,
+  'lower' | 'upper' | 'attachAt' | 'detachedLayers' | 'readonly' | 'hostUsr'
+>;

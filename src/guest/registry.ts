@@ -1,0 +1,196 @@
+/**
+ * The guests of an instance: found on disk, named, numbered.
+ */
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { StateError, UserError } from '../base/errors.ts';
+import {
+  type GuestName,
+  isGuestName,
+  isXid,
+  parseGuestRef,
+  XID_MAX,
+  XID_MIN,
+  type Xid,
+} from '../base/ids.ts';
+import { didYouMean } from '../base/suggest.ts';
+import { readIfThere } from '../sys/files.ts';
+import { parseGuestConfig } from './config.ts';
+import type { GuestConfig } from './config-types.ts';
+import type { Guest, LiveRecord } from './guest.ts';
+import { guestPaths, type InstancePaths, instanceNumber } from './paths.ts';
+
+/** First number given to a guest that asks for none; below, operators choose. */
+const FIRST_ASSIGNED_XID = 1000;
+/** Numbers from here on are for guests that exist only while they run, as the original's dynamic contexts. */
+const FIRST_DYNAMIC_XID = 49_152;
+
+/** A configuration file that cannot be used. */
+export interface BrokenConfig {
+  readonly name: string;
+  readonly error: Error;
+}
+
+/** All guests of an instance. */
+export class Registry {
+  readonly #paths: InstancePaths;
+  readonly #byName = new Map<string, Guest>();
+  readonly #byXid = new Map<number, Guest>();
+  /** Numbers taken by contexts that are prepared but belong to no guest yet. */
+  readonly #reserved = new Set<number>();
+  #nextDynamic: number;
+  broken: readonly BrokenConfig[] = [];
+
+  constructor(paths: InstancePaths) {
+    this.#paths = paths;
+    // Instances on one host share the id ranges of the host; different places to begin keep them apart.
+    this.#nextDynamic = FIRST_DYNAMIC_XID + (instanceNumber(paths.root) % (XID_MAX - FIRST_DYNAMIC_XID));
+  }
+
+  /** Makes the directories and reads all configuration files. Returns the live records of this boot. */
+  load(bootId: string): readonly LiveRecord[] {
+    for (const path of [
+      join(this.#paths.etc, 'guests'),
+      join(this.#paths.lib, 'guests'),
+      join(this.#paths.run, 'guests'),
+    ]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+    }
+    const broken: BrokenConfig[] = [];
+    for (const file of readdirSync(join(this.#paths.etc, 'guests')).sort()) {
+      const name = file.replace(/\.yaml$/, '');
+      if (name === file || !isGuestName(name)) continue;
+      try {
+        const config = this.readConfig(name);
+        this.add(name, config.xid ?? this.assignXid(), config, false);
+      } catch (error) {
+        broken.push({ name, error: error instanceof Error ? error : new Error(String(error)) });
+      }
+    }
+    this.broken = broken;
+    return this.#liveRecords(bootId);
+  }
+
+  #liveRecords(bootId: string): readonly LiveRecord[] {
+    const directory = join(this.#paths.run, 'guests');
+    const records: LiveRecord[] = [];
+    for (const file of readdirSync(directory)) {
+      const text = file.endsWith('.json') ? readIfThere(join(directory, file)) : undefined;
+      const record = text === undefined ? undefined : parseRecord(text);
+      if (record === undefined || record.bootId !== bootId) rmSync(join(directory, file), { force: true });
+      else records.push(record);
+    }
+    return records;
+  }
+
+  /** Reads a guest's configuration file. @throws UserError invalid-config */
+  readConfig(name: GuestName): GuestConfig {
+    const { config } = guestPaths(this.#paths, name);
+    const text = readIfThere(config);
+    if (text === undefined)
+      throw new UserError('guest-not-found', `cannot read "${config}": found no such file`);
+    return parseGuestConfig(text, config);
+  }
+
+  /** Adds a guest. @throws StateError guest-exists, xid-in-use */
+  add(name: GuestName, xid: Xid, config: GuestConfig, isEphemeral: boolean): Guest {
+    if (this.#byName.has(name)) {
+      throw new StateError(
+        'guest-exists',
+        `cannot create guest "${name}": found a guest of that name; need another name`,
+      );
+    }
+    const holder = this.#byXid.get(xid);
+    if (holder)
+      throw new StateError(
+        'xid-in-use',
+        `cannot use xid ${xid}: found it taken by guest "${holder.name}"; need another one`,
+      );
+    const guest: Guest = {
+      name,
+      xid,
+      isEphemeral,
+      config,
+      state: 'stopped',
+      live: undefined,
+      queue: Promise.resolve(),
+      ended: undefined,
+    };
+    this.#byName.set(name, guest);
+    this.#byXid.set(xid, guest);
+    return guest;
+  }
+
+  /** Forgets a guest. */
+  remove(guest: Guest): void {
+    this.#byName.delete(guest.name);
+    this.#byXid.delete(guest.xid);
+  }
+
+  /** All guests, by name. */
+  list(): readonly Guest[] {
+    return [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** Whether a name is taken. */
+  has(name: string): boolean {
+    return this.#byName.has(name);
+  }
+
+  /** Finds a guest by name or xid. @throws UserError guest-not-found */
+  find(text: string): Guest {
+    const ref = parseGuestRef(text);
+    const guest = ref.kind === 'name' ? this.#byName.get(ref.name) : this.#byXid.get(ref.xid);
+    if (guest) return guest;
+    const broken = this.broken.find((one) => one.name === text);
+    if (broken) throw broken.error;
+    const hint = didYouMean(text, this.#byName.keys());
+    throw new UserError(
+      'guest-not-found',
+      `cannot find guest "${text}": found no such guest${hint === undefined ? '' : `; ${hint}`}`,
+    );
+  }
+
+  /** Returns a free number for a guest that stays. */
+  assignXid(): Xid {
+    for (let xid = FIRST_ASSIGNED_XID; xid < FIRST_DYNAMIC_XID; xid++) if (this.#isFree(xid)) return xid;
+    for (let xid = XID_MIN; xid < FIRST_ASSIGNED_XID; xid++) if (this.#isFree(xid)) return xid;
+    throw new StateError(
+      'no-free-xid',
+      'cannot create a guest: found all xids below 49152 taken; need one to be deleted',
+    );
+  }
+
+  /** Takes a free number for a context that exists only while it runs; `release` gives it back. */
+  reserveXid(): Xid {
+    for (let tries = 0; tries <= XID_MAX - FIRST_DYNAMIC_XID; tries++) {
+      const xid = this.#nextDynamic;
+      this.#nextDynamic = xid === XID_MAX ? FIRST_DYNAMIC_XID : xid + 1;
+      if (!this.#isFree(xid)) continue;
+      this.#reserved.add(xid);
+      return xid;
+    }
+    throw new StateError(
+      'no-free-xid',
+      'cannot start a guest: found all xids from 49152 on taken; need a guest to end',
+    );
+  }
+
+  /** Gives a reserved number back, or on to a guest that has been added with it. */
+  release(xid: Xid): void {
+    this.#reserved.delete(xid);
+  }
+
+  #isFree(xid: number): xid is Xid {
+    return isXid(xid) && !this.#byXid.has(xid) && !this.#reserved.has(xid);
+  }
+}
+
+/** A record of our own, or what is left of one: then undefined. */
+function parseRecord(text: string): LiveRecord | undefined {
+  try {
+    return JSON.parse(text) as LiveRecord; // written by us, in one step
+  } catch {
+    return undefined;
+  }
+}

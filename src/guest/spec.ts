@@ -1,0 +1,179 @@
+/**
+ * From a guest's configuration to the decisions of one start or exec (plan-types.ts): identity, rights, environment.
+ */
+import { statSync } from 'node:fs';
+import { totalmem } from 'node:os';
+import { UserError } from '../base/errors.ts';
+import type { Xid } from '../base/ids.ts';
+import { parseCapabilityExpression } from '../context/capabilities.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import { RLIMITS } from '../context/rlimits.ts';
+import type { ResolvedUser } from '../context/user.ts';
+import type { CgroupPlan } from '../resources/cgroup-driver.ts';
+import type { Limits } from '../resources/limits.ts';
+import type { Template } from '../storage/templates.ts';
+import { bootTimeSeconds } from '../sys/process.ts';
+import type { GuestConfig } from './config-types.ts';
+import type { Host } from './host.ts';
+import type { GuestPaths } from './paths.ts';
+import type { CommandSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
+
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** A quarter: so a guest that fills its root leaves the host and others room. */
+const MEMORY_ROOT_PART = 4;
+const RLIM_INFINITY = 0xffffffffffffffffn;
+
+/** Where a command's standard descriptors lead, and who relays its terminal. */
+export interface Connection {
+  readonly stdio: readonly [Stdio, Stdio, Stdio];
+  readonly terminal: CommandSpec['terminal'];
+  /** TERM of the caller, if there is a terminal. */
+  readonly term: string | undefined;
+  /** The client that shares the command's fate: it gets the exit code, and its signals go to the command. */
+  readonly client: number | undefined;
+}
+
+/** What a caller may set for one command. */
+export interface CommandRequest {
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd: string | undefined;
+}
+
+/** Returns the upper bound for capabilities of a guest. */
+export function capabilityBound(config: GuestConfig): bigint {
+  return parseCapabilityExpression(config.bcaps.join(' '));
+}
+
+/** Returns what runs in a guest, as whom and with what. */
+export function commandSpec(
+  host: Host,
+  config: GuestConfig,
+  hostname: string,
+  request: CommandRequest,
+  user: ResolvedUser,
+  connection: Connection,
+): CommandSpec {
+  const bcaps = capabilityBound(config);
+  const { term } = connection;
+  return {
+    argv: request.argv,
+    env: {
+      PATH,
+      HOME: user.home,
+      HOSTNAME: hostname,
+      container: 'vserver',
+      ...(term === undefined ? {} : { TERM: term }),
+      ...config.env,
+      ...request.env,
+    },
+    cwd: request.cwd ?? config.cwd,
+    uid: user.uid,
+    gid: user.gid,
+    groups: user.groups,
+    bcaps,
+    noNewPrivileges: config.noNewPrivileges,
+    seccomp: host.seccompFilter(config.seccomp, bcaps),
+    rlimits: Object.entries(config.rlimits).map(([name, limit]) => ({
+      resource:
+        host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number, // names come from RLIMIT_NAMES
+      soft: limit.soft === 'unlimited' ? RLIM_INFINITY : BigInt(limit.soft),
+      hard: limit.hard === 'unlimited' ? RLIM_INFINITY : BigInt(limit.hard),
+    })),
+    stdio: connection.stdio,
+    terminal: connection.terminal,
+  };
+}
+
+/** Returns a guest's limits as the cgroup driver takes them. */
+export function limitsOf(config: GuestConfig): Limits {
+  const { memoryBytes, memorySwapBytes, pids, cpus, cpuWeight } = config.limits;
+  return {
+    memoryBytes,
+    memorySwapBytes,
+    pids,
+    cpuWeight,
+    ...(cpus === 'max'
+      ? { cpuQuotaUs: 'max' as const }
+      : { cpuQuotaUs: cpus.quotaUs, cpuPeriodUs: cpus.periodUs }),
+  };
+}
+
+/** The parts of a start that are not in the configuration. */
+export interface StartCircumstances {
+  readonly name: string;
+  readonly xid: Xid;
+  readonly paths: GuestPaths;
+  readonly template: Template;
+  readonly cgroup: CgroupPlan;
+  /** The worker's cgroups are made and joined. */
+  readonly isPrepared: boolean;
+  readonly isEphemeral: boolean;
+  readonly initObject: number;
+}
+
+/** Returns all decisions of a start. @throws UserError mount-source-missing */
+export function startSpec(
+  host: Host,
+  config: GuestConfig,
+  at: StartCircumstances,
+  command: CommandSpec,
+): StartSpec {
+  const seconds = bootTimeSeconds();
+  // The offset is in whole and nano seconds, the latter never negative (time_namespaces(7)).
+  const whole = Math.ceil(seconds);
+  const nanoseconds = Math.round((whole - seconds) * 100) * 10_000_000;
+  return {
+    name: at.name,
+    ids: idRangeOf(at.xid),
+    hostname: config.hostname ?? at.name,
+    domainname: config.domainname,
+    init: config.init,
+    command,
+    root: {
+      lower: at.template.lowerDir,
+      upper: at.isEphemeral
+        ? { kind: 'memory', sizeBytes: memoryRootBytes(config) }
+        : { kind: 'directory', upper: at.paths.upper, work: at.paths.work },
+      hostUsr: at.template.hostUsr,
+      readonly: config.readonlyRoot,
+      attachAt: host.attachPoint,
+      mounts: config.mounts.map(mountSpec),
+      devBytes: config.limits.shmBytes,
+      detachedLayers: host.detachedLayers,
+    },
+    cgroup: { ...at.cgroup, isPrepared: at.isPrepared, isVisible: host.cgroups.kind === 'v2' },
+    hostNetwork: config.network.mode === 'host',
+    sysctls: config.sysctls,
+    bootOffset: { seconds: -whole, nanoseconds },
+    masks: host.masks,
+    initObject: at.initObject,
+  };
+}
+
+/** What a guest may write that exists only while it runs: as much as its memory limit, at most a part of the host's. */
+function memoryRootBytes(config: GuestConfig): number {
+  const part = Math.floor(totalmem() / MEMORY_ROOT_PART);
+  const { memoryBytes } = config.limits;
+  return memoryBytes === 'max' ? part : Math.min(part, memoryBytes);
+}
+
+function mountSpec(mount: GuestConfig['mounts'][number]): MountSpec {
+  if (mount.type === 'tmpfs')
+    return { type: 'tmpfs', target: mount.target, readonly: mount.readonly, sizeBytes: mount.sizeBytes };
+  const stat = statSync(mount.source, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    throw new UserError(
+      'mount-source-missing',
+      `cannot mount "${mount.source}" on "${mount.target}": found no such file or directory on the host`,
+    );
+  }
+  return {
+    type: 'bind',
+    source: mount.source,
+    target: mount.target,
+    readonly: mount.readonly,
+    idmapped: mount.idmapped,
+    isDirectory: stat.isDirectory(),
+  };
+}

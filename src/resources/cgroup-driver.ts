@@ -1,0 +1,90 @@
+import type { Xid } from '../base/ids.ts';
+import type { ControllerName } from './cgroup-layout.ts';
+import type { CgroupWrite } from './controller.ts';
+import type { EffectiveLimits, LimitKind, Limits, Usage } from './limits.ts';
+
+/** What a start does to cgroups, as data: the worker makes the directories, does the writes, joins, and clones. */
+export interface CgroupPlan {
+  /** Absolute, parents first; one may exist already. */
+  readonly directories: readonly string[];
+  /** Limits, in order, before any process joins: a guest never runs unlimited. */
+  readonly writes: readonly CgroupWrite[];
+  /** cgroup2 directory of the processes; where there is nothing to join, the first one is cloned into it. */
+  readonly leaf: string;
+  /**
+   * cgroup.procs files; the worker writes "0" into each before it clones, and its child inherits the place. Empty
+   * without v1 hierarchies, which have no CLONE_INTO_CGROUP (Linux 5.7).
+   */
+  readonly joins: readonly string[];
+  /** Limits that were asked for and that nothing on this host enforces. */
+  readonly unenforced: readonly LimitKind[];
+}
+
+/** What a live change led to. */
+export interface Effective {
+  readonly limits: EffectiveLimits;
+  /** Limits that were asked for and that nothing on this host enforces. */
+  readonly unenforced: readonly LimitKind[];
+}
+
+/** What this host's cgroups can do. */
+export interface CgroupCapabilities {
+  readonly controllers: Readonly<Record<ControllerName, 'v1' | 'v2' | 'none'>>;
+  readonly enforced: readonly LimitKind[];
+  /** Why something is missing, one clause each. */
+  readonly reasons: readonly string[];
+}
+
+/** Keeps the cgroups of one instance. Every call but `prepareInstance` needs that one to have run. */
+export interface CgroupDriver {
+  /** `hybrid`: controllers on v1 hierarchies beside a cgroup2 tree; `v2`: all on cgroup2. */
+  readonly kind: 'hybrid' | 'v2';
+  /** Ensures the instance's directories and the controllers in them. Changes no guest. */
+  prepareInstance(): void;
+  /**
+   * Says what a start of a guest has to do to cgroups. Reads and changes nothing.
+   *
+   * @throws UserError invalid-value, StateError cgroup-not-prepared
+   */
+  plan(xid: Xid, limits: Limits): CgroupPlan;
+  /**
+   * Changes limits of a running guest and reads them back; memory first, since only it is refused by its usage.
+   *
+   * @throws UserError invalid-value, StateError limit-below-usage, cgroup-missing
+   */
+  apply(xid: Xid, limits: Limits): Effective;
+  /**
+   * Reads what a guest uses.
+   *
+   * @throws StateError cgroup-missing
+   */
+  read(xid: Xid): Usage;
+  /**
+   * Stops every process of a guest where it is; SIGKILL still works. A guest that does not stop in time is thawed.
+   *
+   * @throws StateError freeze-timeout, cgroup-missing
+   */
+  freeze(xid: Xid, timeoutMs: number): Promise<void>;
+  /** Lets a frozen guest run on. @throws StateError freeze-timeout, cgroup-missing */
+  thaw(xid: Xid, timeoutMs: number): Promise<void>;
+  /**
+   * Sends SIGKILL to every process of a guest, forks in flight included. Does not wait.
+   *
+   * @throws StateError cgroup-missing; also before Linux 5.14, which has no cgroup.kill
+   */
+  kill(xid: Xid): void;
+  /** Waits until a guest has no live process; false when the time ran out first. */
+  waitEmpty(xid: Xid, timeoutMs: number): Promise<boolean>;
+  /** Lists the host pids of a guest's processes, in any cgroup it made; none without a cgroup. */
+  pids(xid: Xid): readonly number[];
+  isPopulated(xid: Xid): boolean;
+  /**
+   * Removes a guest's cgroups and those it made below; fine when there are none.
+   *
+   * @throws StateError cgroup-busy
+   */
+  remove(xid: Xid): void;
+  /** Lists the guests that have a cgroup in any hierarchy, ascending. */
+  list(): readonly Xid[];
+  capabilities(): CgroupCapabilities;
+}

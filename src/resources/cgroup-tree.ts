@@ -1,0 +1,382 @@
+import { setTimeout } from 'node:timers/promises';
+import { StateError, SysError } from '../base/errors.ts';
+import { isXid, type Xid } from '../base/ids.ts';
+import {
+  type CgroupEvents,
+  parseEvents,
+  parseFlatKeyed,
+  parseNestedKeyed,
+  parseWords,
+} from '../spec/cgroup-files.ts';
+import type { CgroupCapabilities, CgroupDriver, CgroupPlan, Effective } from './cgroup-driver.ts';
+import {
+  type CgroupFiles,
+  childrenOf,
+  ensureDirectory,
+  isErrno,
+  pidsIn,
+  readIfPresent,
+  subtree,
+} from './cgroup-fs.ts';
+import { type CgroupLayout, CONTROLLERS, type ControllerName } from './cgroup-layout.ts';
+import type { Controller } from './controller.ts';
+import { cpuV1, cpuV2 } from './cpu.ts';
+import {
+  checkLimits,
+  type EffectiveLimits,
+  givenKinds,
+  LIMIT_KINDS,
+  type LimitKind,
+  type Limits,
+  type Usage,
+} from './limits.ts';
+import { memoryV1 } from './memory-v1.ts';
+import { memoryV2 } from './memory-v2.ts';
+import { pidsController } from './pids.ts';
+
+const CGROUP_PROCS = 'cgroup.procs';
+const CGROUP_EVENTS = 'cgroup.events';
+const CGROUP_FREEZE = 'cgroup.freeze';
+const CGROUP_KILL = 'cgroup.kill';
+const CGROUP_MAX_DEPTH = 'cgroup.max.depth';
+const CGROUP_CONTROLLERS = 'cgroup.controllers';
+const CGROUP_SUBTREE_CONTROL = 'cgroup.subtree_control';
+const CPU_STAT = 'cpu.stat';
+const IO_STAT = 'io.stat';
+
+/** Holds the guest's processes: a cgroup2 directory with children gets its limits but may have no process. */
+const LEAF = 'g';
+/** Controllers a version 2 tree hands down to guests. */
+const DELEGATED = ['memory', 'cpu', 'pids', 'io', 'cpuset'];
+/** Levels a guest can make below its own: enough for a nested init and engine, few enough for PATH_MAX in `remove`. */
+const MAX_DEPTH = 12;
+const POLL_MAX_MS = 20;
+
+/**
+ * Makes the driver of one instance.
+ *
+ * @param parent the instance's directory at the top of each hierarchy, see `instanceCgroupName`
+ */
+export function createCgroupDriver(files: CgroupFiles, layout: CgroupLayout, parent: string): CgroupDriver {
+  return new CgroupTree(files, layout, parent);
+}
+
+/** A controller and the hierarchy it is used in. */
+interface Binding {
+  readonly name: ControllerName;
+  readonly version: 'v1' | 'v2';
+  readonly parent: string;
+  readonly controller: Controller;
+}
+
+class CgroupTree implements CgroupDriver {
+  readonly kind: 'hybrid' | 'v2';
+  readonly #files: CgroupFiles;
+  readonly #layout: CgroupLayout;
+  readonly #unified: string;
+  /** The instance's v1 directories; controllers mounted together share one. */
+  readonly #v1: readonly string[];
+  readonly #bindings: readonly Binding[];
+  readonly #refusals = new Map<string, string>();
+  #enforced: ReadonlySet<LimitKind> | undefined;
+
+  constructor(files: CgroupFiles, layout: CgroupLayout, parent: string) {
+    this.kind = layout.v1.size > 0 ? 'hybrid' : 'v2';
+    this.#files = files;
+    this.#layout = layout;
+    this.#unified = `${layout.unified}/${parent}`;
+    this.#v1 = [...new Set(layout.v1.values())].map((mount) => `${mount}/${parent}`);
+    this.#bindings = CONTROLLERS.map((name) => {
+      const mount = layout.v1.get(name);
+      return mount === undefined
+        ? { name, version: 'v2', parent: this.#unified, controller: VERSION_2[name] }
+        : { name, version: 'v1', parent: `${mount}/${parent}`, controller: VERSION_1[name] };
+    });
+  }
+
+  prepareInstance(): void {
+    this.#refusals.clear();
+    this.#delegate(this.#layout.unified);
+    for (const directory of [this.#unified, ...this.#v1]) ensureDirectory(this.#files, directory);
+    this.#delegate(this.#unified);
+    this.#files.write(`${this.#unified}/${CGROUP_MAX_DEPTH}`, String(MAX_DEPTH));
+    this.#enforced = this.#findEnforced();
+  }
+
+  plan(xid: Xid, limits: Limits): CgroupPlan {
+    checkLimits(limits);
+    const enforced = this.#enforcedKinds();
+    const guest = `${this.#unified}/${xid}`;
+    const leaf = `${guest}/${LEAF}`;
+    const v1 = this.#v1.map((parent) => `${parent}/${xid}`);
+    return {
+      directories: [guest, leaf, ...v1],
+      writes: [
+        ...this.#bindings.flatMap(({ parent, controller }) =>
+          controller.plan(`${parent}/${xid}`, limits, enforced),
+        ),
+      ],
+      leaf,
+      joins: v1.length === 0 ? [] : [...v1, leaf].map((directory) => `${directory}/${CGROUP_PROCS}`),
+      unenforced: unenforcedOf(limits, enforced),
+    };
+  }
+
+  apply(xid: Xid, limits: Limits): Effective {
+    checkLimits(limits);
+    const enforced = this.#enforcedKinds();
+    const wanted = Object.fromEntries(
+      givenKinds(limits)
+        .filter((kind) => enforced.has(kind))
+        .map((kind) => [kind, limits[kind]]),
+    );
+    return this.#inGuest('change limits of', xid, () => {
+      for (const { parent, controller } of this.#bindings) {
+        controller.apply(this.#files, `${parent}/${xid}`, wanted, `guest ${xid}`);
+      }
+      const read = this.#bindings.map(({ parent, controller }) =>
+        controller.readLimits(this.#files, `${parent}/${xid}`),
+      );
+      return {
+        limits: Object.assign({ ...NO_LIMITS }, ...read),
+        unenforced: unenforcedOf(limits, enforced),
+      };
+    });
+  }
+
+  read(xid: Xid): Usage {
+    const guest = `${this.#unified}/${xid}`;
+    return this.#inGuest('read usage of', xid, () => {
+      // cpu.stat of cgroup2 counts run time with or without the cpu controller (since Linux 4.15).
+      const cpu = parseFlatKeyed(this.#files.read(`${guest}/${CPU_STAT}`));
+      const controllers = this.#bindings.map(({ parent, controller }) =>
+        controller.readUsage(this.#files, `${parent}/${xid}`),
+      );
+      const usage: Usage = {
+        ...NO_USAGE,
+        cpuUsageUs: cpu.get('usage_usec'),
+        cpuUserUs: cpu.get('user_usec'),
+        cpuSystemUs: cpu.get('system_usec'),
+        ...readIo(this.#files, guest),
+      };
+      return Object.assign(usage, ...controllers);
+    });
+  }
+
+  async freeze(xid: Xid, timeoutMs: number): Promise<void> {
+    const path = `${this.#unified}/${xid}/${CGROUP_FREEZE}`;
+    this.#inGuest('freeze', xid, () => this.#files.write(path, '1'));
+    if (await this.#waitFor(xid, ({ frozen }) => frozen, timeoutMs)) return;
+    this.#inGuest('thaw', xid, () => this.#files.write(path, '0'));
+    throw new StateError(
+      'freeze-timeout',
+      `cannot freeze guest ${xid}: found processes running after ${timeoutMs} ms; need all of them to stop`,
+    );
+  }
+
+  async thaw(xid: Xid, timeoutMs: number): Promise<void> {
+    this.#inGuest('thaw', xid, () => this.#files.write(`${this.#unified}/${xid}/${CGROUP_FREEZE}`, '0'));
+    if (await this.#waitFor(xid, ({ frozen }) => !frozen, timeoutMs)) return;
+    throw new StateError(
+      'freeze-timeout',
+      `cannot thaw guest ${xid}: found it frozen after ${timeoutMs} ms; need the cgroups above it thawed`,
+    );
+  }
+
+  kill(xid: Xid): void {
+    const path = `${this.#unified}/${xid}/${CGROUP_KILL}`;
+    this.#inGuest('kill', xid, () => this.#files.write(path, '1'), 'Linux 5.14 or later');
+  }
+
+  waitEmpty(xid: Xid, timeoutMs: number): Promise<boolean> {
+    return this.#waitFor(xid, ({ populated }) => !populated, timeoutMs);
+  }
+
+  pids(xid: Xid): readonly number[] {
+    return subtree(this.#files, `${this.#unified}/${xid}`).flatMap((directory) =>
+      pidsIn(this.#files, directory),
+    );
+  }
+
+  isPopulated(xid: Xid): boolean {
+    return this.#events(xid).populated;
+  }
+
+  remove(xid: Xid): void {
+    for (const parent of [this.#unified, ...this.#v1]) {
+      for (const directory of subtree(this.#files, `${parent}/${xid}`).toReversed()) {
+        this.#removeDirectory(directory, xid);
+      }
+    }
+  }
+
+  list(): readonly Xid[] {
+    const names = new Set([this.#unified, ...this.#v1].flatMap((parent) => childrenOf(this.#files, parent)));
+    return [...names]
+      .filter((name) => /^[1-9]\d*$/.test(name))
+      .map(Number)
+      .filter(isXid)
+      .toSorted((a, b) => a - b);
+  }
+
+  capabilities(): CgroupCapabilities {
+    const enforced = this.#enforcedKinds();
+    const versionOf = (name: ControllerName): 'v1' | 'v2' | 'none' => {
+      const binding = this.#bindings.find((one) => one.name === name);
+      if (binding === undefined) return 'none';
+      const kinds = LIMIT_KINDS.filter((kind) => binding.controller.limitFiles[kind] !== undefined);
+      return kinds.some((kind) => enforced.has(kind)) ? binding.version : 'none';
+    };
+    return {
+      controllers: { memory: versionOf('memory'), cpu: versionOf('cpu'), pids: versionOf('pids') },
+      enforced: [...enforced],
+      reasons: [
+        ...this.#layout.unmounted.map(
+          (name) => `controller ${name} is on a v1 hierarchy that is not mounted`,
+        ),
+        ...this.#refusals.values(),
+      ],
+    };
+  }
+
+  #removeDirectory(directory: string, xid: Xid): void {
+    try {
+      this.#files.rmdir(directory);
+    } catch (error) {
+      if (isErrno(error, 'ENOENT', 'ENODEV')) return;
+      if (!isErrno(error, 'EBUSY', 'ENOTEMPTY')) throw error;
+      const pids = pidsIn(this.#files, directory);
+      throw new StateError(
+        'cgroup-busy',
+        `cannot remove cgroups of guest ${xid}: found ${pids.length} processes in ${JSON.stringify(directory)}; ` +
+          'need them gone',
+        { cause: error, details: { pids } },
+      );
+    }
+  }
+
+  /** Hands down each controller alone: the kernel takes a list as a whole, and one refused would refuse all. */
+  #delegate(directory: string): void {
+    const available = parseWords(this.#files.read(`${directory}/${CGROUP_CONTROLLERS}`));
+    const enabled = parseWords(this.#files.read(`${directory}/${CGROUP_SUBTREE_CONTROL}`));
+    for (const name of DELEGATED) {
+      if (!available.includes(name) || enabled.includes(name)) continue;
+      try {
+        this.#files.write(`${directory}/${CGROUP_SUBTREE_CONTROL}`, `+${name}`);
+      } catch (error) {
+        if (!(error instanceof SysError)) throw error;
+        this.#refusals.set(name, `controller ${name} cannot be enabled in ${directory}: ${error.errnoName}`);
+      }
+    }
+  }
+
+  /** A limit is enforced when its file is in the instance's directory and will be in a guest's below it. */
+  #findEnforced(): ReadonlySet<LimitKind> {
+    const handedDown = parseWords(this.#files.read(`${this.#unified}/${CGROUP_SUBTREE_CONTROL}`));
+    const kinds = this.#bindings
+      .filter(({ name, version }) => version === 'v1' || handedDown.includes(name))
+      .flatMap(({ parent, controller }) =>
+        LIMIT_KINDS.filter((kind) => {
+          const file = controller.limitFiles[kind];
+          return file !== undefined && readIfPresent(this.#files, `${parent}/${file}`) !== undefined;
+        }),
+      );
+    return new Set(kinds);
+  }
+
+  #enforcedKinds(): ReadonlySet<LimitKind> {
+    if (this.#enforced !== undefined) return this.#enforced;
+    throw new StateError(
+      'cgroup-not-prepared',
+      'cannot plan cgroups: found the instance not prepared; need prepareInstance to have run',
+    );
+  }
+
+  #events(xid: Xid): CgroupEvents {
+    const text = readIfPresent(this.#files, `${this.#unified}/${xid}/${CGROUP_EVENTS}`);
+    return text === undefined ? { populated: false, frozen: false } : parseEvents(text);
+  }
+
+  async #waitFor(
+    xid: Xid,
+    isReached: (events: CgroupEvents) => boolean,
+    timeoutMs: number,
+  ): Promise<boolean> {
+    const deadlineMs = performance.now() + timeoutMs;
+    // The change takes well under a millisecond unless a process is in an uninterruptible sleep.
+    for (let pauseMs = 1; !isReached(this.#events(xid)); pauseMs = Math.min(pauseMs * 2, POLL_MAX_MS)) {
+      if (performance.now() >= deadlineMs) return false;
+      await setTimeout(pauseMs);
+    }
+    return true;
+  }
+
+  #inGuest<T>(action: string, xid: Xid, call: () => T, need?: string): T {
+    try {
+      return call();
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT', 'ENODEV')) throw error;
+      const path = error instanceof SysError ? error.path : undefined;
+      throw new StateError(
+        'cgroup-missing',
+        `cannot ${action} guest ${xid}: found no ${JSON.stringify(path)}; need the cgroup of a started guest`,
+        { cause: error, hint: need },
+      );
+    }
+  }
+}
+
+const VERSION_1: Readonly<Record<ControllerName, Controller>> = {
+  memory: memoryV1,
+  cpu: cpuV1,
+  pids: pidsController,
+};
+const VERSION_2: Readonly<Record<ControllerName, Controller>> = {
+  memory: memoryV2,
+  cpu: cpuV2,
+  pids: pidsController,
+};
+
+const NO_LIMITS: EffectiveLimits = {
+  memoryBytes: undefined,
+  memorySwapBytes: undefined,
+  pids: undefined,
+  cpuQuotaUs: undefined,
+  cpuPeriodUs: undefined,
+  cpuWeight: undefined,
+};
+
+const NO_USAGE: Usage = {
+  memoryBytes: undefined,
+  memoryPeakBytes: undefined,
+  memoryAnonBytes: undefined,
+  memoryFileBytes: undefined,
+  swapBytes: undefined,
+  memoryLimitHits: undefined,
+  oomKills: undefined,
+  pids: undefined,
+  pidsPeak: undefined,
+  pidsLimitHits: undefined,
+  cpuUsageUs: undefined,
+  cpuUserUs: undefined,
+  cpuSystemUs: undefined,
+  cpuPeriods: undefined,
+  cpuThrottledPeriods: undefined,
+  cpuThrottledUs: undefined,
+  ioReadBytes: undefined,
+  ioWriteBytes: undefined,
+};
+
+function unenforcedOf(limits: Limits, enforced: ReadonlySet<LimitKind>): readonly LimitKind[] {
+  // "max" asks for nothing that could go unenforced.
+  return givenKinds(limits).filter((kind) => limits[kind] !== 'max' && !enforced.has(kind));
+}
+
+function readIo(files: CgroupFiles, directory: string): Partial<Usage> {
+  const text = readIfPresent(files, `${directory}/${IO_STAT}`);
+  if (text === undefined) return {};
+  const devices = [...parseNestedKeyed(text).values()];
+  const total = (key: string): number =>
+    devices.reduce((sum, device) => sum + Number(device.get(key) ?? 0), 0);
+  return { ioReadBytes: total('rbytes'), ioWriteBytes: total('wbytes') };
+}

@@ -1,0 +1,30 @@
+import type { CgroupFiles } from './cgroup-fs.ts';
+import type { EffectiveLimits, LimitKind, Limits, Usage } from './limits.ts';
+
+/** One write to one cgroup file. */
+export interface CgroupWrite {
+  readonly path: string;
+  readonly text: string;
+}
+
+/** How one controller of one cgroup version keeps a guest's limits. Directories are the guest's, absolute. */
+export interface Controller {
+  /** File that has to be there for a limit to be enforced. */
+  readonly limitFiles: Readonly<Partial<Record<LimitKind, string>>>;
+  /**
+   * Lists the writes that set every enforced limit, given or not, so that a directory left over from an earlier run
+   * ends with this run's limits. They hold for a cgroup without processes.
+   */
+  plan(directory: string, limits: Limits, enforced: ReadonlySet<LimitKind>): readonly CgroupWrite[];
+  /**
+   * Changes the limits that are given, while the guest runs.
+   *
+   * @param limits only enforced ones
+   * @param guest how errors call the guest
+   * @throws StateError limit-below-usage, UserError invalid-value, SysError
+   */
+  apply(files: CgroupFiles, directory: string, limits: Limits, guest: string): void;
+  /** Reads back the limits that are enforced. */
+  readLimits(files: CgroupFiles, directory: string): Partial<EffectiveLimits>;
+  readUsage(files: CgroupFiles, directory: string): Partial<Usage>;
+}

@@ -1,0 +1,70 @@
+/** A guest's own files: made, and deleted without ever leaving their directory. */
+import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, realpathSync, rmdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { StateError } from '../base/errors.ts';
+import { UndoStack } from '../base/undo.ts';
+import { parseMountInfo } from '../spec/mountinfo.ts';
+import { removeDirectory, type StorageMachine } from './machine.ts';
+
+/** Where a guest's own files are. */
+export interface GuestDirs {
+  /** Holds the others; mode 0700, so that a setuid program of the guest is out of reach of the host's users. */
+  readonly directory: string;
+  /** The overlay's upper layer: what the guest wrote. Owned by the guest's root. */
+  readonly upper: string;
+  /** The overlay's work directory, on the file system of `upper`. */
+  readonly work: string;
+}
+
+/**
+ * Makes the directories of a guest; all or none.
+ *
+ * @param hostUid the host's id for the guest's root: `65536 × xid`
+ * @throws StateError guest-files-exist
+ */
+export async function createGuestDirs(dirs: GuestDirs, hostUid: number): Promise<void> {
+  mkdirSync(dirname(dirs.directory), { recursive: true, mode: 0o700 });
+  if (lstatSync(dirs.directory, { throwIfNoEntry: false }) !== undefined) {
+    throw new StateError(
+      'guest-files-exist',
+      `cannot create ${JSON.stringify(dirs.directory)}: found it there already; need it deleted`,
+    );
+  }
+  await using undo = new UndoStack();
+  for (const path of [dirs.directory, dirs.upper, dirs.work]) {
+    mkdirSync(path, { mode: 0o700 });
+    undo.defer(`create ${path}`, () => rmdirSync(path));
+  }
+  chownSync(dirs.upper, hostUid, hostUid);
+  chmodSync(dirs.upper, 0o755);
+  undo.commit();
+}
+
+/**
+ * Deletes a guest's files; nothing happens if there are none. Leaves everything that only seems to be below: links are
+ * not followed, and nothing is deleted while something is mounted there.
+ *
+ * @param mountInfo `/proc/self/mountinfo`, or a file like it
+ * @throws StateError guest-files-mounted
+ * @throws StepError EXDEV when a mount came in between
+ */
+export async function removeGuestDirs(
+  dirs: Pick<GuestDirs, 'directory'>,
+  machine: StorageMachine,
+  mountInfo: string = '/proc/self/mountinfo',
+): Promise<void> {
+  if (lstatSync(dirs.directory, { throwIfNoEntry: false }) === undefined) return;
+  const parent = realpathSync.native(dirname(dirs.directory));
+  const name = basename(dirs.directory);
+  const directory = join(parent, name);
+  const mounted = parseMountInfo(readFileSync(mountInfo, 'utf8')).find(
+    ({ mountPoint }) => mountPoint === directory || mountPoint.startsWith(`${directory}/`),
+  );
+  if (mounted !== undefined) {
+    throw new StateError(
+      'guest-files-mounted',
+      `cannot delete ${JSON.stringify(directory)}: found a mount on ${JSON.stringify(mounted.mountPoint)}; need it unmounted`,
+    );
+  }
+  await removeDirectory(machine, `delete ${JSON.stringify(directory)}`, parent, name);
+}

@@ -1,0 +1,313 @@
+/**
+ * Where a guest's root comes from: the read-only lower layer below each guest's own files.
+ *
+ *     <libDir>/templates/<kind>-<hash>/root           a prepared tree, never changed again
+ *     <libDir>/templates/<kind>-<hash>.new-<random>   one in the making, deleted at the next start
+ *     <libDir>/templates/tarballs.json                archives by identity → hash
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  statSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BugError, SysError, UserError } from '../base/errors.ts';
+import { UndoStack } from '../base/undo.ts';
+import { Program } from '../sys/program.ts';
+import { buildBusybox, busyboxVersion, findBusybox } from './busybox.ts';
+import { hostSkeleton, hostSkeletonVersion } from './host-skeleton.ts';
+import { openDirectory, removeDirectory, type StorageMachine } from './machine.ts';
+import {
+  DEFAULT_IMPORT_LIMITS,
+  fileHash,
+  fileIdentity,
+  type ImportLimits,
+  type ImportProgress,
+  importTarball,
+} from './tarball.ts';
+import { readTarballHashes, type TarballHashes, writeTarballHashes } from './tarball-hashes.ts';
+import { formatTemplateSpec, parseTemplateSpec, type TemplateSpec } from './template-spec.ts';
+import { writeTree } from './tree-entries.ts';
+
+/** What a guest's root starts from. */
+export interface Template {
+  /** As `formatTemplateSpec` writes it. */
+  readonly name: string;
+  /** The name under which exactly this tree is found again, even if the archive is gone or the host has changed. */
+  readonly pinnedName: string;
+  /** Directory for the lower layer; absolute, without links. Its owners are 0..65535, to be shifted by an idmapped mount. */
+  readonly lowerDir: string;
+  /** The host's /usr is bound read-only over /usr. */
+  readonly hostUsr: boolean;
+}
+
+/** What templates are made with. */
+export interface TemplateEnv {
+  readonly libDir: string;
+  readonly runDir: string;
+  readonly machine: StorageMachine;
+}
+
+/** How a template is prepared. */
+export interface PrepareOptions {
+  readonly limits?: ImportLimits;
+  /** Called about ten times a second while an archive is imported. */
+  readonly onProgress?: (progress: ImportProgress) => void;
+}
+
+/** A template that is a prepared tree. */
+type TreeSpec = Exclude<TemplateSpec, { readonly kind: 'directory' | 'prepared' }>;
+
+/** For so long the host is taken to be unchanged. */
+const CHECK_MS = 1000;
+const LEFTOVER = /^[a-z]+-[\da-f]+\.new-[\da-f]+$/;
+const HASH_DIGITS = 32;
+/** A killed tar may write for a moment after the news of its end: then the directory is not empty yet. */
+const DISCARD_TRIES = 5;
+const DISCARD_PAUSE_MS = 40;
+
+/** The templates of one instance. */
+export class TemplateStore {
+  readonly #env: TemplateEnv;
+  readonly #directory: string;
+  readonly #building = new Map<string, Promise<Template>>();
+  /** Names of trees that this process is making. */
+  readonly #making = new Set<string>();
+  readonly #checked = new Map<string, { readonly key: string; readonly atMs: number }>();
+  #hashes: TarballHashes | undefined;
+
+  constructor(env: TemplateEnv) {
+    this.#env = env;
+    this.#directory = join(env.libDir, 'templates');
+  }
+
+  /**
+   * Returns a template that is ready to be mounted; makes it if it is not there yet.
+   *
+   * Costs one stat for a prepared template, and every second a few dozen more that look for changes of the host. Calls
+   * for the same template share one build.
+   *
+   * @param text as `parseTemplateSpec` takes it
+   * @throws UserError invalid-template, template-missing, template-changed, busybox-missing, invalid-archive,
+   *   archive-too-big, foreign-owner, not-a-root
+   * @throws StateError host-not-merged, busybox-broken
+   */
+  async prepare(text: string, options: PrepareOptions = {}): Promise<Template> {
+    const spec = parseTemplateSpec(text);
+    const name = formatTemplateSpec(spec);
+    if (spec.kind === 'directory') {
+      return { name, pinnedName: name, lowerDir: this.#checkDirectory(spec.path), hostUsr: false };
+    }
+    if (spec.kind === 'prepared') return this.#prepared(spec.key);
+    const key = this.#knownKey(spec);
+    const ready = key === undefined ? undefined : this.#ready(name, key);
+    if (ready !== undefined) return ready;
+    const shared = key ?? name;
+    const running = this.#building.get(shared);
+    if (running !== undefined) return await running;
+    const build = this.#make(spec, name, key, options).finally(() => this.#building.delete(shared));
+    this.#building.set(shared, build);
+    return await build;
+  }
+
+  /** Returns the names of half-made trees of an earlier life. */
+  leftovers(): readonly string[] {
+    const names = existsSync(this.#directory) ? readdirSync(this.#directory) : [];
+    return names.filter((name) => LEFTOVER.test(name) && !this.#making.has(name));
+  }
+
+  /**
+   * Deletes what an earlier life left half-made, and returns the names. Called once, at the start.
+   *
+   * @throws AggregateError with a reason for each that could not be deleted, after all have been tried
+   */
+  async sweep(): Promise<readonly string[]> {
+    const names = this.leftovers();
+    const outcomes = await Promise.allSettled(names.map((name) => this.#discard(name)));
+    const failures = outcomes.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+    if (failures.length > 0) {
+      throw new AggregateError(failures, `cannot delete ${failures.length} half-made templates`);
+    }
+    return names;
+  }
+
+  /** Returns the name of the prepared tree; undefined if an archive must be read to know it. */
+  #knownKey(spec: TreeSpec): string | undefined {
+    if (spec.kind === 'tarball') {
+      this.#hashes ??= readTarballHashes(this.#directory);
+      const hash = this.#hashes.get(fileIdentity(spec.path));
+      return hash === undefined ? undefined : keyOf('tarball', hash);
+    }
+    const checked = this.#checked.get(spec.kind);
+    const nowMs = performance.now();
+    if (checked !== undefined && nowMs - checked.atMs < CHECK_MS) return checked.key;
+    const version = spec.kind === 'host' ? hostSkeletonVersion('/') : busyboxVersion(findBusybox());
+    const key = keyOf(spec.kind, createHash('sha256').update(version).digest('hex'));
+    this.#checked.set(spec.kind, { key, atMs: nowMs });
+    return key;
+  }
+
+  #ready(name: string, key: string): Template | undefined {
+    const lowerDir = join(this.#directory, key, 'root');
+    const isThere = statSync(lowerDir, { throwIfNoEntry: false })?.isDirectory() === true;
+    return isThere ? this.#template(name, key) : undefined;
+  }
+
+  #template(name: string, key: string): Template {
+    const lowerDir = join(this.#directory, key, 'root');
+    return { name, pinnedName: key, lowerDir, hostUsr: key.startsWith('host-') };
+  }
+
+  #prepared(key: string): Template {
+    const template = this.#ready(key, key);
+    if (template !== undefined) return template;
+    throw new UserError(
+      'template-missing',
+      `cannot use template "${key}": found no such tree in ${JSON.stringify(this.#directory)}; need the template it was made from`,
+    );
+  }
+
+  async #make(
+    spec: TreeSpec,
+    name: string,
+    known: string | undefined,
+    options: PrepareOptions,
+  ): Promise<Template> {
+    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    const key = known ?? (await this.#hashedKey(spec));
+    const ready = this.#ready(name, key);
+    if (ready !== undefined) return ready;
+    const fresh = `${key}.new-${randomBytes(6).toString('hex')}`;
+    const workDir = join(this.#directory, fresh);
+    await using undo = new UndoStack();
+    this.#making.add(fresh);
+    undo.defer('forget the half-made template', () => {
+      this.#making.delete(fresh);
+    });
+    mkdirSync(workDir, { mode: 0o700 });
+    undo.defer('delete the half-made template', () => this.#discard(fresh));
+    await this.#build(spec, workDir, options);
+    await this.#sync(workDir);
+    if (publish(workDir, join(this.#directory, key))) undo.commit();
+    this.#making.delete(fresh);
+    syncDirectory(this.#directory);
+    return this.#template(name, key);
+  }
+
+  async #build(spec: TreeSpec, workDir: string, options: PrepareOptions): Promise<void> {
+    const { machine } = this.#env;
+    if (spec.kind === 'tarball') {
+      const identity = fileIdentity(spec.path);
+      const { limits = DEFAULT_IMPORT_LIMITS, onProgress = () => undefined } = options;
+      await importTarball(machine, spec.path, workDir, limits, onProgress);
+      if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
+    } else if (spec.kind === 'busybox') {
+      await buildBusybox(machine, findBusybox(), workDir);
+    } else {
+      const root = join(workDir, 'root');
+      mkdirSync(root);
+      chmodSync(root, 0o755); // whatever the umask is
+      writeTree(root, hostSkeleton('/'));
+    }
+  }
+
+  /** Reads an archive to learn its hash, and remembers it. */
+  async #hashedKey(spec: TreeSpec): Promise<string> {
+    if (spec.kind !== 'tarball') throw new BugError('no-key', `cannot hash template "${spec.kind}"`);
+    const identity = fileIdentity(spec.path);
+    const hash = await fileHash(spec.path);
+    if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
+    this.#hashes = new Map(this.#hashes).set(identity, hash);
+    writeTarballHashes(this.#directory, this.#hashes);
+    return keyOf('tarball', hash);
+  }
+
+  async #sync(path: string): Promise<void> {
+    const program = new Program(this.#env.machine.abi);
+    program.sys('syncfs', [openDirectory(program, path)], { about: path });
+    await this.#env.machine.run(`write template "${basename(path)}" to disk`, program);
+  }
+
+  /** Deletes a half-made template. */
+  async #discard(name: string): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await removeDirectory(
+          this.#env.machine,
+          `delete half-made template "${name}"`,
+          this.#directory,
+          name,
+        );
+        return;
+      } catch (error) {
+        const isBusy = error instanceof SysError && error.errnoName === 'ENOTEMPTY';
+        if (!isBusy || attempt === DISCARD_TRIES) throw error;
+        await sleep(DISCARD_PAUSE_MS);
+      }
+    }
+  }
+
+  /** Returns the real path of a directory that may be a lower layer. What it holds is hostile. */
+  #checkDirectory(path: string): string {
+    const shown = `cannot use template ${JSON.stringify(path)}`;
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) throw new UserError('template-missing', `${shown}: found no such directory`);
+    if (!stat.isDirectory())
+      throw new UserError('invalid-template', `${shown}: found no directory; need one`);
+    const real = realpathSync.native(path);
+    const taken = ['/', ...[this.#env.libDir, this.#env.runDir].map((own) => realpathSync.native(own))];
+    const overlap = taken.find((own) => isAtOrBelow(own, real) || (own !== '/' && isAtOrBelow(real, own)));
+    if (overlap !== undefined) {
+      throw new UserError(
+        'invalid-template',
+        `${shown}: found it overlapping ${JSON.stringify(overlap)}; need a directory apart from it`,
+      );
+    }
+    return real;
+  }
+}
+
+function keyOf(kind: string, hash: string): string {
+  return `${kind}-${hash.slice(0, HASH_DIGITS)}`;
+}
+
+function changed(path: string): UserError {
+  return new UserError(
+    'template-changed',
+    `cannot import ${JSON.stringify(path)}: found it changing; need an archive that is complete`,
+  );
+}
+
+/** Gives a finished tree its name; false when another process was first. */
+function publish(work: string, final: string): boolean {
+  try {
+    renameSync(work, final);
+    return true;
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function isAtOrBelow(path: string, other: string): boolean {
+  return path === other || path.startsWith(other === '/' ? other : `${other}/`);
+}

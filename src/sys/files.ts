@@ -1,0 +1,61 @@
+/**
+ * Files of our own that must be whole or not there.
+ */
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+
+/**
+ * Replaces a file in one step; after a power cut it is the old or the new one (write, fsync, rename, fsync directory).
+ */
+export function writeDurable(path: string, text: string): void {
+  const fresh = `${path}.new`;
+  const fd = openSync(fresh, 'w', 0o600);
+  try {
+    writeSync(fd, text);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(fresh, path);
+  syncDirectory(dirname(path));
+}
+
+/**
+ * Replaces a file of the run directory in one step, without waiting for the disk: what it tells does not survive a
+ * reboot, so only the death of our own process has to be stood.
+ */
+export function writeVolatile(path: string, text: string): void {
+  const fresh = `${path}.new`;
+  const fd = openSync(fresh, 'w', 0o600);
+  try {
+    writeSync(fd, text);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(fresh, path);
+}
+
+/** Removes a file for good; fine if it is not there. */
+export function removeDurable(path: string): void {
+  rmSync(path, { force: true });
+  syncDirectory(dirname(path));
+}
+
+/** Reads a text file; undefined if there is none. */
+export function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

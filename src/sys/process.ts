@@ -1,0 +1,40 @@
+/**
+ * Processes of the host as /proc tells them.
+ */
+import { readFileSync } from 'node:fs';
+
+/** Names a process for ever: a pid may be given again, but not with the same start. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Clock ticks after boot, field 22 of /proc/PID/stat (proc_pid_stat(5)). */
+  readonly startTicks: number;
+}
+
+/** Returns who has a pid now; undefined if nobody, or only a process that has ended. */
+export function identifyProcess(pid: number, procRoot = '/proc'): ProcessIdentity | undefined {
+  let text: string;
+  try {
+    text = readFileSync(`${procRoot}/${pid}/stat`, 'latin1');
+  } catch {
+    return undefined; // ended between two looks
+  }
+  // The command's name may hold anything, blanks and parentheses too; what follows the last one may not.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  return { pid, startTicks: Number(fields[19]) };
+}
+
+/** Whether exactly that process still lives. */
+export function isAlive(process: ProcessIdentity, procRoot = '/proc'): boolean {
+  return identifyProcess(process.pid, procRoot)?.startTicks === process.startTicks;
+}
+
+/** Identifies this boot of the host. */
+export function bootId(procRoot = '/proc'): string {
+  return readFileSync(`${procRoot}/sys/kernel/random/boot_id`, 'latin1').trim();
+}
+
+/** Seconds since boot, suspend included, in hundredths (CLOCK_BOOTTIME). */
+export function bootTimeSeconds(procRoot = '/proc'): number {
+  return Number.parseFloat(readFileSync(`${procRoot}/uptime`, 'latin1'));
+}

@@ -1,0 +1,283 @@
+/**
+ * vserverd's end of the control socket: runs programs, signals processes, talks to clients, hears what happens.
+ */
+import { Socket } from 'node:net';
+import { SysError } from '../base/errors.ts';
+import { type Abi, errnoName } from './abi.ts';
+import type { EncodedProgram, Program, Result } from './program.ts';
+import {
+  DOWN,
+  encodeFrame,
+  type Frame,
+  FrameReader,
+  type Hello,
+  intAt,
+  ints,
+  longAt,
+  OBJECT_KIND,
+  parseHello,
+  UP,
+} from './wire.ts';
+
+/** Something syscalld holds, as its snapshot tells it. */
+export interface HeldObject {
+  readonly id: number;
+  readonly kind: number;
+  readonly pid: number;
+  /** Wait status, if the process has ended while nobody listened; -1: unknown. */
+  readonly waitStatus: number | undefined;
+}
+
+/** What a program gave back. */
+export interface RunOutcome {
+  /** The value a step returned. */
+  result(step: Result): number;
+  /** The slice the program said it returns. */
+  readonly out: Buffer;
+}
+
+/** What syscalld tells without being asked. */
+export interface SyscalldEvents {
+  /** A process ended. `waitStatus` as wait(2) gives it; -1 when it was no child of syscalld. */
+  exited(object: number, waitStatus: number): void;
+  clientOpened(client: number, hello: Hello): void;
+  clientSignalled(client: number, signal: number): void;
+  clientClosed(client: number): void;
+  /** The client gave its terminal back; `master` is the object that holds it. */
+  clientDetached(client: number, master: number): void;
+  /** syscalld is gone: nothing more will come. */
+  lost(): void;
+}
+
+/** A step of a program failed: which, and with what. */
+export class StepError extends SysError {
+  /** Index of the step. */
+  readonly stepIndex: number;
+  /** Name of the call or pseudo call. */
+  readonly call: string;
+
+  constructor(what: string, abi: Abi, program: EncodedProgram, index: number, errno: number) {
+    const name = program.stepNames[index] ?? 'start';
+    const errnoText = errnoName(abi, errno);
+    super(
+      'program-failed',
+      `cannot ${what}: ${name}: ${errnoText} (step ${index + 1} of ${program.stepNames.length})`,
+      {
+        syscall: name.split(' ')[0] ?? name,
+        errno,
+        errnoName: errnoText,
+        step: name,
+      },
+    );
+    this.stepIndex = index;
+    this.call = name.split(' ')[0] ?? name;
+  }
+}
+
+interface PendingRun {
+  readonly what: string;
+  readonly program: EncodedProgram;
+  /** The program that ran before it in the same worker. */
+  readonly earlier: EncodedProgram | undefined;
+  readonly resolve: (outcome: RunOutcome) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** The connection to syscalld. */
+export class Syscalld {
+  readonly abi: Abi;
+  readonly #socket: Socket;
+  readonly #reader = new FrameReader();
+  readonly #runs = new Map<number, PendingRun>();
+  readonly #acks = new Map<number, (() => void)[]>();
+  readonly #snapshot: HeldObject[] = [];
+  #events: SyscalldEvents | undefined;
+  #ready: ((snapshot: { objects: readonly HeldObject[]; pid: number }) => void) | undefined;
+  #isLost = false;
+  /** What runs last in each parked worker: a child of it may fail while a later program runs. */
+  readonly #parked = new Map<number, EncodedProgram>();
+  #nextRun = 1;
+  #nextObject = 1;
+
+  /** `channel`: the control socket, or its descriptor. */
+  constructor(abi: Abi, channel: number | Socket) {
+    this.abi = abi;
+    this.#socket =
+      typeof channel === 'number' ? new Socket({ fd: channel, readable: true, writable: true }) : channel;
+    this.#socket.on('data', (chunk: Buffer) => {
+      for (const frame of this.#reader.push(chunk)) this.#handle(frame);
+    });
+    this.#socket.on('error', () => this.#lost());
+    this.#socket.on('close', () => this.#lost());
+  }
+
+  /** Says that vserverd serves, and returns what syscalld holds. Events come from now on. */
+  async ready(events: SyscalldEvents): Promise<{ objects: readonly HeldObject[]; pid: number }> {
+    this.#events = events;
+    return await new Promise((resolve) => {
+      this.#ready = resolve;
+      this.#send(DOWN.ready, 0);
+    });
+  }
+
+  /** Returns an id for an object that a program will make. */
+  newObject(): number {
+    return this.#nextObject++;
+  }
+
+  /** Runs a program in a fresh worker, or in a parked one. `what` completes "cannot …" if it fails. */
+  async run(what: string, program: Program, worker = 0): Promise<RunOutcome> {
+    const encoded = program.encode();
+    const id = this.#nextRun++;
+    return await new Promise((resolve, reject) => {
+      if (this.#isLost) throw lostError(what);
+      this.#runs.set(id, { what, program: encoded, earlier: this.#parked.get(worker), resolve, reject });
+      this.#parked.delete(worker);
+      if (program.park !== 0) this.#parked.set(program.park, encoded);
+      this.#send(
+        DOWN.run,
+        id,
+        ints(worker, encoded.imports.length, ...encoded.imports.flat()),
+        encoded.bytes,
+      );
+    });
+  }
+
+  /** Forgets an object and closes its descriptor; a process is still reaped. */
+  drop(object: number): void {
+    this.#parked.delete(object);
+    this.#send(DOWN.drop, object);
+  }
+
+  /** Signals a process; nothing happens if it has ended. */
+  signal(object: number, signal: number): void {
+    this.#send(DOWN.signal, object, ints(signal));
+  }
+
+  /** Writes to a client's stdout (1) or stderr (2); resolves when the client has written it or is gone. */
+  async clientOut(client: number, fd: 1 | 2, bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length && !this.#isLost; at += CHUNK_BYTES) {
+      await new Promise<void>((resolve) => {
+        const waiting = this.#acks.get(client) ?? [];
+        waiting.push(resolve);
+        this.#acks.set(client, waiting);
+        this.#send(DOWN.clientOut, client, ints(fd), bytes.subarray(at, at + CHUNK_BYTES));
+      });
+    }
+  }
+
+  /** Ends a client with an exit code. */
+  clientExit(client: number, code: number): void {
+    this.#send(DOWN.clientExit, client, ints(code));
+  }
+
+  /** From now on the client shares the fate of a process: its signals and its exit code pass without vserverd. */
+  bind(client: number, process: number): void {
+    this.#send(DOWN.bind, client, ints(process));
+  }
+
+  /** Makes a log of two pipes (0: none), which move into it: records in `path` and an older file, `maxBytes` together. */
+  log(object: number, path: string, maxBytes: number, stdout: number, stderr: number): void {
+    const size = Buffer.from(BigUint64Array.of(BigInt(maxBytes)).buffer);
+    this.#send(DOWN.log, object, size, ints(stdout, stderr), Buffer.from(`${path}\0`));
+  }
+
+  /** syscalld ends when vserverd does. */
+  shutdown(): void {
+    this.#send(DOWN.shutdown, 0);
+  }
+
+  #send(type: number, id: number, ...parts: readonly Uint8Array[]): void {
+    this.#socket.write(encodeFrame(type, id, ...parts));
+  }
+
+  #lost(): void {
+    if (this.#isLost) return;
+    this.#isLost = true;
+    const runs = [...this.#runs.values()];
+    const acks = [...this.#acks.values()].flat();
+    this.#runs.clear();
+    this.#acks.clear();
+    for (const { what, reject } of runs) reject(lostError(what));
+    for (const resolve of acks) resolve();
+    this.#events?.lost();
+  }
+
+  #handle(frame: Frame): void {
+    const { type, id, body } = frame;
+    switch (type) {
+      case UP.object: {
+        this.#snapshot.push({
+          id,
+          kind: intAt(body, 0),
+          pid: intAt(body, 1),
+          waitStatus: intAt(body, 2) ? intAt(body, 3) : undefined,
+        });
+        if (id < FIRST_OWN_ID) this.#nextObject = Math.max(this.#nextObject, id + 1);
+        break;
+      }
+      case UP.snapshotEnd:
+        this.#ready?.({ objects: this.#snapshot.splice(0), pid: intAt(body, 0) });
+        break;
+      case UP.done:
+        this.#done(id, body);
+        break;
+      case UP.exit:
+        this.#events?.exited(id, intAt(body, 0));
+        break;
+      case UP.clientOpen:
+        this.#events?.clientOpened(id, parseHello(body));
+        break;
+      case UP.clientAck:
+        this.#acks.get(id)?.shift()?.();
+        break;
+      case UP.clientSignal:
+        this.#events?.clientSignalled(id, intAt(body, 0));
+        break;
+      case UP.clientClose:
+        for (const resolve of this.#acks.get(id) ?? []) resolve();
+        this.#acks.delete(id);
+        this.#events?.clientClosed(id);
+        break;
+      case UP.clientDetach:
+        this.#events?.clientDetached(id, intAt(body, 0) >>> 0);
+        break;
+      default:
+        break;
+    }
+  }
+
+  #done(id: number, body: Buffer): void {
+    const run = this.#runs.get(id);
+    this.#runs.delete(id);
+    if (run === undefined) return;
+    const [step, errno, role, count] = [intAt(body, 0), intAt(body, 1), intAt(body, 2), intAt(body, 3)];
+    if (errno !== 0) {
+      const failed = role === 2 && run.earlier !== undefined ? run.earlier : run.program;
+      run.reject(new StepError(run.what, this.abi, failed, step, errno));
+      return;
+    }
+    const copy = Buffer.from(body);
+    run.resolve({
+      result: (of) => longAt(copy, 16 + 8 * of.step.index),
+      out: copy.subarray(16 + 8 * count),
+    });
+  }
+}
+
+function lostError(what: string): SysError {
+  return new SysError('syscalld-lost', `cannot ${what}: found syscalld gone`, {
+    syscall: 'recv',
+    errno: 104,
+    errnoName: 'ECONNRESET',
+  });
+}
+
+/** Ids from here on are syscalld's own (native/daemon.h). */
+const FIRST_OWN_ID = 0x80000000;
+const CHUNK_BYTES = 64 * 1024;
+
+/** Whether a held object is a process. */
+export function isProcess(object: HeldObject): boolean {
+  return object.kind === OBJECT_KIND.process;
+}

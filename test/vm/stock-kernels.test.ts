@@ -1,0 +1,109 @@
+/**
+ * The root tier on Debian's stock kernels, where cgroup v2 owns the controllers, /tmp is an ext4 with quotas, and the
+ * kernel is older than the newest features. Every test of the inner runs is a test here.
+ *
+ * VM_TEST_FILES, a space-separated list of files, runs these instead.
+ */
+import assert from 'node:assert/strict';
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { type BootResult, boot } from '../../tools/vm/boot.ts';
+import { fetchKernel, KernelUnavailableError, type StockKernel } from '../../tools/vm/fetch-kernel.ts';
+import { type InnerTest, parseResults } from '../../tools/vm/results.ts';
+import { mustRun, requires } from '../lib/requires.ts';
+
+const ROOT = resolve(import.meta.dirname, '../..');
+const CACHE = join(ROOT, 'build/vm');
+
+// Both machines together end within six minutes, whatever hangs.
+const MACHINE_TIMEOUT_MS = 170_000;
+
+const TEST_FILES = [
+  'test/vm/inside/*.test.ts',
+  'test/integration/**/*.test.ts',
+  'test/security/**/*.test.ts',
+];
+
+// What a stock kernel is known to have: there a skip would hide a broken machine.
+const ENVIRONMENT = { VSERVER_TEST_VM: '1', MUST_RUN: 'root,cgroup2,overlay,userns,fuse,busybox' };
+
+// A mirror of the one release may lack the next one; MUST_RUN=qemu insists on the first.
+const KERNELS = [
+  { name: '6.1', codename: 'bookworm', isOptional: false },
+  { name: '6.12', codename: 'trixie', isOptional: true },
+] as const;
+
+for (const { name, codename, isOptional } of KERNELS) {
+  test(`root tier on Linux ${name} of Debian ${codename}`, async (t) => {
+    if (!requires(t, 'qemu', 'busybox')) return;
+    if (process.arch !== 'x64') {
+      t.skip(`needs an x86-64 host, whose programs the machine runs: this is ${process.arch}`);
+      return;
+    }
+    let kernel: StockKernel;
+    try {
+      kernel = fetchKernel(codename, join(CACHE, 'kernels'));
+    } catch (error) {
+      if (!(error instanceof KernelUnavailableError) || (!isOptional && mustRun().includes('qemu')))
+        throw error;
+      t.skip(`needs Linux ${name}: ${error.message}`);
+      return;
+    }
+    const result = await boot({
+      kernel,
+      checkout: ROOT,
+      command: [process.execPath, 'tools/vm/run-tests.ts', '/out', ...testFiles()],
+      env: ENVIRONMENT,
+      workDir: join(CACHE, 'runs', codename),
+      timeoutMs: MACHINE_TIMEOUT_MS,
+    });
+    t.diagnostic(`Linux ${kernel.release}: ${result.seconds.toFixed(1)} s`);
+    await surface(t, result);
+  });
+}
+
+function testFiles(): readonly string[] {
+  const named = (process.env['VM_TEST_FILES'] ?? '').split(' ').filter((file) => file !== '');
+  return named.length > 0 ? named : globSync(TEST_FILES, { cwd: ROOT }).sort();
+}
+
+/** Makes the inner results tests of `t`, and fails it when the machine ended another way than its tests say. */
+async function surface(t: TestContext, result: BootResult): Promise<void> {
+  const resultsPath = join(result.outDir, 'results.jsonl');
+  const files = parseResults(existsSync(resultsPath) ? readFileSync(resultsPath, 'utf8') : '');
+  for (const [file, tests] of files) {
+    await t.test(file, async (t) => {
+      for (const inner of tests) await repeat(t, inner);
+    });
+  }
+  if (result.exitCode === undefined) {
+    const found = result.timedOut
+      ? `no end after ${MACHINE_TIMEOUT_MS / 1000} s`
+      : 'a machine that stopped by itself';
+    assert.fail(`cannot finish the tests: found ${found}\n${lastLines(result.consolePath)}`);
+  }
+  const outcomes = [...files.values()].flat().map(({ outcome }) => outcome);
+  assert.notEqual(outcomes.length, 0, `no test ran\n${lastLines(join(result.outDir, 'output.log'))}`);
+  const expected = outcomes.includes('fail') ? 1 : 0;
+  assert.equal(result.exitCode, expected, `exit status\n${lastLines(join(result.outDir, 'output.log'))}`);
+}
+
+async function repeat(t: TestContext, inner: InnerTest): Promise<void> {
+  await t.test(inner.name, async (t) => {
+    for (const child of inner.children) await repeat(t, child);
+    if (inner.outcome === 'skip') t.skip(inner.reason);
+    if (inner.outcome === 'todo') t.todo(inner.reason);
+    // A parent of a failed test fails by itself, and says less.
+    if (inner.outcome !== 'fail' || inner.children.some(({ outcome }) => outcome === 'fail')) return;
+    const error = new Error(inner.error?.message);
+    error.stack = inner.error?.stack ?? '';
+    throw error;
+  });
+}
+
+/** A log's path and its last lines; the logs of a run are kept until the next one. */
+function lastLines(path: string): string {
+  const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
+  return [`${path}:`, ...text.trimEnd().split('\n').slice(-30)].join('\n');
+}

@@ -1,0 +1,112 @@
+/**
+ * Writes the reference pages that are made from tables in the source; with `--check` compares instead and fails when
+ * one is stale.
+ */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { ERROR_CODES } from '../src/api/error-codes.ts';
+import { exitPairs, formatUsage, optionPairs } from '../src/cli/help.ts';
+import { GLOBAL_OPTIONS, VERB_ALIASES, VERB_NAMES, VERBS, type VerbSpec } from '../src/cli/verb-table.ts';
+import type { Verb } from '../src/cli/verb-types.ts';
+import { guestConfigJsonSchema } from '../src/guest/config-schema.ts';
+
+const ROOT = join(import.meta.dirname, '..');
+const NOTICE = '<!-- Made by tools/gen-docs.ts from the source; edits here are lost. -->\n';
+
+/** Formats every generated page, by its path from the project's root. */
+export function formatPages(): ReadonlyMap<string, string> {
+  return new Map([
+    ['docs/reference/cli.md', formatCliPage()],
+    ['docs/reference/errors.md', formatErrorsPage()],
+    ['docs/reference/guest-config.schema.json', `${JSON.stringify(guestConfigJsonSchema(), null, 2)}\n`],
+  ]);
+}
+
+function formatErrorsPage(): string {
+  const rows = Object.entries(ERROR_CODES).map(
+    ([code, info]) => `| \`${code}\` | ${info.status} | ${info.exit} | ${info.meaning} |`,
+  );
+  return `${NOTICE}
+# Error codes
+
+Every failure has a code that never changes its meaning. The exit code is that of all verbs but \`run\`, \`exec\` and
+\`enter\`: those exit 125 for a failure that is not the command's own, since every other code is the command's.
+
+| code | HTTP | exit | meaning |
+| --- | --- | --- | --- |
+${rows.join('\n')}
+`;
+}
+
+function formatCliPage(): string {
+  const aliases = [...VERB_ALIASES].map(([alias, verb]) => `\`${alias}\` is \`${verb}\``).join(', ');
+  return `${NOTICE}
+# Command line
+
+\`\`\`text
+vserver [OPTIONS] VERB [ARGUMENTS]
+vserver [OPTIONS] GUEST VERB [ARGUMENTS]
+\`\`\`
+
+Both orders mean the same for verbs that work on guests; the first word decides if it is a verb. GUEST is the name of a
+guest or the xid of its context. \`--\` ends the options. ${aliases}.
+
+## Options of every verb
+
+${formatTable(['option', 'meaning'], optionPairs(GLOBAL_OPTIONS, true))}
+
+${VERB_NAMES.map(formatVerbSection).join('\n')}`;
+}
+
+function formatVerbSection(verb: Verb): string {
+  const spec: VerbSpec<object> = VERBS[verb];
+  const options = optionPairs(spec.options, false);
+  return `## ${verb}
+
+\`${formatUsage(verb)}\`
+
+${spec.description}
+${options.length === 0 ? '' : `\n${formatTable(['option', 'meaning'], options)}\n`}
+\`\`\`sh
+${spec.examples.map(([line, what]) => `# ${what}\n${line}`).join('\n')}
+\`\`\`
+
+${formatTable(['exit code', 'meaning'], exitPairs(spec))}
+`;
+}
+
+function formatTable(
+  titles: readonly [string, string],
+  rows: readonly (readonly [string, string])[],
+): string {
+  const lines = rows.map(
+    ([left, right]) => `| \`${left.trim().replaceAll('|', '\\|')}\` | ${right.replaceAll('|', '\\|')} |`,
+  );
+  return [`| ${titles.join(' | ')} |`, '| --- | --- |', ...lines].join('\n');
+}
+
+async function isCurrent(path: string, text: string): Promise<boolean> {
+  try {
+    return (await readFile(path, 'utf8')) === text;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+async function main(): Promise<void> {
+  const isCheck = process.argv.includes('--check');
+  for (const [page, text] of formatPages()) {
+    const path = join(ROOT, page);
+    if (await isCurrent(path, text)) continue;
+    if (isCheck) {
+      process.stderr.write(`${page} is stale: run tools/node tools/gen-docs.ts\n`);
+      process.exitCode = 1;
+    } else {
+      await mkdir(dirname(path), { recursive: true });
+      await writeFile(path, text);
+    }
+  }
+}
+
+if (import.meta.main) await main();
