@@ -20,7 +20,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 #define START_TIMEOUT_MS 30000
@@ -121,11 +120,10 @@ static void reach(const char *run_dir, const char *root)
 	if (geteuid() != 0)
 		refuse("cannot reach the control plane: found an ordinary user; need root");
 	start(run_dir, root);
-	struct timespec step = { .tv_nsec = 10 * 1000 * 1000 };
 	for (int waited = 0; waited < START_TIMEOUT_MS; waited += 10) {
 		if (try_connect(run_dir))
 			return;
-		nanosleep(&step, NULL);
+		poll(NULL, 0, 10);
 	}
 	dprintf(2, "vserver: cannot start the control plane: found no answer in 30 s; see %s/vserverd.log\n", run_dir);
 	exit(125);

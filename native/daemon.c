@@ -578,7 +578,7 @@ static pid_t vserverd_pid;
 static int64_t started_ms, backoff_ms;
 static const char *vserverd_path, *root_path;
 
-static int64_t now_ms(void)
+int64_t now_ms(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
@@ -741,6 +741,8 @@ static void handle(const struct frame *f, const uint8_t *body)
 		break;
 	case DOWN_SHUTDOWN:
 		d.stopping = true;
+		watched_close(&d.listener); /* who comes now starts the next one */
+		unlink("syscalld.sock");
 		break;
 	case DOWN_READY:
 		snapshot();

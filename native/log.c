@@ -89,9 +89,8 @@ void log_read(struct object *o, int stream)
 	}
 	struct timespec t;
 	clock_gettime(CLOCK_REALTIME, &t);
-	struct log_record head = {
-		.time_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, .len = (uint32_t)n, .stream = (uint32_t)stream,
-	};
+	uint64_t now_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	struct log_record head = { .time_ns = now_ns, .len = (uint32_t)n, .stream = (uint32_t)stream };
 	if (o->fd < 0)
 		file_open(o); /* could not be opened before */
 	if (o->fd >= 0 && o->size && o->size + sizeof head + (size_t)n > o->max_bytes / 2)
@@ -109,12 +108,10 @@ void log_read(struct object *o, int stream)
 /* Every LOG_TICK_MS while a log is paused. */
 void log_tick(void)
 {
-	static struct timespec last;
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	if ((now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 < LOG_TICK_MS)
+	static int64_t last_ms;
+	if (now_ms() - last_ms < LOG_TICK_MS)
 		return;
-	last = now;
+	last_ms = now_ms();
 	for (struct object *o; (o = paused);) {
 		paused = o->paused_next;
 		o->taken = 0;
@@ -128,6 +125,9 @@ void log_tick(void)
 
 void log_free(struct object *o)
 {
+	for (int stream = 1; stream <= 2; stream++) /* what the guest wrote last: a pipe holds at most 16 buffers of ours */
+		for (int i = 0; i <= 16 && o->stdio[stream] >= 0; i++)
+			log_read(o, stream);
 	for (struct object **at = &paused; *at; at = &(*at)->paused_next)
 		if (*at == o) {
 			*at = o->paused_next;

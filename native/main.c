@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
- * One static binary, two programs: the client, which everybody calls, and syscalld, which the client starts.
- */
+ * One static binary, two programs: the client, which everybody calls, and syscalld, which the client starts. */
 #include "daemon.h"
 #include "machine.h"
 #include <string.h>

@@ -41,7 +41,7 @@ const dataOnly = program((p) => {
   p.store(place, 1234567890123n, 8);
   const value = p.load(place, 8);
   p.expect(p.itoa(text, value), '==', 13, 'EPROTO', 'digits');
-  p.expect(value, '&', 3, 'EPROTO', 'bits', 7);
+  p.expect(value, '&', 3, 'EPROTO', 'bits', { mask: 7 });
   p.expectBytes(text, Buffer.from('1234567890123'), 'EPROTO', 'text');
   const slot = p.data(8);
   p.pointer(slot, text);

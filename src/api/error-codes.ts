@@ -20,6 +20,16 @@ export const ERROR_CODES = {
   'cgroup2-missing': { status: 500, exit: 1, meaning: 'the host has no cgroup2 file system' },
   'command-not-executable': { status: 400, exit: 126, meaning: "a guest's command cannot be executed" },
   'command-not-found': { status: 400, exit: 127, meaning: 'a guest has no such command' },
+  'comparison-too-long': {
+    status: 500,
+    exit: 70,
+    meaning: 'a program compares more bytes than the machine takes, which is a bug',
+  },
+  'ebpf-label': {
+    status: 500,
+    exit: 70,
+    meaning: 'an eBPF program jumps to a label that is nowhere, which is a bug',
+  },
   'freeze-timeout': { status: 504, exit: 1, meaning: 'a guest did not freeze or thaw in time' },
   'guest-ephemeral': {
     status: 409,
@@ -27,6 +37,8 @@ export const ERROR_CODES = {
     meaning: 'a guest has no configuration file, for it goes when it stops',
   },
   'guest-exists': { status: 409, exit: 1, meaning: 'a guest of that name exists already' },
+  'guest-files-exist': { status: 409, exit: 1, meaning: 'the files of a guest are there already' },
+  'guest-files-mounted': { status: 409, exit: 1, meaning: "something is mounted below a guest's files" },
   'guest-not-found': { status: 404, exit: 5, meaning: 'no guest has that name or xid' },
   'guest-paused': { status: 409, exit: 1, meaning: 'a guest is paused, and for that it has to run' },
   'guest-running': { status: 409, exit: 1, meaning: 'a guest runs, and for that it may not' },
@@ -58,6 +70,11 @@ export const ERROR_CODES = {
   },
   'invalid-value': { status: 400, exit: 2, meaning: 'a size, duration, count or other value cannot be read' },
   'invalid-xid': { status: 400, exit: 2, meaning: 'not a context id, which is a number from 2 to 65535' },
+  'label-not-placed': {
+    status: 500,
+    exit: 70,
+    meaning: 'a program jumps to a label that is nowhere, which is a bug',
+  },
   'limit-below-usage': { status: 409, exit: 1, meaning: 'a memory limit is below what the guest uses' },
   'malformed-kernel-text': {
     status: 500,
@@ -72,10 +89,16 @@ export const ERROR_CODES = {
     meaning: 'a command needs the descriptors of a client and there is none, which is a bug',
   },
   'no-free-xid': { status: 409, exit: 1, meaning: 'every xid is in use' },
+  'no-key': { status: 500, exit: 70, meaning: 'a template has no key, which is a bug' },
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },
   'not-a-root': { status: 400, exit: 2, meaning: 'an archive or directory does not have the form of a root' },
   'nul-in-text': { status: 500, exit: 70, meaning: 'a text for the kernel has a NUL in it, which is a bug' },
   'program-failed': { status: 500, exit: 1, meaning: 'a step of a syscall program failed' },
+  'program-too-big': {
+    status: 500,
+    exit: 70,
+    meaning: 'a program is larger than the machine takes, which is a bug',
+  },
   'seccomp-filter-too-long': {
     status: 400,
     exit: 2,
@@ -87,7 +110,14 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a host command reported less than its wait status, which is a bug',
   },
+  'syscalld-lost': { status: 503, exit: 1, meaning: 'syscalld ended while it was at work' },
+  'template-changed': { status: 409, exit: 1, meaning: 'an archive changed while it was imported' },
   'template-missing': { status: 404, exit: 2, meaning: 'there is no such template' },
+  'too-many-errnos': {
+    status: 500,
+    exit: 70,
+    meaning: 'a step names more errnos than the machine takes, which is a bug',
+  },
   'unknown-constant': {
     status: 500,
     exit: 70,

@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { after, test } from 'node:test';
 import { StateError } from '../base/errors.ts';
-import { parseGuestName } from '../base/ids.ts';
-import { parseGuestConfig } from '../guest/config.ts';
 import { instancePaths } from '../guest/paths.ts';
 import { Registry } from '../guest/registry.ts';
 import { eachGuest, forEachGuest, type GuestsCommand } from './for-each.ts';
@@ -30,11 +28,14 @@ class TestIo implements Io {
 
 function services(names: readonly string[]): Services {
   const root = mkdtempSync(join(tmpdir(), 'vserver-each-'));
-  const registry = new Registry(instancePaths(root));
-  for (const name of names) {
-    registry.add(parseGuestName(name), registry.assignXid(), parseGuestConfig('command: x', 'x'), false);
-  }
-  rmSync(root, { recursive: true });
+  after(() => {
+    rmSync(root, { recursive: true });
+  });
+  const paths = instancePaths(root);
+  mkdirSync(join(paths.etc, 'guests'), { recursive: true });
+  for (const name of names) writeFileSync(join(paths.etc, 'guests', `${name}.yaml`), 'command: x\n');
+  const registry = new Registry(paths);
+  registry.rescan();
   // The verbs below use nothing else of it.
   return { manager: { registry } } as unknown as Services;
 }

@@ -34,7 +34,7 @@ export type Outcome<T> =
   | { readonly name: string; readonly error: unknown };
 
 /** Says whether a command line has `--all`. */
-export function isForAll(command: GuestsCommand): boolean {
+function isForAll(command: GuestsCommand): boolean {
   return 'all' in command.options && command.options.all === true;
 }
 

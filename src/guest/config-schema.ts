@@ -257,9 +257,6 @@ const log = z.strictObject(
     maxBytes: size(MIN_LOG_BYTES)
       .prefault('10m')
       .meta({ description: 'size at which the log of the output is rotated', example: ['1m'] }),
-    files: integer('a whole number from 1 to 100', 1, 100)
-      .default(2)
-      .meta({ description: 'log files kept, the current one included', example: [5] }),
   },
   { error: NEED_MAP },
 );

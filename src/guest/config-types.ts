@@ -77,7 +77,7 @@ export interface GuestConfig {
   readonly readonlyRoot: boolean;
   readonly mounts: readonly GuestMount[];
   readonly sysctls: Readonly<Record<string, string>>;
-  readonly log: { readonly maxBytes: number; readonly files: number };
+  readonly log: { readonly maxBytes: number };
   readonly labels: Readonly<Record<string, string>>;
 }
 
@@ -123,6 +123,6 @@ export interface GuestConfigValues {
   readonly readonlyRoot?: boolean;
   readonly mounts?: readonly GuestMountValues[];
   readonly sysctls?: Readonly<Record<string, string | number>>;
-  readonly log?: { readonly maxBytes?: number | string; readonly files?: number };
+  readonly log?: { readonly maxBytes?: number | string };
   readonly labels?: Readonly<Record<string, string>>;
 }

@@ -42,7 +42,7 @@ test('defaults', () => {
     readonlyRoot: false,
     mounts: [],
     sysctls: {},
-    log: { maxBytes: 10_485_760, files: 2 },
+    log: { maxBytes: 10_485_760 },
     labels: {},
   });
 });
@@ -77,7 +77,7 @@ mounts:
   - {source: /a, target: /b, readonly: true, idmap: true}
   - {type: tmpfs, target: /tmp, size: 1m}
 sysctls: {kernel.shmmax: 1000, kernel.sem: 1 2 3 4}
-log: {maxBytes: 1m, files: 5}
+log: {maxBytes: 1m}
 labels: {team: web, ok/x: "1"}
 `,
     'x',
@@ -116,7 +116,7 @@ labels: {team: web, ok/x: "1"}
       { type: 'tmpfs', target: '/tmp', readonly: false, sizeBytes: 1_048_576 },
     ],
     sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },
-    log: { maxBytes: 1_048_576, files: 5 },
+    log: { maxBytes: 1_048_576 },
     labels: { team: 'web', 'ok/x': '1' },
   });
 });
@@ -284,7 +284,7 @@ describe('refuses bad values of every key', () => {
       '{net.x: [1]}',
       '{kernel.sem: "1\\0"}',
     ],
-    log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 0}', '{files: 101}', '{size: 1m}'],
+    log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 2}', '{size: 1m}'],
     labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
   };
 

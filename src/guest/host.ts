@@ -9,12 +9,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { formatCapabilities } from '../context/capabilities.ts';
+import { deviceFilter } from '../context/devices.ts';
 import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
 import { compileSeccomp } from '../context/seccomp.ts';
 import { defaultSeccompProfile } from '../context/seccomp-default.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
+import { planAttachToCgroup } from '../sys/bpf/attach.ts';
 import { Program } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
@@ -97,6 +99,21 @@ export class Host {
   async probe(): Promise<void> {
     mkdirSync(this.attachPoint, { recursive: true, mode: 0o700 });
     this.detachedLayers = await this.#probeDetachedLayers();
+    await this.#fenceDevices();
+  }
+
+  /** One program on the instance's cgroup holds for all guests below it, at no cost for each. */
+  async #fenceDevices(): Promise<void> {
+    const p = this.program();
+    const cgroup = p.sys(
+      'openat',
+      [p.flags('AT_FDCWD'), this.cgroups.directory, p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0],
+      {
+        about: `"${this.cgroups.directory}"`,
+      },
+    );
+    planAttachToCgroup(p, 'BPF_PROG_TYPE_CGROUP_DEVICE', 'BPF_CGROUP_DEVICE', deviceFilter(), cgroup);
+    await this.syscalld.run('fence devices', p);
   }
 
   async #probeDetachedLayers(): Promise<boolean> {

@@ -5,12 +5,13 @@
  *        ▲                              │ stop, kill, or its process 1 ends
  *        └──────── cleaned up ◀── stopping
  */
-import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { StateError, SysError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
+import { createGuestDirs, removeGuestDirs } from '../storage/guest-dirs.ts';
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
@@ -26,7 +27,6 @@ import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
-import { planDirectories, planRemoval } from './plan-files.ts';
 import { planStart } from './plan-start.ts';
 import { Registry } from './registry.ts';
 import { type CommandRequest, type Connection, commandSpec, limitsOf, startSpec } from './spec.ts';
@@ -175,12 +175,11 @@ export class Manager {
       this.registry.remove(guest);
     });
     const template = await this.#templates.prepare(parsed.template);
-    const p = this.host.program();
+    await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#removeFiles(name));
-    planDirectories(p, paths, idRangeOf(xid));
-    await this.host.syscalld.run(`create guest "${name}"`, p);
-    if (!template.hostUsr)
+    if (!template.hostUsr) {
       writeDurable(paths.template, JSON.stringify({ name: parsed.template, pinned: template.pinnedName }));
+    }
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
     undo.commit();
@@ -219,10 +218,7 @@ export class Manager {
   }
 
   async #removeFiles(name: GuestName): Promise<void> {
-    if (!existsSync(guestPaths(this.host.paths, name).directory)) return;
-    const p = this.host.program();
-    planRemoval(p, guestPaths(this.host.paths, name));
-    await this.host.syscalld.run(`remove the files of guest "${name}"`, p);
+    await removeGuestDirs(guestPaths(this.host.paths, name), this.host.syscalld);
   }
 
   // ---- start ------------------------------------------------------------------------------------------------------
@@ -631,9 +627,10 @@ export class Manager {
     });
   }
 
-  /** Ends what was prepared for guests to come. */
+  /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
   async close(): Promise<void> {
     await this.#contexts.close();
+    this.host.cgroups.removeInstance();
   }
 
   async #exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {

@@ -62,12 +62,7 @@ function planTerminal(p: Program, terminal: { readonly client: number; readonly 
   // Whatever the guest made of /dev/pts, only a devpts gives real terminals.
   const statfs = p.data(sizeOf(p.abi, 'statfs'));
   p.sys('fstatfs', [master, statfs]);
-  const magic = p.load(
-    statfs,
-    p.abi.structs['statfs']?.['f_type'] instanceof Array && p.abi.structs['statfs']['f_type'][1] === 4
-      ? 4
-      : 8,
-  );
+  const magic = p.loadField(statfs, 'statfs', 'f_type');
   p.expect(magic, '==', p.flags('DEVPTS_SUPER_MAGIC'), 'ENOTTY', '"/dev/pts/ptmx" is not of a devpts');
   p.sys('ioctl', [master, p.flags('TIOCSPTLCK'), p.data(4)], { about: 'unlock the terminal' });
   const slave = p.sys('ioctl', [master, p.flags('TIOCGPTPEER'), p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC')], {

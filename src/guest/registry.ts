@@ -1,11 +1,12 @@
 /**
  * The guests of an instance: found on disk, named, numbered.
  */
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import {
   type GuestName,
+  type GuestRef,
   isGuestName,
   isXid,
   parseGuestRef,
@@ -56,10 +57,21 @@ export class Registry {
     ]) {
       mkdirSync(path, { recursive: true, mode: 0o700 });
     }
+    this.rescan();
+    return this.#liveRecords(bootId);
+  }
+
+  /** Adds the guests whose configuration files are new, or can be read now; forgets those whose files are gone. */
+  rescan(): void {
+    const directory = join(this.#paths.etc, 'guests');
+    const names = (existsSync(directory) ? readdirSync(directory) : [])
+      .filter((file) => file.endsWith('.yaml'))
+      .map((file) => file.slice(0, -'.yaml'.length))
+      .filter(isGuestName)
+      .sort();
     const broken: BrokenConfig[] = [];
-    for (const file of readdirSync(join(this.#paths.etc, 'guests')).sort()) {
-      const name = file.replace(/\.yaml$/, '');
-      if (name === file || !isGuestName(name)) continue;
+    for (const name of names) {
+      if (this.#byName.has(name)) continue;
       try {
         const config = this.readConfig(name);
         this.add(name, config.xid ?? this.assignXid(), config, false);
@@ -68,7 +80,10 @@ export class Registry {
       }
     }
     this.broken = broken;
-    return this.#liveRecords(bootId);
+    const present = new Set<string>(names);
+    for (const guest of this.list()) {
+      if (!guest.isEphemeral && guest.state === 'stopped' && !present.has(guest.name)) this.remove(guest);
+    }
   }
 
   #liveRecords(bootId: string): readonly LiveRecord[] {
@@ -137,10 +152,10 @@ export class Registry {
     return this.#byName.has(name);
   }
 
-  /** Finds a guest by name or xid. @throws UserError guest-not-found */
+  /** Finds a guest by name or xid. @throws UserError guest-not-found; invalid-config for one whose file is broken */
   find(text: string): Guest {
     const ref = parseGuestRef(text);
-    const guest = ref.kind === 'name' ? this.#byName.get(ref.name) : this.#byXid.get(ref.xid);
+    const guest = this.#get(ref) ?? (this.rescan(), this.#get(ref));
     if (guest) return guest;
     const broken = this.broken.find((one) => one.name === text);
     if (broken) throw broken.error;
@@ -149,6 +164,10 @@ export class Registry {
       'guest-not-found',
       `cannot find guest "${text}": found no such guest${hint === undefined ? '' : `; ${hint}`}`,
     );
+  }
+
+  #get(ref: GuestRef): Guest | undefined {
+    return ref.kind === 'name' ? this.#byName.get(ref.name) : this.#byXid.get(ref.xid);
   }
 
   /** Returns a free number for a guest that stays. */

@@ -75,8 +75,10 @@ async function readBelow(
   });
   const stat = p.data(sizeOf(p.abi, 'stat'));
   p.sys('fstat', [file, stat]);
-  const mode = p.load(p.field(stat, 'stat', 'st_mode'), 4);
-  p.expect(mode, '&', p.flags('S_IFREG'), 'EBADF', `"${path}" is a regular file`, p.flags('S_IFMT'));
+  const mode = p.loadField(stat, 'stat', 'st_mode');
+  p.expect(mode, '&', p.flags('S_IFREG'), 'EBADF', `"${path}" is a regular file`, {
+    mask: p.flags('S_IFMT'),
+  });
   const length = p.sys('read', [file, buffer, FILE_BYTES]);
   p.returns(buffer);
   try {

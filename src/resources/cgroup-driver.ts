@@ -39,6 +39,10 @@ export interface CgroupCapabilities {
 export interface CgroupDriver {
   /** `hybrid`: controllers on v1 hierarchies beside a cgroup2 tree; `v2`: all on cgroup2. */
   readonly kind: 'hybrid' | 'v2';
+  /** The instance's directory in the cgroup2 tree: what is attached there holds for all its guests. */
+  readonly directory: string;
+  /** Removes the instance's directories; those of guests that are left stay, and so do these. */
+  removeInstance(): void;
   /** Ensures the instance's directories and the controllers in them. Changes no guest. */
   prepareInstance(): void;
   /**

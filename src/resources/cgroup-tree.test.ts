@@ -76,7 +76,6 @@ test('plans a guest on hybrid cgroups', () => {
       `${root}/cpu/vserver/7`,
     ],
     writes: [
-      { path: `${root}/unified/vserver/7/cgroup.max.depth`, text: '12' },
       { path: `${root}/memory/vserver/7/memory.memsw.limit_in_bytes`, text: '-1' },
       { path: `${root}/memory/vserver/7/memory.limit_in_bytes`, text: '67108864' },
       { path: `${root}/memory/vserver/7/memory.memsw.limit_in_bytes`, text: '100663296' },
@@ -86,7 +85,9 @@ test('plans a guest on hybrid cgroups', () => {
       { path: `${root}/cpu/vserver/7/pids.max`, text: '50' },
     ],
     leaf: `${root}/unified/vserver/7/g`,
-    joins: [`${root}/memory/vserver/7/cgroup.procs`, `${root}/cpu/vserver/7/cgroup.procs`],
+    joins: ['memory/vserver/7', 'cpu/vserver/7', 'unified/vserver/7/g'].map(
+      (path) => `${root}/${path}/cgroup.procs`,
+    ),
     unenforced: [],
   });
 });
@@ -101,11 +102,11 @@ test('plans a guest on cgroup2, with controllers handed down to it', () => {
   assert.deepEqual(tree.writes, [
     ...names.map((name) => `unified/cgroup.subtree_control +${name}`),
     ...names.map((name) => `unified/vserver/cgroup.subtree_control +${name}`),
+    'unified/vserver/cgroup.max.depth 12',
   ]);
   assert.deepEqual(driver.plan(XID, LIMITS), {
     directories: [guest, `${guest}/g`],
     writes: [
-      { path: `${guest}/cgroup.max.depth`, text: '12' },
       { path: `${guest}/memory.max`, text: '67108864' },
       { path: `${guest}/memory.swap.max`, text: '33554432' },
       { path: `${guest}/cpu.max`, text: '20000 100000' },

@@ -103,6 +103,15 @@ class CgroupTree implements CgroupDriver {
     this.#enforced = this.#findEnforced();
   }
 
+  get directory(): string {
+    return this.#unified;
+  }
+
+  removeInstance(): void {
+    if (this.list().length > 0) return;
+    for (const directory of [this.#unified, ...this.#v1]) this.#removeDirectory(directory, 'this instance');
+  }
+
   plan(xid: Xid, limits: Limits): CgroupPlan {
     checkLimits(limits);
     const enforced = this.#enforcedKinds();
@@ -205,7 +214,7 @@ class CgroupTree implements CgroupDriver {
   remove(xid: Xid): void {
     for (const parent of [this.#unified, ...this.#v1]) {
       for (const directory of subtree(this.#files, `${parent}/${xid}`).toReversed()) {
-        this.#removeDirectory(directory, xid);
+        this.#removeDirectory(directory, `guest ${xid}`);
       }
     }
   }
@@ -239,7 +248,7 @@ class CgroupTree implements CgroupDriver {
     };
   }
 
-  #removeDirectory(directory: string, xid: Xid): void {
+  #removeDirectory(directory: string, owner: string): void {
     try {
       this.#files.rmdir(directory);
     } catch (error) {
@@ -248,7 +257,7 @@ class CgroupTree implements CgroupDriver {
       const pids = pidsIn(this.#files, directory);
       throw new StateError(
         'cgroup-busy',
-        `cannot remove cgroups of guest ${xid}: found ${pids.length} processes in ${JSON.stringify(directory)}; ` +
+        `cannot remove the cgroups of ${owner}: found ${pids.length} processes in ${JSON.stringify(directory)}; ` +
           'need them gone',
         { cause: error, details: { pids } },
       );

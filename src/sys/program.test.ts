@@ -168,7 +168,7 @@ describe('encode()', () => {
     const pid = p.sys('getpid', []);
     p.store(place, pid, 8);
     p.load(place.at(8), 4);
-    p.expect(pid, '&', 2, 'EPERM', 'a bit', 6);
+    p.expect(pid, '&', 2, 'EPERM', 'a bit', { mask: 6 });
     p.expectBytes(place, Buffer.from('abc'), 'EPROTO', 'letters');
     p.itoa(place, pid);
     p.keep(pid, 9, pid);

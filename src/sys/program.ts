@@ -314,10 +314,17 @@ export class Program {
     wanted: number | Flags,
     errno: string,
     about: string,
-    mask: number | Flags = 0,
+    options: { readonly mask?: number | Flags; readonly otherwise?: Label } = {},
   ): void {
     const kind = comparison === '==' ? 0 : comparison === '!=' ? 1 : 2;
-    this.#push(OP.expect, 'expect', [value, kind, wanted, mask, this.#errno(errno)], { about });
+    const { mask = 0, otherwise } = options;
+    const rule = otherwise === undefined ? {} : { otherwise: { on: [errno], to: otherwise } };
+    this.#push(OP.expect, 'expect', [value, kind, wanted, mask, this.#errno(errno)], { about, ...rule });
+  }
+
+  /** The integer in a structure's field, sign-extended. */
+  loadField(place: Data, struct: string, field: string): Result {
+    return this.load(this.field(place, struct, field), widthOf(this.abi, struct, field) === 8 ? 8 : 4);
   }
 
   /** Fails with `errno` unless the bytes at `place`, which a call wrote there, are the wanted ones. */

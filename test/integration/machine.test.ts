@@ -8,7 +8,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  readlinkSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -18,7 +17,7 @@ import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { MACHINE_LIMITS, Program, type Result } from '../../src/sys/program.ts';
 import { StepError } from '../../src/sys/syscalld.ts';
-import { emptyProgram, type Machine, waitUntil, withMachine } from '../lib/machine.ts';
+import { emptyProgram, exeOf, type Machine, waitUntil, withMachine } from '../lib/machine.ts';
 import { unmet } from '../lib/requires.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -74,7 +73,7 @@ function direntNames(bytes: Buffer): string[] {
 
 /** Workers that wait or run: the children of syscalld that are not the control process. */
 const workers = (machine: Machine): readonly number[] =>
-  machine.children().filter((pid) => readlinkSync(`/proc/${pid}/exe`) !== process.execPath);
+  machine.children().filter((pid) => exeOf(pid) !== process.execPath);
 
 const BUILDS = [
   { name: 'plain build', target: 'all', binary: 'syscalld', skip: unmet('root') },
@@ -116,7 +115,7 @@ function steps(): void {
         const got = p.sys('read', [from, read, 32]);
         p.expect(got, '==', 20, 'EPROTO', 'twenty digits');
         p.expect(got, '!=', 0, 'EPROTO', 'no end');
-        p.expect(got, '&', 4, 'EPROTO', 'a bit', 6);
+        p.expect(got, '&', 4, 'EPROTO', 'a bit', { mask: 6 });
         p.expectBytes(read, Buffer.from('18364758544493064720'), 'EBADMSG', 'the digits');
         const negative = p.data(4);
         p.store(negative, -5);
@@ -136,7 +135,7 @@ function steps(): void {
           ['&', 1, 1],
         ] as const) {
           const running = run(machine, (p) =>
-            p.expect(p.sys('geteuid', []), comparison, wanted, 'ESTALE', 'uid', mask),
+            p.expect(p.sys('geteuid', []), comparison, wanted, 'ESTALE', 'uid', { mask }),
           );
           await assert.rejects(running, failsWith('expect', 'ESTALE', 1));
         }

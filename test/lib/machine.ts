@@ -172,7 +172,9 @@ async function start(daemon: ChildProcess, server: Server, root: string): Promis
       }),
     restart: async (whileDown) => {
       const next = connected();
+      const control = childrenOf(pid).find((child) => exeOf(child) === process.execPath);
       socket.destroy();
+      await waitUntil(() => control === undefined || !childrenOf(pid).includes(control)); // syscalld has seen its end
       await whileDown?.();
       machine.syscalld = await next;
       return (await machine.syscalld.ready(listener)).objects;
@@ -217,6 +219,15 @@ function processesIn(root: string): readonly number[] {
         return false; // it has ended
       }
     });
+}
+
+/** The program a process runs; undefined when it has ended. */
+export function exeOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`);
+  } catch {
+    return undefined;
+  }
 }
 
 function childrenOf(pid: number): readonly number[] {

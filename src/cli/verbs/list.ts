@@ -30,6 +30,7 @@ export async function list(parsed: ParsedVerb<'list'>, io: Io, services: Service
     broken.push({ name, state: 'broken', error: error.message });
     await io.err(formatFailure(error));
   };
+  registry.rescan();
   for (const guest of registry.list()) {
     if (guest.state === 'stopped' && !options.all) continue;
     await viewOrTell(guest);
