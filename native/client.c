@@ -48,8 +48,6 @@ static _Noreturn void refuse(const char *text)
 	quit(125);
 }
 
-/* ---- finding the control plane, or starting it ---- */
-
 static bool try_connect(const char *run_dir)
 {
 	/* Through the directory's descriptor: a path of any length fits into sun_path this way. */
@@ -119,8 +117,9 @@ static void reach(const char *run_dir, const char *root)
 		return;
 	if (geteuid() != 0)
 		refuse("cannot reach the control plane: found an ordinary user; need root");
-	start(run_dir, root);
 	for (int waited = 0; waited < START_TIMEOUT_MS; waited += 10) {
+		if (waited % 500 == 0) /* again and again: one that is just ending may have been in its way */
+			start(run_dir, root);
 		if (try_connect(run_dir))
 			return;
 		poll(NULL, 0, 10);
@@ -128,8 +127,6 @@ static void reach(const char *run_dir, const char *root)
 	dprintf(2, "vserver: cannot start the control plane: found no answer in 30 s; see %s/vserverd.log\n", run_dir);
 	exit(125);
 }
-
-/* ---- the request ---- */
 
 static size_t add(size_t at, const void *bytes, size_t len)
 {
@@ -166,8 +163,6 @@ static void hello(int argc, char **argv, char **env)
 	if (message_send(sock, &(struct iovec){ message, at }, 1, &(struct fds){ { 0, 1, 2 }, 3 }, MSG_DONTWAIT) < 0)
 		die("send the command to the control plane");
 }
-
-/* ---- the conversation ---- */
 
 static void send_int(uint32_t type, int32_t value)
 {

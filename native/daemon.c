@@ -41,8 +41,7 @@ _Noreturn void die(const char *what)
 	exit(125);
 }
 
-/* ---- frames to vserverd: queued, so that a busy vserverd never blocks us ---- */
-
+/* Frames to vserverd: queued, so that a busy vserverd never blocks us. */
 static uint8_t *out;
 static size_t out_len, out_cap, out_sent;
 
@@ -102,8 +101,6 @@ static void up(uint32_t type, uint64_t id, const struct iovec *parts, int count)
 /* The same with one part, of 32-bit integers. */
 #define up_ints(type, id, ...) \
 	up(type, id, &(struct iovec){ (int32_t[]){ __VA_ARGS__ }, sizeof((int32_t[]){ __VA_ARGS__ }) }, 1)
-
-/* ---- objects ---- */
 
 static struct object **table;
 static size_t table_cap, table_used;
@@ -227,8 +224,6 @@ static uint32_t own_id(void)
 	return next++ | FIRST_OWN_ID;
 }
 
-/* ---- processes ---- */
-
 /* Our own killed children that could not be reaped yet: one may hang in the kernel (in a guest's FUSE, say), and waiting
  * for it would stop everybody. */
 static pid_t *dying;
@@ -283,17 +278,15 @@ static void process_reap(struct object *o)
 		process_tell(o);
 }
 
-/* ---- workers: one run each ---- */
-
 /* A run that failed leaves nothing: what it kept is dropped, what it spawned is killed. */
 static void run_finish(struct object *w, int32_t error)
 {
 	const struct worker_note *done = (const struct worker_note *)w->reply;
-	uint32_t head[4] = { w->fail_step, (uint32_t)error, w->fail_role, error ? 0 : done->result_count };
+	uint32_t head[4] = { w->fail_step, (uint32_t)error, w->fail_role, error || !done ? 0 : done->result_count };
 	struct iovec parts[2] = { { head, sizeof head } };
-	if (!error)
+	if (!error && done)
 		parts[1] = (struct iovec){ w->reply + sizeof *done, w->reply_len - sizeof *done };
-	up(UP_DONE, w->run, parts, error ? 1 : 2);
+	up(UP_DONE, w->run, parts, error || !done ? 1 : 2);
 	for (uint32_t i = 0; error && done && i < done->keep_count; i++) {
 		struct object *o = object_find(done->keep_object[i]);
 		if (o && o != w)
@@ -356,10 +349,12 @@ static struct object *worker_fork(void)
 
 static void worker_end(struct object *w)
 {
-	kill(w->pid, SIGKILL);
+	if (w->pid) /* else somebody's child, which goes on: a guest's process 1 */
+		kill(w->pid, SIGKILL);
 	if (w->run)
-		run_finish(w, w->fail_error ? w->fail_error : w->reply ? 0 : EIO);
-	reap_later(w->pid);
+		run_finish(w, w->fail_error ? w->fail_error : w->reply || !w->pid ? 0 : EIO);
+	if (w->pid)
+		reap_later(w->pid);
 	if (d.spare == w->id)
 		d.spare = 0;
 	object_drop(w);
@@ -378,9 +373,11 @@ static void worker_spawned(struct object *w, const struct worker_note *note, int
 static void worker_done(struct object *w, const struct worker_note *note, size_t len, const struct fds *fds)
 {
 	for (uint32_t i = 0; i < fds->count; i++) {
-		struct object *o = object_add(note->keep_object[i], note->keep_pid[i] ? OBJECT_PROCESS : OBJECT_FD, fds->fd[i]);
-		o->pid = note->keep_pid[i];
-		if (o->pid)
+		int32_t pid = note->keep_pid[i];
+		uint32_t kind = pid > 0 ? OBJECT_PROCESS : pid ? OBJECT_WORKER : OBJECT_FD;
+		struct object *o = object_add(note->keep_object[i], kind, fds->fd[i]);
+		o->pid = pid > 0 ? pid : 0;
+		if (pid)
 			watch(o->id, o->fd);
 	}
 	w->reply = malloc(len);
@@ -471,8 +468,6 @@ static void run(uint64_t id, const uint8_t *body, size_t len)
 	if (spare)
 		d.spare = spare->id;
 }
-
-/* ---- clients ---- */
 
 static void client_close(struct object *c)
 {
@@ -569,8 +564,6 @@ static void client_read(struct object *c)
 	else
 		up_ints(UP_CLIENT_SIGNAL, c->id, r.value);
 }
-
-/* ---- vserverd ---- */
 
 #define BACKOFF_MAX_MS 5000
 

@@ -134,6 +134,8 @@ static int64_t keep(const struct step *s)
 	return 0;
 }
 
+static _Noreturn void serve(int sock);
+
 static int64_t execute(const struct step *s)
 {
 	uint64_t a[6];
@@ -159,6 +161,9 @@ static int64_t execute(const struct step *s)
 		fakeinit((pid_t)a[0]);
 	case OP_REMOVE_TREE:
 		return -tree_remove((int)a[0]);
+	case OP_TAKE_PROGRAM:
+		close(m.sock); /* from now on a worker of its own, still with a child's role */
+		serve((int)a[0]);
 	default:
 		return -ENOSYS;
 	}
@@ -177,13 +182,12 @@ static void run_steps(void)
 	}
 }
 
-_Noreturn void worker_main(int sock)
+/* Runs the programs that come from `sock`, until one does not park. */
+static _Noreturn void serve(int sock)
 {
 	static _Alignas(8) uint8_t buf[PROGRAM_MAX];
-	/* Not dumpable: a guest that meets this process in its pid namespace can open none of its files and memory. */
-	prctl(PR_SET_DUMPABLE, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* an unused or half-done worker is worth nothing without syscalld */
 	m.sock = sock;
+	m.serial = 0;
 	for (;;) {
 		ssize_t n = message_receive(sock, buf, sizeof buf, &m.p.imports, 0);
 		if (n <= 0)
@@ -207,4 +211,12 @@ _Noreturn void worker_main(int sock)
 		fds_close(&m.keep);
 		fds_close(&m.p.imports);
 	}
+}
+
+_Noreturn void worker_main(int sock)
+{
+	/* Not dumpable: a guest that meets this process in its pid namespace can open none of its files and memory. */
+	prctl(PR_SET_DUMPABLE, 0);
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* an unused or half-done worker is worth nothing without syscalld */
+	serve(sock);
 }

@@ -1,6 +1,6 @@
 /**
- * Writes the reference pages that are made from tables in the source; with `--check` compares instead and fails when
- * one is stale.
+ * Writes the reference pages and the tables within other pages that are made from tables in the source; with `--check`
+ * compares instead and fails when one is stale.
  */
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -9,6 +9,7 @@ import { exitPairs, formatUsage, optionPairs } from '../src/cli/help.ts';
 import { GLOBAL_OPTIONS, VERB_ALIASES, VERB_NAMES, VERBS, type VerbSpec } from '../src/cli/verb-table.ts';
 import type { Verb } from '../src/cli/verb-types.ts';
 import { guestConfigJsonSchema } from '../src/guest/config-schema.ts';
+import { BUILTIN_RULES, LAYERS } from './layers.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 const NOTICE = '<!-- Made by tools/gen-docs.ts from the source; edits here are lost. -->\n';
@@ -20,6 +21,42 @@ export function formatPages(): ReadonlyMap<string, string> {
     ['docs/reference/errors.md', formatErrorsPage()],
     ['docs/reference/guest-config.schema.json', `${JSON.stringify(guestConfigJsonSchema(), null, 2)}\n`],
   ]);
+}
+
+const LAYERS_BEGIN = '<!-- layers: made by tools/gen-docs.ts from tools/layers.ts; edits here are lost -->\n';
+const LAYERS_END = '<!-- /layers -->';
+
+/**
+ * Returns a page with the table of the layers between its two markers, whatever stood there.
+ *
+ * @throws Error when the page does not have each marker once, in order
+ */
+export function withLayerTable(page: string): string {
+  const [before, rest, ...more] = page.split(LAYERS_BEGIN);
+  const [, after, ...others] = rest?.split(LAYERS_END) ?? [];
+  if (before === undefined || after === undefined || more.length + others.length > 0) {
+    throw new Error('cannot write the layer table: found no pair of markers; need each of them once');
+  }
+  return `${before}${LAYERS_BEGIN}\n${formatLayerTable()}\n${LAYERS_END}${after}`;
+}
+
+function formatLayerTable(): string {
+  const names = (folders: readonly string[]): string => folders.map((one) => `\`${one}\``).join(' ') || '—';
+  const layers = LAYERS.map(({ name, mayImport, why }) => `| \`${name}\` | ${names(mayImport)} | ${why} |`);
+  const builtins = BUILTIN_RULES.map(
+    ({ builtins: modules, allowedIn, why }) =>
+      `| ${names(modules.map((one) => `node:${one}`))} | ${names(allowedIn)} | ${why} |`,
+  );
+  return [
+    '| folder of `src` | may import | why |',
+    '| --- | --- | --- |',
+    ...layers,
+    '',
+    '| module of Node | only in | why |',
+    '| --- | --- | --- |',
+    ...builtins,
+    '',
+  ].join('\n');
 }
 
 function formatErrorsPage(): string {
@@ -96,7 +133,12 @@ async function isCurrent(path: string, text: string): Promise<boolean> {
 
 async function main(): Promise<void> {
   const isCheck = process.argv.includes('--check');
-  for (const [page, text] of formatPages()) {
+  const architecture = 'ARCHITECTURE.md';
+  const pages = [
+    ...formatPages(),
+    [architecture, withLayerTable(await readFile(join(ROOT, architecture), 'utf8'))] as const,
+  ];
+  for (const [page, text] of pages) {
     const path = join(ROOT, page);
     if (await isCurrent(path, text)) continue;
     if (isCheck) {

@@ -86,8 +86,9 @@ async function serve(): Promise<void> {
 }
 
 async function shutdown(manager: Manager, syscalld: Syscalld): Promise<void> {
-  await manager.close();
+  // First, so that nobody comes any more: the next client starts anew.
   syscalld.shutdown();
+  await manager.close();
   // What is still queued for the client goes out first.
   setTimeout(() => process.exit(0), 20);
 }

@@ -13,8 +13,8 @@ import { findBusybox } from '../storage/busybox.ts';
 import { sizeOf } from '../sys/abi.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
 import type { Finding, Host } from './host.ts';
+import { planCgroups, planIdMaps } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
-import { planCgroups, planIdMaps } from './plan-start.ts';
 import type { Registry } from './registry.ts';
 
 /** One thing the host can or cannot do. */
@@ -270,7 +270,7 @@ function planUserNamespace(p: Program, host: Host): Result {
     p.sys('close', [writer]);
     p.sys('read', [reader, p.data(8), 1]);
   });
-  const proc = planIdMaps(p, child, { ids });
+  const proc = planIdMaps(p, child, ids);
   return p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: 'user namespace' });
 }
 

@@ -58,8 +58,7 @@ export function completeConfig(values: GuestConfigValues): GuestConfig {
   const checked = checkConfigValues(values);
   if ('config' in checked) return checked.config;
   // As the file that these values would become: so a wrong one is told in the same words.
-  const text = stringify(values);
-  return parseGuestConfig(text, 'configuration');
+  return parseGuestConfig(stringify(values), 'configuration');
 }
 
 /**

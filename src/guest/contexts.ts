@@ -1,30 +1,48 @@
 /**
- * Contexts that wait for their guest. On cgroup v1 a process can only be moved into a group, and the first move after a
- * while costs the kernel an RCU grace period, 7 to 15 ms, with cgroup_mutex held (cgroup_attach_lock in
- * kernel/cgroup/cgroup.c). So workers are parked beforehand in the groups of the next contexts, and of a guest that has
- * just been exec'ed into; a start or exec from there touches no group at all.
- * On cgroup v2 processes are born in their group (CLONE_INTO_CGROUP, Linux 5.7), and nothing is prepared.
+ * Contexts that wait for their guest. Making one costs the kernel more than all the rest of a start: the namespaces
+ * 0.6 ms, and on cgroup v1, where a process can only be moved into a group, now and then an RCU grace period of 7 to
+ * 15 ms with cgroup_mutex held (cgroup_attach_lock in kernel/cgroup/cgroup.c). So a few are made when nobody waits.
+ * For the same reason a worker is parked in the v1 groups of a guest that has just been exec'ed into; on cgroup v2
+ * processes are born in their group (CLONE_INTO_CGROUP, Linux 5.7).
  */
+import { isDeepStrictEqual } from 'node:util';
+import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
+import { idRangeOf } from '../context/id-map.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
+import type { Program, Result } from '../sys/program.ts';
 import type { Host } from './host.ts';
-import { planCgroups } from './plan-start.ts';
+import { type ContextSpec, planCgroups, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
 
-/** Contexts made ready at once: the moves after the first cost 40 µs each. */
-const BATCH = 8;
+/** Contexts made ready in one go. */
+const BATCH = 6;
 /** Made anew when so few are left. */
-const LOW = 4;
+const LOW = 3;
 /** How long a worker waits in a guest for the next exec. */
 const EXEC_WORKER_MS = 10_000;
+const SIGKILL = 9;
 
-/** A context's number, and the worker that sits in its cgroups; 0: none does. */
+/** A context whose two processes wait for the programs of a start. */
 export interface Context {
   readonly xid: Xid;
-  readonly worker: number;
+  readonly initPid: number;
+  readonly objects: ContextSpec['objects'];
 }
 
-/** Prepares contexts. */
+/** What a guest's configuration wants of its context. */
+export interface ContextRequest {
+  /** Undefined: any. */
+  readonly xid: Xid | undefined;
+  readonly hostNetwork: boolean;
+  readonly devBytes: number;
+  readonly sysctls: Readonly<Record<string, string>>;
+}
+
+/** What contexts made ahead are like; a guest that wants another kind gets one made for it. */
+const USUAL: Omit<ContextRequest, 'xid'> = { hostNetwork: false, devBytes: 64 * 1024 ** 2, sysctls: {} };
+
+/** Makes contexts. */
 export class Contexts {
   readonly #host: Host;
   readonly #registry: Registry;
@@ -38,12 +56,63 @@ export class Contexts {
     this.#registry = registry;
   }
 
-  /** Takes a new context, prepared if one is ready. */
-  take(): Context {
-    return this.#ready.shift() ?? { xid: this.#registry.reserveXid(), worker: 0 };
+  /**
+   * Returns a context, one made ahead if it fits. Without an xid asked for its number is reserved.
+   *
+   * @throws StepError
+   */
+  async take(request: ContextRequest): Promise<Context> {
+    const isUsual = isDeepStrictEqual({ ...request, xid: undefined }, { ...USUAL, xid: undefined });
+    const ready = isUsual && request.xid === undefined ? this.#ready.shift() : undefined;
+    return ready ?? (await this.#make(request.xid ?? this.#registry.reserveXid(), request));
   }
 
-  /** Prepares more contexts if few are left. Called when a start is over, so as not to be in its way. */
+  async #make(xid: Xid, request: Omit<ContextRequest, 'xid'>): Promise<Context> {
+    const { program, init, objects } = this.plan(xid, request);
+    const outcome = await this.#host.syscalld.run(`make context ${xid}`, program);
+    return { xid, initPid: outcome.result(init), objects };
+  }
+
+  /** Returns the program that makes a context. */
+  plan(
+    xid: Xid,
+    request: Omit<ContextRequest, 'xid'>,
+  ): { readonly program: Program; readonly init: Result; readonly objects: ContextSpec['objects'] } {
+    const { syscalld, cgroups } = this.#host;
+    const objects = {
+      worker: syscalld.newObject(),
+      init: syscalld.newObject(),
+      initPrograms: syscalld.newObject(),
+    };
+    const program = this.#host.program();
+    const init = planContext(program, {
+      ...request,
+      ids: idRangeOf(xid),
+      cgroup: cgroups.plan(xid, {}),
+      masks: this.#host.masks,
+      attachAt: this.#host.attachPoint,
+      objects,
+    });
+    return { program, init, objects };
+  }
+
+  /** Ends a context that no guest came of, and removes its cgroups. */
+  async discard(context: Context): Promise<void> {
+    const { worker, init, initPrograms } = context.objects;
+    this.#host.syscalld.signal(init, SIGKILL);
+    for (const object of [init, initPrograms, worker]) this.#host.syscalld.drop(object);
+    await this.leave(context.xid);
+    await this.#host.removeCgroup(context.xid);
+  }
+
+  /** A process 1 has ended before a guest came of it. */
+  exited(initObject: number): void {
+    const index = this.#ready.findIndex((one) => one.objects.init === initObject);
+    const [lost] = index < 0 ? [] : this.#ready.splice(index, 1);
+    if (lost) void this.discard(lost).finally(() => this.#registry.release(lost.xid));
+  }
+
+  /** Makes more contexts if few are left. Called when a start is over, so as not to be in its way. */
   refill(): void {
     if (this.#isClosed || this.#ready.length >= LOW) return;
     this.#filling ??= this.#fill().finally(() => {
@@ -54,13 +123,13 @@ export class Contexts {
   async #fill(): Promise<void> {
     while (this.#ready.length < BATCH && !this.#isClosed) {
       const xid = this.#registry.reserveXid();
-      const plan = this.#host.cgroups.plan(xid, {});
-      const worker = plan.joins.length === 0 ? 0 : await this.#park(plan);
-      if (worker === 0) {
+      try {
+        this.#ready.push(await this.#make(xid, USUAL));
+      } catch (error) {
         this.#registry.release(xid);
-        return;
+        if (error instanceof StateError) throw error;
+        return; // the next start tries again, and says what is wrong
       }
-      this.#ready.push({ xid, worker });
     }
   }
 
@@ -106,9 +175,6 @@ export class Contexts {
     this.#isClosed = true;
     for (const xid of [...this.#inGuests.keys()]) await this.leave(xid);
     await this.#filling;
-    for (const { xid, worker } of this.#ready.splice(0)) {
-      this.#host.syscalld.drop(worker);
-      await this.#host.removeCgroup(xid);
-    }
+    for (const context of this.#ready.splice(0)) await this.discard(context);
   }
 }

@@ -48,6 +48,8 @@ export interface Guest {
   live: LiveRecord | undefined;
   /** Work on this guest is one after the other. */
   queue: Promise<void>;
+  /** Wait status of a process 1 that ended before its start was over. */
+  earlyExit: number | undefined;
   /** Resolved when the present run has ended and what it used is cleaned up. */
   ended: PromiseWithResolvers<GuestExit> | undefined;
 }

@@ -22,6 +22,7 @@ import type { Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import type { InstancePaths } from './paths.ts';
 import { planNumberPath } from './plan-paths.ts';
+import type { Mask } from './plan-types.ts';
 
 /** How long the kernel may take to end what it was told to kill. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -33,12 +34,6 @@ export interface Finding {
   readonly ok: boolean;
   /** What was found; if it is not enough, what helps. */
   readonly detail: string;
-}
-
-/** A path to cover or to make read-only in guests; directories end in "/". */
-export interface Mask {
-  readonly path: string;
-  readonly kind: 'mask' | 'readonly';
 }
 
 /** The host, as the instance uses it. */

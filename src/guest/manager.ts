@@ -11,23 +11,23 @@ import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
-import { createGuestDirs, removeGuestDirs } from '../storage/guest-dirs.ts';
+import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/guest-dirs.ts';
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
-import type { Program, Result } from '../sys/program.ts';
-import { type HeldObject, isProcess, type RunOutcome, StepError } from '../sys/syscalld.ts';
+import type { Program } from '../sys/program.ts';
+import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
-import type { GuestConfigValues } from './config-types.ts';
-import { Contexts } from './contexts.ts';
+import type { GuestConfig, GuestConfigValues } from './config-types.ts';
+import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { type Guest, type GuestExit, isActive, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
-import { planStart } from './plan-start.ts';
+import { planGuestSide, planHostSide } from './plan-start.ts';
 import { Registry } from './registry.ts';
 import { type CommandRequest, type Connection, commandSpec, limitsOf, startSpec } from './spec.ts';
 import { findUser } from './user-files.ts';
@@ -50,15 +50,11 @@ export interface StopRequest {
 }
 
 interface PlannedStart {
-  readonly program: Program;
-  /** Its result is the pid of process 1. */
-  readonly init: Result;
-  readonly objects: {
-    readonly init: number;
-    readonly log: number;
-    readonly stdout: number;
-    readonly stderr: number;
-  };
+  /** For the worker. */
+  readonly host: Program;
+  /** For process 1. */
+  readonly guest: Program;
+  readonly objects: { readonly log: number; readonly stdout: number; readonly stderr: number };
 }
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
@@ -98,13 +94,18 @@ export class Manager {
   async recover(held: readonly HeldObject[]): Promise<void> {
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const known = new Set<number>();
-    for (const record of this.registry.load(this.#bootId)) {
+    const records = this.registry.load(this.#bootId);
+    for (const { initObject, logObject } of records) {
+      this.host.syscalld.reserveObject(initObject);
+      this.host.syscalld.reserveObject(logObject);
+    }
+    for (const record of records) {
       known.add(record.initObject).add(record.logObject);
       await this.#adopt(record, processes.get(record.initObject));
     }
-    // Objects that belong to nobody: of operations that did not come to their end.
     for (const object of held)
-      if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#dropStray(object);
+      if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#adoptStray(object);
+    // Process 1 of a start that did not come to its end is among them, and goes with its cgroup.
     for (const xid of this.host.cgroups.list()) {
       if (!this.registry.list().some((guest) => guest.xid === xid && isActive(guest)))
         await this.#removeCgroup(xid);
@@ -112,9 +113,13 @@ export class Manager {
     await this.#sweepDirectories();
   }
 
-  #dropStray(object: HeldObject): void {
-    if (isProcess(object)) this.host.syscalld.signal(object.id, SIGKILL);
-    this.host.syscalld.drop(object.id);
+  /** Commands that were run in guests go on, and their clients wait for them; the rest belongs to nobody any more. */
+  #adoptStray(object: HeldObject): void {
+    if (!isProcess(object) || object.waitStatus !== undefined) {
+      this.host.syscalld.drop(object.id);
+      return;
+    }
+    this.#commands.set(object.id, { ended: Promise.withResolvers(), isStarted: true, exit: undefined });
   }
 
   async #adopt(record: LiveRecord, held: HeldObject | undefined): Promise<void> {
@@ -209,6 +214,7 @@ export class Manager {
         );
       }
       const paths = guestPaths(this.host.paths, guest.name);
+      refuseMounted(paths);
       // The configuration first: without it the rest is swept, should we not get to the end.
       removeDurable(paths.config);
       this.registry.remove(guest);
@@ -237,7 +243,11 @@ export class Manager {
           `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
         );
       if (!guest.isEphemeral) guest.config = this.registry.readConfig(guest.name);
-      return await this.#start(guest, 0, connect);
+      return await this.#start(
+        guest,
+        await this.#contexts.take(contextRequest(guest.config, guest.xid)),
+        connect,
+      );
     });
   }
 
@@ -248,19 +258,23 @@ export class Manager {
     connect?: Connection,
   ): Promise<Guest> {
     const config = completeConfig(values);
-    const context = config.xid === undefined ? this.#contexts.take() : { xid: config.xid, worker: 0 };
+    // A number that is asked for is taken by the guest first: what is made for it must not be another's.
+    const early =
+      config.xid === undefined
+        ? undefined
+        : this.registry.add(name ?? this.inventName(config.xid), config.xid, config, true);
+    const context = await this.#contexts.take(contextRequest(config, config.xid));
     let guest: Guest;
     try {
-      guest = this.registry.add(name ?? this.inventName(context.xid), context.xid, config, true);
+      guest = early ?? this.registry.add(name ?? this.inventName(context.xid), context.xid, config, true);
     } catch (error) {
-      if (context.worker) this.host.syscalld.drop(context.worker);
-      await this.#removeCgroup(context.xid);
+      await this.#contexts.discard(context);
       throw error;
     } finally {
       this.registry.release(context.xid);
     }
     try {
-      await this.#exclusive(guest, () => this.#start(guest, context.worker, connect));
+      await this.#exclusive(guest, () => this.#start(guest, context, connect));
     } catch (error) {
       this.registry.remove(guest);
       await this.#removeFiles(guest.name);
@@ -273,8 +287,13 @@ export class Manager {
 
   /** Returns the program of a start, without running it. */
   async explainStart(guest: Guest): Promise<string> {
-    const { program } = await this.#planStart(guest, 0, undefined);
-    return program.explain();
+    const { program } = this.#contexts.plan(guest.xid, contextRequest(guest.config, guest.xid));
+    const { host, guest: inside } = await this.#planStart(guest, undefined);
+    return [
+      `# make the context\n${program.explain()}`,
+      `# the worker, in the guest's cgroups\n${host.explain()}`,
+      `# process 1, at the same time\n${inside.explain()}`,
+    ].join('\n');
   }
 
   /** Returns the program of the start of a guest that does not exist. */
@@ -290,21 +309,13 @@ export class Manager {
     }
   }
 
-  async #planStart(guest: Guest, worker: number, connect: Connection | undefined): Promise<PlannedStart> {
+  async #planStart(guest: Guest, connect: Connection | undefined): Promise<PlannedStart> {
     const { config, name, xid } = guest;
     const { syscalld } = this.host;
     const paths = guestPaths(this.host.paths, name);
     const template = await this.#template(guest);
-    const objects = {
-      init: syscalld.newObject(),
-      log: connect ? 0 : syscalld.newObject(),
-      stdout: 0,
-      stderr: 0,
-    };
-    if (!connect) {
-      objects.stdout = syscalld.newObject();
-      objects.stderr = syscalld.newObject();
-    }
+    const newObject = (): number => (connect ? 0 : syscalld.newObject());
+    const objects = { log: newObject(), stdout: newObject(), stderr: newObject() };
     const connection: Connection = connect ?? {
       stdio: [NULL_STDIO, { kind: 'pipe', object: objects.stdout }, { kind: 'pipe', object: objects.stderr }],
       terminal: undefined,
@@ -319,20 +330,13 @@ export class Manager {
     );
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.host, config, config.hostname ?? name, request, user, connection);
-    const cgroup = this.host.cgroups.plan(xid, limitsOf(config));
-    const circumstances = {
-      name,
-      xid,
-      paths,
-      template,
-      cgroup,
-      isPrepared: worker !== 0,
-      isEphemeral: guest.isEphemeral,
-      initObject: objects.init,
-    };
-    const program = this.host.program();
-    const init = planStart(program, startSpec(this.host, config, circumstances, command));
-    return { program, init, objects };
+    const cgroupWrites = this.host.cgroups.plan(xid, limitsOf(config)).writes;
+    const circumstances = { name, xid, paths, template, cgroupWrites, isEphemeral: guest.isEphemeral };
+    const spec = startSpec(this.host, config, circumstances, command);
+    const [host, inside] = [this.host.program(), this.host.program()];
+    planHostSide(host, spec);
+    planGuestSide(inside, spec);
+    return { host, guest: inside, objects };
   }
 
   /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
@@ -346,24 +350,27 @@ export class Manager {
     );
   }
 
-  async #start(guest: Guest, worker: number, connect: Connection | undefined): Promise<LiveRecord> {
+  async #start(guest: Guest, context: Context, connect: Connection | undefined): Promise<LiveRecord> {
     guest.state = 'starting';
+    const { init } = context.objects;
     await using undo = new UndoStack();
     undo.defer('state', () => {
       guest.state = 'stopped';
     });
-    undo.defer('cgroup', () => this.#removeCgroup(guest.xid));
-    const { program, init, objects } = await this.#planStart(guest, worker, connect);
+    undo.defer('context', () => this.#contexts.discard(context));
+    const planned = await this.#planStart(guest, connect);
+    const { objects } = planned;
     guest.ended = Promise.withResolvers<GuestExit>();
-    this.#byInit.set(objects.init, guest);
+    guest.earlyExit = undefined;
+    this.#byInit.set(init, guest);
     undo.defer('process 1', () => {
-      this.#byInit.delete(objects.init);
+      this.#byInit.delete(init);
       for (const object of [objects.stdout, objects.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    const outcome = await this.#runCommand(`start guest "${guest.name}"`, program, worker);
+    await this.#runStart(guest, context, planned);
     // Before anybody else hears of the run: its end may be told in the same breath.
-    if (connect?.client) this.host.syscalld.bind(connect.client, objects.init);
-    const initPid = outcome.result(init);
+    if (connect?.client) this.host.syscalld.bind(connect.client, init);
+    const { initPid } = context;
     if (objects.log) {
       const { directory, log } = guestPaths(this.host.paths, guest.name);
       if (guest.isEphemeral) mkdirSync(directory, { mode: 0o700 });
@@ -376,7 +383,7 @@ export class Manager {
       isEphemeral: guest.isEphemeral,
       initPid,
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
-      initObject: objects.init,
+      initObject: init,
       logObject: objects.log,
       client: connect?.terminal?.client ?? 0,
       startedAt: new Date().toISOString(),
@@ -387,11 +394,23 @@ export class Manager {
     this.#remember(guest, live);
     guest.state = 'running';
     undo.commit();
+    if (guest.earlyExit !== undefined) this.exited(init, guest.earlyExit);
     return live;
   }
 
-  async #runCommand(what: string, program: Program, worker: number): Promise<RunOutcome> {
-    return await commandErrors(what, this.host.syscalld.run(what, program, worker));
+  /** Runs both programs of a start; of two failures the one that is not the other's consequence is told. */
+  async #runStart(guest: Guest, { objects }: Context, planned: PlannedStart): Promise<void> {
+    const what = `start guest "${guest.name}"`;
+    const [host, inside] = await Promise.allSettled([
+      this.host.syscalld.run(what, planned.host, objects.worker),
+      commandErrors(what, this.host.syscalld.run(what, planned.guest, objects.initPrograms)),
+    ]);
+    const isConsequence =
+      inside.status === 'rejected' &&
+      inside.reason instanceof StepError &&
+      inside.reason.errnoName === 'ECANCELED';
+    if (inside.status === 'rejected' && !(isConsequence && host.status === 'rejected')) throw inside.reason;
+    if (host.status === 'rejected') throw host.reason;
   }
 
   #remember(guest: Guest, live: LiveRecord): void {
@@ -404,6 +423,10 @@ export class Manager {
   /** A process that syscalld holds has ended. */
   exited(object: number, waitStatus: number): void {
     const guest = this.#byInit.get(object);
+    if (guest?.state === 'starting') {
+      guest.earlyExit = waitStatus; // the start goes on first, or fails for that
+      return;
+    }
     if (guest) {
       void this.#finish(guest, waitStatus).catch((error: unknown) => {
         this.onFailure(`clean up guest "${guest.name}"`, error);
@@ -411,7 +434,10 @@ export class Manager {
       return;
     }
     const command = this.#commands.get(object);
-    if (!command) return; // somebody else's, who hears of it in another way
+    if (!command) {
+      this.#contexts.exited(object); // or somebody else's, who hears of it in another way
+      return;
+    }
     command.exit = { code: exitCode(waitStatus), at: new Date().toISOString() };
     if (command.isStarted) this.#finishCommand(object, command, command.exit);
   }
@@ -547,7 +573,8 @@ export class Manager {
     };
     this.#commands.set(object, command);
     try {
-      await this.#runCommand(`run "${request.argv[0] ?? ''}" in guest "${guest.name}"`, program, worker);
+      const what = `run "${request.argv[0] ?? ''}" in guest "${guest.name}"`;
+      await commandErrors(what, this.host.syscalld.run(what, program, worker));
     } catch (error) {
       this.#commands.delete(object);
       throw error;
@@ -644,6 +671,11 @@ export class Manager {
       done.resolve();
     }
   }
+}
+
+function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
+  const { network, limits, sysctls } = config;
+  return { xid, hostNetwork: network.mode === 'host', devBytes: limits.shmBytes, sysctls };
 }
 
 /** The exit code a shell would give for a wait status; null when nobody saw it. */

@@ -5,7 +5,7 @@
  */
 import type { Abi } from '../sys/abi.ts';
 import { sizeOf } from '../sys/abi.ts';
-import { CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
+import { type Arg, CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
 import { CLIENT_PTY } from '../sys/wire.ts';
 import type { CommandSpec, Stdio } from './plan-types.ts';
 
@@ -181,9 +181,9 @@ function planExec(p: Program, command: CommandSpec): void {
 /** Adds the step that sends descriptors with some bytes over a unix socket. */
 export function planSendFds(
   p: Program,
-  socket: Parameters<Program['sys']>[1][number],
+  socket: Arg,
   payload: Data,
-  fds: readonly Result[],
+  fds: readonly Arg[],
   about: string,
 ): void {
   const { control, message } = messageWithFds(p, p.abi, payload, fds.length);
@@ -194,7 +194,7 @@ export function planSendFds(
 }
 
 /** Adds the steps that receive descriptors, and returns them. */
-export function planReceiveFds(p: Program, socket: Result, count: number, about: string): readonly Result[] {
+export function planReceiveFds(p: Program, socket: Arg, count: number, about: string): readonly Result[] {
   const payload = p.data(8);
   const { control, message } = messageWithFds(p, p.abi, payload, count);
   const length = p.sys('recvmsg', [socket, message, 0], { about });

@@ -3,7 +3,7 @@
  */
 import type { IdRange } from '../context/id-map.ts';
 import { sizeOf } from '../sys/abi.ts';
-import type { Data, Program, Result } from '../sys/program.ts';
+import type { Arg, Data, Program, Result } from '../sys/program.ts';
 import { planAttach, planNumberPath, planOpenDirectory } from './plan-paths.ts';
 import type { MountSpec, OverlaySpec, StartSpec } from './plan-types.ts';
 
@@ -28,16 +28,14 @@ const DEV_LINKS = [
 
 /** How many descriptors `planHostMounts` makes. */
 export function hostMountCount(spec: StartSpec): number {
-  return 3 + (spec.root.hostUsr ? 1 : 0) + spec.root.mounts.length;
+  return 1 + (spec.root.hostUsr ? 1 : 0) + spec.root.mounts.length;
 }
 
-/** Order: root, /dev, /dev/pts, [/usr], configured mounts. */
-export function planHostMounts(p: Program, spec: StartSpec, userns: Result): readonly Result[] {
+/** Order: root, [/usr], configured mounts. */
+export function planHostMounts(p: Program, spec: StartSpec, userns: number): readonly Result[] {
   const { root } = spec;
   return [
     planOverlay(p, root, spec.ids, userns),
-    planDev(p, spec),
-    planDevpts(p, spec),
     // Not idmapped: its files stay the host's root's, so what is readable by root alone is not by a guest's root.
     ...(root.hostUsr
       ? [planTreeClone(p, '/usr', undefined, ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOSUID'])]
@@ -50,14 +48,15 @@ export function planHostMounts(p: Program, spec: StartSpec, userns: Result): rea
 export function planTreeClone(
   p: Program,
   path: string,
-  userns: Result | undefined,
+  userns: Arg | undefined,
   attributes: readonly string[],
 ): Result {
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
   const tree = p.sys('open_tree', [p.flags('AT_FDCWD'), path, clone], { about: `"${path}"` });
-  const set = userns ? [...attributes, 'MOUNT_ATTR_IDMAP'] : attributes;
-  const attr = p.struct('mount_attr', { attr_set: p.flags(...set) });
-  if (userns) p.storeField(attr, 'mount_attr', 'userns_fd', userns);
+  const set = userns !== undefined ? [...attributes, 'MOUNT_ATTR_IDMAP'] : attributes;
+  // Private: a copy of a shared mount is its peer, so what a guest mounts there would show on the host.
+  const attr = p.struct('mount_attr', { attr_set: p.flags(...set), propagation: p.flags('MS_PRIVATE') });
+  if (userns !== undefined) p.storeField(attr, 'mount_attr', 'userns_fd', userns);
   p.sys('mount_setattr', [tree, '', p.flags('AT_EMPTY_PATH'), attr, sizeOf(p.abi, 'mount_attr')], {
     about: `${set.join('|')} on "${path}"`,
   });
@@ -65,7 +64,7 @@ export function planTreeClone(
 }
 
 /** Makes a guest's root: its own files over the template's, which are shown with its ids. */
-export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Result): Result {
+export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg): Result {
   const lower = planTreeClone(p, root.lower, userns, ['MOUNT_ATTR_NODEV']);
   const layers = planLayers(p, root, ids, lower);
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
@@ -89,39 +88,55 @@ export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns:
 }
 
 interface Layers {
-  readonly lower: string | Data;
-  readonly upper: string | Data;
-  readonly work: string | Data;
+  readonly lower: Data;
+  readonly upper: Data;
+  readonly work: Data;
 }
 
-/** Finds paths by which overlay reaches its layers. */
+/**
+ * Finds paths by which overlay reaches its layers: all by descriptor, since the guest reads them in its mountinfo and
+ * must find no path of the host there.
+ */
 function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result): Layers {
-  const memory = root.upper.kind === 'memory' ? planMemory(p, root.upper.sizeBytes, ids) : undefined;
+  const layers = planUpper(p, root.upper, ids);
   if (!root.detachedLayers) {
     // Before 6.15 layers must be attached to a mount namespace: the worker makes itself one, which ends with it.
     p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace for the layers' });
     p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
-    if (memory) planAttach(p, memory.mount, root.attachAt, 'upper layer');
+    let at = root.attachAt;
+    if (layers.mount) {
+      planAttach(p, layers.mount, at, 'upper layer');
+      p.sys('mkdirat', [layers.mount, 'lower', 0o700], { about: 'place for the lower layer' });
+      at = `${at}/lower`;
+    }
+    planAttach(p, lower, at, 'lower layer');
   }
-  const upper = memory ? planNumberPath(p, FD, memory.upper) : directoryOf(root.upper, 'upper');
-  const work = memory ? planNumberPath(p, FD, memory.work) : directoryOf(root.upper, 'work');
-  if (root.detachedLayers) return { lower: planNumberPath(p, FD, lower), upper, work };
-  const at = memory ? `${root.attachAt}/lower` : root.attachAt;
-  if (memory) p.sys('mkdirat', [memory.mount, 'lower', 0o700], { about: 'place for the lower layer' });
-  planAttach(p, lower, at, 'lower layer');
-  return { lower: at, upper, work };
+  // Only now: a directory on disk is to be on a mount of the namespace the overlay is made in.
+  const open = (layer: Result | string): Result =>
+    typeof layer === 'string' ? planOpenDirectory(p, p.flags('AT_FDCWD'), layer) : layer;
+  return {
+    lower: planNumberPath(p, FD, lower),
+    upper: planNumberPath(p, FD, open(layers.upper)),
+    work: planNumberPath(p, FD, open(layers.work)),
+  };
 }
 
-function directoryOf(upper: OverlaySpec['upper'], name: 'upper' | 'work'): string {
-  return upper.kind === 'directory' ? upper[name] : '';
+interface Upper {
+  /** A mount of its own that upper layer and work directory are on, detached as yet. */
+  readonly mount: Result | undefined;
+  /** Opened, or still a path. */
+  readonly upper: Result | string;
+  readonly work: Result | string;
+}
+
+function planUpper(p: Program, upper: OverlaySpec['upper'], ids: IdRange): Upper {
+  return upper.kind === 'memory'
+    ? planMemory(p, upper.sizeBytes, ids)
+    : { mount: undefined, upper: upper.upper, work: upper.work };
 }
 
 /** A guest that exists only while it runs writes to memory, charged to it and bounded. */
-function planMemory(
-  p: Program,
-  sizeBytes: number,
-  ids: IdRange,
-): { mount: Result; upper: Result; work: Result } {
+function planMemory(p: Program, sizeBytes: number, ids: IdRange): Upper {
   const mount = planFilesystem(
     p,
     'tmpfs',
@@ -155,15 +170,15 @@ export function planFilesystem(
 }
 
 /** /dev is made by the host, whose nodes work there; the guest cannot make any: mknod needs CAP_MKNOD on the host. */
-function planDev(p: Program, spec: StartSpec): Result {
-  const owner = String(spec.ids.hostBase);
+export function planDev(p: Program, ids: IdRange, bytes: number): Result {
+  const owner = String(ids.hostBase);
   const dev = planFilesystem(
     p,
     'tmpfs',
     [
       ['source', 'dev'],
       ['mode', '0755'],
-      ['size', String(spec.root.devBytes)],
+      ['size', String(bytes)],
       ['nr_inodes', '16384'],
       ['uid', owner],
       ['gid', owner],
@@ -174,7 +189,7 @@ function planDev(p: Program, spec: StartSpec): Result {
     p.sys('mknodat', [dev, name, (p.abi.constants['S_IFCHR'] ?? 0) | 0o666, (major << 8) | minor], {
       about: `/dev/${name}`,
     });
-    p.sys('fchownat', [dev, name, spec.ids.hostBase, spec.ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
+    p.sys('fchownat', [dev, name, ids.hostBase, ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
       about: `/dev/${name}`,
     });
   }
@@ -185,13 +200,14 @@ function planDev(p: Program, spec: StartSpec): Result {
     ['mqueue', 0o1777],
   ] as const) {
     p.sys('mkdirat', [dev, name, mode], { about: `/dev/${name}` });
-    p.sys('fchownat', [dev, name, spec.ids.hostBase, spec.ids.hostBase, 0], { about: `/dev/${name}` });
+    p.sys('fchownat', [dev, name, ids.hostBase, ids.hostBase, 0], { about: `/dev/${name}` });
   }
   return dev;
 }
 
-function planDevpts(p: Program, spec: StartSpec): Result {
-  const tty = String(spec.ids.hostBase + 5);
+/** A devpts of its own: the guest's terminals. */
+export function planDevpts(p: Program, ids: IdRange): Result {
+  const tty = String(ids.hostBase + 5);
   return planFilesystem(
     p,
     'devpts',
@@ -199,13 +215,15 @@ function planDevpts(p: Program, spec: StartSpec): Result {
       ['source', 'devpts'],
       ['mode', '0620'],
       ['ptmxmode', '0666'],
+      // All guests together have 3072 (kernel.pty.max less kernel.pty.reserve); one guest shall not take them all.
+      ['max', '1024'],
       ['gid', tty],
     ],
     ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NOEXEC'],
   );
 }
 
-function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, userns: Result): Result {
+function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, userns: Arg): Result {
   const attributes = [
     'MOUNT_ATTR_NOSUID',
     'MOUNT_ATTR_NODEV',

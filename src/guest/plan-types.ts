@@ -47,6 +47,12 @@ export type MountSpec =
       readonly sizeBytes: number;
     };
 
+/** A path to cover or to make read-only in guests; directories end in "/". */
+export interface Mask {
+  readonly path: string;
+  readonly kind: 'mask' | 'readonly';
+}
+
 /** Everything a start needs, decided. */
 export interface StartSpec {
   readonly name: string;
@@ -56,23 +62,11 @@ export interface StartSpec {
   readonly init: 'fake' | 'none' | 'own';
   readonly command: CommandSpec;
   readonly root: RootSpec;
-  readonly cgroup: {
-    readonly directories: readonly string[];
-    readonly writes: readonly { readonly path: string; readonly text: string }[];
-    readonly leaf: string;
-    readonly joins: readonly string[];
-    /** Directories are made and the worker has joined. */
-    readonly isPrepared: boolean;
-    /** The guest sees a cgroup2 tree of its own, read-only. */
-    readonly isVisible: boolean;
-  };
+  /** Limits: files of the guest's cgroups and what is written there. */
+  readonly cgroupWrites: readonly { readonly path: string; readonly text: string }[];
   readonly hostNetwork: boolean;
-  readonly sysctls: Readonly<Record<string, string>>;
   /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */
   readonly bootOffset: { readonly seconds: number; readonly nanoseconds: number };
-  readonly masks: readonly { readonly path: string; readonly kind: 'mask' | 'readonly' }[];
-  /** Object ids: process 1; the kept ends of the command's pipes are in `command.stdio`. */
-  readonly initObject: number;
 }
 
 /** What the guest's root is made of. All paths are the host's and trusted; what lies below `lower` is not. */
@@ -88,8 +82,6 @@ export interface RootSpec {
   /** An empty directory of the host where the root is attached until pivot_root. */
   readonly attachAt: string;
   readonly mounts: readonly MountSpec[];
-  /** Size of /dev, /dev/shm included. */
-  readonly devBytes: number;
   /** Layers may be detached mounts (Linux 6.15; probed). */
   readonly detachedLayers: boolean;
 }
@@ -99,3 +91,21 @@ export type OverlaySpec = Pick<
   RootSpec,
   'lower' | 'upper' | 'attachAt' | 'detachedLayers' | 'readonly' | 'hostUsr'
 >;
+
+/**
+ * Descriptors that the programs of a context know by number, since one finds what an earlier one left: those of the
+ * worker, and those of process 1. "gate" is one end each of the same socket pair.
+ */
+export const WORKER_FD = { gate: 100, userns: 101 } as const;
+export const INIT_FD = {
+  gate: 100,
+  programs: 101,
+  oldRoot: 102,
+  /** Where the guest's root is attached until pivot_root. */
+  attach: 103,
+  proc: 104,
+  sys: 105,
+  dev: 106,
+  timeOffsets: 107,
+  timeNamespace: 108,
+} as const;

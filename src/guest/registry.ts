@@ -130,6 +130,7 @@ export class Registry {
       live: undefined,
       queue: Promise.resolve(),
       ended: undefined,
+      earlyExit: undefined,
     };
     this.#byName.set(name, guest);
     this.#byXid.set(xid, guest);
@@ -155,7 +156,8 @@ export class Registry {
   /** Finds a guest by name or xid. @throws UserError guest-not-found; invalid-config for one whose file is broken */
   find(text: string): Guest {
     const ref = parseGuestRef(text);
-    const guest = this.#get(ref) ?? (this.rescan(), this.#get(ref));
+    if (!this.#get(ref)) this.rescan();
+    const guest = this.#get(ref);
     if (guest) return guest;
     const broken = this.broken.find((one) => one.name === text);
     if (broken) throw broken.error;

@@ -105,11 +105,8 @@ export interface StartCircumstances {
   readonly xid: Xid;
   readonly paths: GuestPaths;
   readonly template: Template;
-  readonly cgroup: CgroupPlan;
-  /** The worker's cgroups are made and joined. */
-  readonly isPrepared: boolean;
+  readonly cgroupWrites: CgroupPlan['writes'];
   readonly isEphemeral: boolean;
-  readonly initObject: number;
 }
 
 /** Returns all decisions of a start. @throws UserError mount-source-missing */
@@ -139,15 +136,11 @@ export function startSpec(
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
       mounts: config.mounts.map(mountSpec),
-      devBytes: config.limits.shmBytes,
       detachedLayers: host.detachedLayers,
     },
-    cgroup: { ...at.cgroup, isPrepared: at.isPrepared, isVisible: host.cgroups.kind === 'v2' },
+    cgroupWrites: at.cgroupWrites,
     hostNetwork: config.network.mode === 'host',
-    sysctls: config.sysctls,
     bootOffset: { seconds: -whole, nanoseconds },
-    masks: host.masks,
-    initObject: at.initObject,
   };
 }
 

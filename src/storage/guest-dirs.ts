@@ -53,18 +53,30 @@ export async function removeGuestDirs(
   machine: StorageMachine,
   mountInfo: string = '/proc/self/mountinfo',
 ): Promise<void> {
+  refuseMounted(dirs, mountInfo);
   if (lstatSync(dirs.directory, { throwIfNoEntry: false }) === undefined) return;
   const parent = realpathSync.native(dirname(dirs.directory));
-  const name = basename(dirs.directory);
-  const directory = join(parent, name);
+  await removeDirectory(machine, `delete ${JSON.stringify(dirs.directory)}`, parent, basename(dirs.directory));
+}
+
+/**
+ * Throws while something is mounted on or below a guest's directory: called before anything of the guest is deleted.
+ *
+ * @param mountInfo `/proc/self/mountinfo`, or a file like it
+ * @throws StateError guest-files-mounted
+ */
+export function refuseMounted(
+  dirs: Pick<GuestDirs, 'directory'>,
+  mountInfo: string = '/proc/self/mountinfo',
+): void {
+  if (lstatSync(dirs.directory, { throwIfNoEntry: false }) === undefined) return;
+  const directory = join(realpathSync.native(dirname(dirs.directory)), basename(dirs.directory));
   const mounted = parseMountInfo(readFileSync(mountInfo, 'utf8')).find(
     ({ mountPoint }) => mountPoint === directory || mountPoint.startsWith(`${directory}/`),
   );
-  if (mounted !== undefined) {
-    throw new StateError(
-      'guest-files-mounted',
-      `cannot delete ${JSON.stringify(directory)}: found a mount on ${JSON.stringify(mounted.mountPoint)}; need it unmounted`,
-    );
-  }
-  await removeDirectory(machine, `delete ${JSON.stringify(directory)}`, parent, name);
+  if (mounted === undefined) return;
+  throw new StateError(
+    'guest-files-mounted',
+    `cannot delete ${JSON.stringify(directory)}: found a mount on ${JSON.stringify(mounted.mountPoint)}; need it unmounted`,
+  );
 }

@@ -24,6 +24,7 @@ export const OP = {
   resetSignals: 10,
   fakeinit: 11,
   removeTree: 12,
+  takeProgram: 13,
 } as const;
 const ARG = { imm: 0, data: 1, result: 2, import: 3 } as const;
 const RULE = { fail: 0, ignore: 1, jump: 2 } as const;
@@ -127,6 +128,9 @@ export interface EncodedProgram {
 /** `which` of an import: descriptors of a client (native/wire.h). */
 export const CLIENT_FD = { stdin: 0, stdout: 1, stderr: 2, socket: 3 } as const;
 
+/** Sums of constants by their names: programs use the same few again and again. */
+const FLAGS = new Map<string, { readonly abi: Abi; readonly flags: Flags }>();
+
 /** Builds one syscall program. */
 export class Program {
   readonly abi: Abi;
@@ -149,7 +153,13 @@ export class Program {
 
   /** Returns the named constants' sum as an argument. */
   flags(...names: readonly string[]): Flags {
-    return new Flags(flags(this.abi, ...names), names.join('|') || '0');
+    const text = names.join('|');
+    let known = FLAGS.get(text);
+    if (known?.abi !== this.abi) {
+      known = { abi: this.abi, flags: new Flags(flags(this.abi, ...names), text || '0') };
+      FLAGS.set(text, known);
+    }
+    return known.flags;
   }
 
   /** Reserves `length` zero bytes (8-byte aligned) in the data area, or puts bytes there. */
@@ -363,6 +373,16 @@ export class Program {
   /** syscalld keeps a descriptor as `object`; with a pid it is a pidfd to be watched. */
   keep(fd: Result, object: number, pid: Result | number = 0): void {
     this.#push(OP.keep, 'keep', [fd, object, pid], { about: `as object ${object}` });
+  }
+
+  /** syscalld keeps the other end of a child's `takeProgram` as the worker `object`. */
+  keepWorker(socket: Result, object: number): void {
+    this.#push(OP.keep, 'keep', [socket, object, -1], { about: `as worker ${object}` });
+  }
+
+  /** The child goes on as a worker: its next program comes from a socket. */
+  takeProgram(socket: Arg): void {
+    this.#push(OP.takeProgram, 'take_program', [socket]);
   }
 
   /** Ends the process. */

@@ -51,6 +51,8 @@ export interface RunOptions {
 export interface Instance {
   /** VSERVER_ROOT: `etc`, `lib` and `run` are below. */
   readonly root: string;
+  /** Path of the client. */
+  readonly client: string;
   /** A directory for the test's own files, removed with the instance. */
   readonly scratch: string;
   /** Runs the client with these arguments, whatever its exit code. */
@@ -176,13 +178,15 @@ export async function openInstance({ checkout = CHECKOUT }: InstanceOptions = {}
       if (names?.stdout.trim() !== '') await attempt(['delete', '--all', '--force']);
       await attempt(['daemon', 'stop', '--guests']);
     }
-    problems.push(...(await leftovers(root)));
+    // Patience with what ends is lost on what was not even told to.
+    problems.push(...(await leftovers(root, problems.length === 0 ? END_TIMEOUT_MS : 0)));
     if (mountsBelow(home).length === 0) rmSync(home, { recursive: true, force: true, maxRetries: 3 });
     assert.deepEqual(problems, [], 'the instance leaves nothing');
   };
 
   return {
     root,
+    client: join(checkout, 'bin/vserver'),
     scratch,
     run,
     ok,
@@ -195,7 +199,7 @@ export async function openInstance({ checkout = CHECKOUT }: InstanceOptions = {}
 export async function eventually<T>(
   what: string,
   look: () => Promise<T | undefined> | T | undefined,
-  timeoutMs = END_TIMEOUT_MS,
+  timeoutMs: number = END_TIMEOUT_MS,
 ): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
@@ -207,8 +211,8 @@ export async function eventually<T>(
 }
 
 /** What is left of an instance that was stopped, after some patience, as text; and makes an end of it. */
-async function leftovers(root: string): Promise<readonly string[]> {
-  const deadline = performance.now() + END_TIMEOUT_MS;
+async function leftovers(root: string, patienceMs: number): Promise<readonly string[]> {
+  const deadline = performance.now() + patienceMs;
   let found: readonly string[] = [];
   do {
     found = [

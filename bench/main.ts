@@ -1,0 +1,55 @@
+/**
+ * Runs benches: `npm run bench [-- start exec micro scale]`, all without a name. Prints ratios of interleaved runs with
+ * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
+ *
+ * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale`. Nothing here passes or fails:
+ * a target is printed beside its figure, for somebody who knows how quiet the machine was.
+ */
+import { appendFileSync, mkdirSync } from 'node:fs';
+import { cpus, loadavg, release } from 'node:os';
+import { join } from 'node:path';
+import { exec } from './exec.ts';
+import { micro } from './micro.ts';
+import { BENCH_BUILD } from './native-programs.ts';
+import { formatResults } from './report.ts';
+import { scale } from './scale.ts';
+import type { Result, Scenario } from './scenario.ts';
+import { start } from './start.ts';
+
+const SCENARIOS: readonly Scenario[] = [start, exec, micro, scale];
+
+function main(names: readonly string[]): number {
+  const unknown = names.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));
+  if (unknown.length > 0) {
+    const known = SCENARIOS.map(({ name }) => name).join(' ');
+    console.error(`cannot bench: found "${unknown.join(' ')}"; need some of: ${known}`);
+    return 2;
+  }
+  mkdirSync(BENCH_BUILD, { recursive: true });
+  for (const scenario of SCENARIOS) {
+    if (names.length > 0 && !names.includes(scenario.name)) continue;
+    console.log(`\n${scenario.name}: ${scenario.about}`);
+    const conditions = {
+      scenario: scenario.name,
+      at: new Date().toISOString(),
+      kernel: release(),
+      cpus: cpus().length,
+      loadBefore: loadavg()[0],
+    };
+    const results: Result[] = [];
+    for (const result of scenario.run()) {
+      results.push(result);
+      appendFileSync(
+        join(BENCH_BUILD, `${scenario.name}.jsonl`),
+        `${JSON.stringify({ ...conditions, ...result })}\n`,
+      );
+    }
+    process.stdout.write(formatResults(results));
+    console.log(
+      `Linux ${conditions.kernel}, ${conditions.cpus} CPUs, load ${conditions.loadBefore?.toFixed(1)} before`,
+    );
+  }
+  return 0;
+}
+
+process.exitCode = main(process.argv.slice(2));

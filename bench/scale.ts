@@ -1,0 +1,157 @@
+/** Many idle guests: what each costs in memory, how fast they start, and whether the last starts as fast as the first. */
+import { readFileSync } from 'node:fs';
+import { ControlPlane, VSERVER } from './control-plane.ts';
+import { run, timeCommands } from './native-programs.ts';
+import type { Figure, Result, Scenario } from './scenario.ts';
+import { compare, type Sample } from './statistics.ts';
+
+const FEW = 10;
+const NANOSECONDS_IN_MS = 1e6;
+const MEMORY_TARGET = { relation: 'at most', value: 350 } as const;
+const RATE_TARGET = { relation: 'at least', value: 400 } as const;
+const GROWTH_TARGET = { relation: 'at most', value: 1.2 } as const;
+/** Lines of /proc/meminfo that guests and their kernel objects are in. */
+const PARTS = ['Slab', 'PageTables', 'KernelStack', 'AnonPages', 'Shmem', 'Percpu'] as const;
+/** What the kernel frees after a grace period is free by then. */
+const SETTLE_SECONDS = '3';
+const GUEST_FLAGS = ['--init=none', '--network', 'none', '--', 'sleep', '86400'] as const;
+
+/** SIZE guests (1000) of one process each. */
+export const scale: Scenario = {
+  name: 'scale',
+  about:
+    'SIZE (1000) idle guests of one process, `sleep` of the host template, each with its own namespaces and cgroups',
+  run: measure,
+};
+
+function* measure(): Iterable<Result> {
+  using control = new ControlPlane();
+  const size = Number(process.env['SIZE'] ?? 1000);
+  const names = Array.from({ length: size }, (_, index) => `g${index + 1}`);
+  const few = names.slice(0, FEW);
+  repeat(control, size, ['create', 'g$i', ...GUEST_FLAGS]);
+  control.vserver('create', 'probe', ...GUEST_FLAGS);
+
+  control.vserver('start', ...few);
+  const before = probe(control, `start with ${FEW} running`);
+  stop(control);
+
+  const idle = memory();
+  const startedAt = performance.now();
+  control.vserver('start', ...names);
+  yield rate(`one \`start\` of ${size}`, size, startedAt);
+  const full = memory();
+  yield* daemonSizes(control, size);
+  const many = probe(control, `start with ${size} running`);
+  stop(control);
+  yield* memoryPerGuest(size, idle, full, memory());
+
+  control.vserver('start', ...few);
+  const after = probe(control, before.name);
+  stop(control);
+  const peer = { name: before.name, values: alternate(before.values, after.values) };
+  const subject = { name: many.name, values: alternate(many.values, many.values) };
+  yield compare(subject, peer, { unit: 'ms', perUnit: NANOSECONDS_IN_MS, target: GROWTH_TARGET });
+
+  const loopedAt = performance.now();
+  repeat(control, size, ['run', '--detach', '--name', 'r$i', ...GUEST_FLAGS]);
+  yield rate(`\`run --detach\`, ${size} commands`, size, loopedAt);
+}
+
+/** Runs the client `count` times in one shell; `$i` in a word counts from 1. */
+function repeat(control: ControlPlane, count: number, words: readonly string[]): void {
+  const script = `i=1; while [ $i -le ${count} ]; do "$VSERVER" ${words.join(' ')} >/dev/null || exit 1; i=$((i+1)); done`;
+  run('sh', ['-c', script], { VSERVER, VSERVER_ROOT: control.root });
+}
+
+/** Starts and stops one more guest, again and again: nanoseconds of the starts. */
+function probe(control: ControlPlane, name: string): Sample {
+  const commands = [
+    { name, argv: control.argv('start', 'probe') },
+    { name: 'stop', argv: control.argv('kill', '--signal', 'KILL', 'probe') },
+    { name: 'wait', argv: control.argv('wait', 'probe') },
+  ];
+  const [sample] = timeCommands(commands, {
+    rounds: Number(process.env['ROUNDS'] ?? 60),
+    warmups: 10,
+    isInOrder: true,
+  });
+  return sample ?? { name, values: [] };
+}
+
+function stop(control: ControlPlane): void {
+  control.vserver('stop', '--all', '--timeout', '0');
+}
+
+function alternate(first: readonly number[], second: readonly number[]): readonly number[] {
+  return first.flatMap((value, index) => [value, second[index] ?? value]);
+}
+
+function rate(how: string, count: number, startedAtMs: number): Figure {
+  const seconds = (performance.now() - startedAtMs) / 1000;
+  return {
+    kind: 'figure',
+    what: `start rate: ${how}`,
+    unit: 'guests/s',
+    value: count / seconds,
+    spread: undefined,
+    target: RATE_TARGET,
+  };
+}
+
+/** KiB of /proc/meminfo by name, after a pause. */
+function memory(): ReadonlyMap<string, number> {
+  run('sleep', [SETTLE_SECONDS]);
+  const lines = readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+): +(\d+) kB$/gm);
+  return new Map(Array.from(lines, ([, name = '', kib = '']): [string, number] => [name, Number(kib)]));
+}
+
+type Memory = ReadonlyMap<string, number>;
+
+/** Two estimates each, from what the starts took and what the stops gave back: the host's own drift shows in between. */
+function* memoryPerGuest(size: number, before: Memory, full: Memory, after: Memory): Iterable<Figure> {
+  const figure = (what: string, names: readonly string[], target: Figure['target'] = undefined): Figure => {
+    const sum = (at: Memory): number => names.reduce((total, name) => total + (at.get(name) ?? 0), 0);
+    const taken = (sum(full) - sum(before)) / size;
+    const given = (sum(full) - sum(after)) / size;
+    const sign = names.includes('MemAvailable') ? -1 : 1;
+    const [low = 0, high = 0] = [taken * sign, given * sign].sort((a, b) => a - b);
+    const value = (low + high) / 2;
+    return {
+      kind: 'figure',
+      what: `memory per guest: ${what}`,
+      unit: 'KiB',
+      value,
+      spread: { value, low, high },
+      target,
+    };
+  };
+  yield figure('MemAvailable', ['MemAvailable'], MEMORY_TARGET);
+  yield figure(PARTS.join(' + '), PARTS, MEMORY_TARGET);
+  for (const part of PARTS) yield figure(part, [part]);
+}
+
+function* daemonSizes(control: ControlPlane, size: number): Iterable<Figure> {
+  const { vserverdPid, syscalldPid } = control.daemons();
+  const rollup = readFileSync(`/proc/${syscalldPid}/smaps_rollup`, 'utf8');
+  const privateKib = Array.from(rollup.matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB$/gm), ([, kib]) =>
+    Number(kib),
+  );
+  const status = readFileSync(`/proc/${vserverdPid}/status`, 'utf8');
+  yield {
+    kind: 'figure',
+    what: `syscalld private, ${size} guests`,
+    unit: 'KiB',
+    value: privateKib.reduce((sum, kib) => sum + kib, 0),
+    spread: undefined,
+    target: { relation: 'at most', value: 1024 },
+  };
+  yield {
+    kind: 'figure',
+    what: `vserverd resident, ${size} guests`,
+    unit: 'MiB',
+    value: Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) / 1024,
+    spread: undefined,
+    target: { relation: 'at most', value: 90 },
+  };
+}

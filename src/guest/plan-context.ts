@@ -1,0 +1,224 @@
+/**
+ * The program that makes a context: cgroups, namespaces, id maps, and what every guest has whatever runs in it. Two
+ * processes then wait for the programs of a start (plan-start.ts):
+ *
+ *     worker, in the guest's cgroups, with the host's privilege        process 1, in the guest's namespaces
+ *
+ * A start may come at once, or find a context that was made before it was needed (contexts.ts).
+ */
+import { formatIdMap, type IdRange } from '../context/id-map.ts';
+import { sizeOf } from '../sys/abi.ts';
+import type { Arg, Program, Result } from '../sys/program.ts';
+import { openBelow, planMove } from './plan-below.ts';
+import { planReceiveFds, planSendFds } from './plan-command.ts';
+import { openLeaf, planJoin } from './plan-exec.ts';
+import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
+import { planAttach, planNumberPath, planOpenDirectory, planWriteFile } from './plan-paths.ts';
+import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
+
+const FIRST_FREE_FD = 109;
+
+/** What a context is made of. */
+export interface ContextSpec {
+  readonly ids: IdRange;
+  readonly cgroup: {
+    readonly directories: readonly string[];
+    readonly joins: readonly string[];
+    readonly leaf: string;
+  };
+  readonly hostNetwork: boolean;
+  /** Size of /dev, /dev/shm included. */
+  readonly devBytes: number;
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly masks: readonly Mask[];
+  /** A directory of the host where things are attached until pivot_root. */
+  readonly attachAt: string;
+  /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
+  readonly objects: { readonly worker: number; readonly init: number; readonly initPrograms: number };
+}
+
+/** Adds all steps. Returns the pid of process 1; the worker parks. */
+export function planContext(p: Program, spec: ContextSpec): Result {
+  const { cgroup, objects } = spec;
+  p.park = objects.worker;
+  // Modes are as given from here on; the worker has syscalld's mask.
+  p.sys('umask', [0]);
+  planCgroups(p, cgroup);
+  const leaf = cgroup.joins.length === 0 ? openLeaf(p, cgroup.leaf) : undefined;
+  const gate = planSocketPair(p, 'gate');
+  const programs = planSocketPair(p, 'programs of process 1');
+  const spaces = ['CLONE_NEWUSER', 'CLONE_NEWNS', 'CLONE_NEWPID', 'CLONE_NEWUTS', 'CLONE_NEWIPC'];
+  const flags = p.flags(...spaces, ...(spec.hostNetwork ? [] : ['CLONE_NEWNET']));
+  const init = p.spawn(
+    'process 1',
+    { flags, ...(leaf ? { cgroup: leaf } : {}), object: objects.init, about: 'new namespaces' },
+    () => {
+      planWaitingInit(p, spec, gate.child, programs.child);
+    },
+  );
+  p.keepWorker(programs.worker, objects.initPrograms);
+  p.sys('close', [programs.child]);
+  p.sys('close', [gate.child]);
+  planNumber(p, gate.worker, WORKER_FD.gate);
+  const proc = planIdMaps(p, init, spec.ids);
+  const userns = p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
+    about: 'user namespace',
+  });
+  planNumber(p, userns, WORKER_FD.userns);
+  const scaffold = planScaffold(p);
+  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), planDevpts(p, spec.ids)];
+  planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
+  return init;
+}
+
+/** Adds the steps that make a guest's cgroups and, where cgroup v1 needs it, move the worker in. */
+export function planCgroups(
+  p: Program,
+  cgroup: { readonly directories: readonly string[]; readonly joins: readonly string[] },
+): void {
+  for (const directory of cgroup.directories) {
+    p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], {
+      about: `"${directory}"`,
+      ignore: ['EEXIST'],
+    });
+  }
+  for (const path of cgroup.joins) planJoin(p, path);
+}
+
+/** Names for process 1 to attach things to until the guest's root is there. */
+const SCAFFOLD = ['root', 'proc', 'sys', 'dev'] as const;
+
+function planScaffold(p: Program): Result {
+  const scaffold = planFilesystem(
+    p,
+    'tmpfs',
+    [
+      ['size', '4k'],
+      ['mode', '0755'],
+    ],
+    [],
+  );
+  for (const name of SCAFFOLD) p.sys('mkdirat', [scaffold, name, 0o755], { about: `scaffold "${name}"` });
+  return scaffold;
+}
+
+const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
+
+/** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
+function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): void {
+  planNumber(p, gate, INIT_FD.gate);
+  planNumber(p, programs, INIT_FD.programs);
+  planNumber(p, planOpenDirectory(p, p.flags('AT_FDCWD'), '/'), INIT_FD.oldRoot);
+  p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+  p.sys('unshare', [p.flags('CLONE_NEWCGROUP', 'CLONE_NEWTIME')], { about: 'cgroup and time namespace' });
+  const proc = planFilesystem(p, 'proc', [], API_MOUNT);
+  // Our own entry in /proc belongs to the host's root as long as we are not dumpable: these are opened now, by its uid.
+  const offsets = p.sys('openat', [proc, 'self/timens_offsets', p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {
+    about: 'time offsets',
+  });
+  const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
+    about: 'time namespace',
+  });
+  const [scaffold, dev, pts] = planReceiveFds(p, INIT_FD.gate, 3, 'wait for the worker');
+  if (!scaffold || !dev || !pts) return;
+  planAttach(p, scaffold, spec.attachAt, 'scaffold');
+  p.sys('setresgid', [0, 0, 0]);
+  p.sys('setgroups', [0, 0]);
+  p.sys('setresuid', [0, 0, 0]);
+  const place = (mount: Result, on: Result, name: string): void =>
+    planMove(p, mount, openBelow(p, on, name, true), name);
+  place(dev, scaffold, 'dev');
+  place(pts, dev, 'pts');
+  place(planFilesystem(p, 'mqueue', [], API_MOUNT), dev, 'mqueue');
+  place(proc, scaffold, 'proc');
+  for (const [key, value] of Object.entries(spec.sysctls))
+    planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
+  planMasks(p, spec.masks, proc, '/proc/', dev);
+  if (!spec.hostNetwork) {
+    const sys = planFilesystem(p, 'sysfs', [], [...API_MOUNT, 'MOUNT_ATTR_RDONLY']);
+    place(sys, scaffold, 'sys');
+    planMasks(p, spec.masks, sys, '/sys/', dev);
+    planNumber(p, sys, INIT_FD.sys);
+  }
+  planNumber(p, openBelow(p, scaffold, 'root', true), INIT_FD.attach);
+  for (const [fd, number] of [
+    [proc, INIT_FD.proc],
+    [dev, INIT_FD.dev],
+    [offsets, INIT_FD.timeOffsets],
+    [time, INIT_FD.timeNamespace],
+  ] as const) {
+    planNumber(p, fd, number);
+  }
+  // Descriptor 3 is where failures are reported until the next program comes.
+  p.sys('close_range', [4, INIT_FD.gate - 1, 0], { about: "the worker's descriptors" });
+  p.sys('close_range', [FIRST_FREE_FD, 0xffffffff, 0], { about: "the worker's descriptors" });
+  p.takeProgram(INIT_FD.programs);
+}
+
+/** Covers paths below a mount that we made ourselves, so nothing of the guest stands between (CVE-2025-31133). */
+function planMasks(p: Program, masks: readonly Mask[], mount: Arg, prefix: string, dev: Result): void {
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_RECURSIVE');
+  let empty: Result | undefined;
+  for (const { path, kind } of masks) {
+    if (!path.startsWith(prefix)) continue;
+    const name = path.slice(prefix.length);
+    const isDirectory = name.endsWith('/');
+    const target = openBelow(p, mount, name, isDirectory);
+    let cover: Result;
+    if (kind === 'readonly') {
+      cover = p.sys(
+        'open_tree',
+        [target, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')],
+        { about: `"${path}"` },
+      );
+      const attr = p.struct('mount_attr', { attr_set: p.flags('MOUNT_ATTR_RDONLY') });
+      p.sys('mount_setattr', [cover, '', p.flags('AT_EMPTY_PATH'), attr, sizeOf(p.abi, 'mount_attr')], {
+        about: `"${path}" read-only`,
+      });
+    } else if (isDirectory) {
+      empty ??= planFilesystem(
+        p,
+        'tmpfs',
+        [
+          ['nr_inodes', '2'],
+          ['mode', '0555'],
+        ],
+        ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV'],
+      );
+      cover = p.sys(
+        'open_tree',
+        [empty, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')],
+        { about: 'empty directory' },
+      );
+    } else {
+      cover = p.sys('open_tree', [dev, 'null', clone], { about: '/dev/null' });
+    }
+    planMove(p, cover, target, path);
+  }
+}
+
+/** Gives a descriptor its number. */
+function planNumber(p: Program, fd: Result, number: number): void {
+  p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
+}
+
+function planSocketPair(p: Program, about: string): { worker: Result; child: Result } {
+  const pair = p.data(8);
+  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], { about });
+  return { worker: p.load(pair), child: p.load(pair.at(4, 4)) };
+}
+
+/** Writes the id maps of a process in a new user namespace, by what /proc says of it. Returns its directory there. */
+export function planIdMaps(p: Program, init: Result, ids: IdRange): Result {
+  const path: Arg = planNumberPath(p, '/proc/', init);
+  const proc = p.sys(
+    'openat',
+    [p.flags('AT_FDCWD'), path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0],
+    {
+      about: 'process 1 in /proc',
+    },
+  );
+  planWriteFile(p, proc, 'uid_map', formatIdMap(ids));
+  planWriteFile(p, proc, 'gid_map', formatIdMap(ids));
+  return proc;
+}

@@ -1,0 +1,340 @@
+/**
+ * Shows of every escape test that it can fail: takes the defence out of a copy of this project and asks the test's check
+ * whether it then finds a breach. A defence whose text is not found in the source fails, so that none goes stale.
+ */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { suite, test } from 'node:test';
+import { withInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
+import {
+  b8,
+  b9,
+  b10,
+  b11,
+  b12,
+  b13,
+  deletion,
+  deletionOfLink,
+  hostileRoots,
+  namesOfProcesses,
+  swappedComponents,
+  terminalSwap,
+  userDatabase,
+} from './paths.ts';
+import { type Check, places } from './places.ts';
+import { a1, a2, a3, a4, a5, a7, a8, a9 } from './processes.ts';
+
+const CHECKOUT = resolve(import.meta.dirname, '../..');
+
+/** A text that stands in one file of `src` or `native`, and what is put in its place. */
+type Edit = readonly [find: string, put: string];
+
+interface Mutation {
+  /** The test's id and the defence that is taken away. */
+  readonly name: string;
+  readonly check: Check;
+  readonly edits: readonly Edit[];
+  /** What has to be among the breaches; any will do if absent. */
+  readonly breach?: RegExp;
+}
+
+const FOLLOW_LINKS: readonly Edit[] = [
+  ["p.flags('O_PATH', 'O_NOFOLLOW', 'O_CLOEXEC', ...(isDirectory", "p.flags('O_PATH', 'O_CLOEXEC', ...(isDirectory"],
+  ["resolve: p.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),", 'resolve: 0,'],
+];
+const NO_MASKS: readonly Edit[] = [['of spec.masks)', 'of spec.masks.slice(0, 0))']];
+const NO_FILTER: readonly Edit[] = [
+  ['if (seccomp && command.noNewPrivileges) planSeccomp(p, seccomp);', ''],
+  ['if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);', ''],
+];
+const HOST_IDS: readonly Edit[] = [['const hostBase = xid * IDS_PER_CONTEXT;', 'const hostBase = 0 * xid;']];
+
+const MUTATIONS: readonly Mutation[] = [
+  {
+    name: 'A1: the runtime is not sealed',
+    check: a1,
+    edits: [
+      ['if (fcntl(STDIN_FILENO, F_GET_SEALS) == SEALS)', 'if (fcntl(STDIN_FILENO, F_GET_SEALS) >= 0)'],
+      ['fcntl(copy, F_ADD_SEALS, SEALS) || dup2', 'dup2'],
+    ],
+  },
+  {
+    name: 'A2: the working directory is opened by any path',
+    check: a2,
+    edits: [["resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),", 'resolve: 0,']],
+    breach: /working directory/,
+  },
+  {
+    name: 'A2: descriptors are not closed',
+    check: a2,
+    edits: [["p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);", '']],
+    breach: /descriptors/,
+  },
+  {
+    name: 'A3: processes are dumpable on their way in',
+    check: a3,
+    // And take their time, so that one look is enough.
+    edits: [
+      ["p.sys('umask', [0o022]);", "p.sys('umask', [0o022]); p.sys('prctl', [4, 1, 0, 0, 0]); p.sys('poll', [0, 0, 20]);"],
+    ],
+    breach: /opened memory of [1-9]/,
+  },
+  {
+    name: 'A4: inheritable capabilities are kept',
+    check: a4,
+    edits: [['p.put(data.at(12 * i + 4), half);', 'p.put(data.at(12 * i + 4), half); p.put(data.at(12 * i + 8), half);']],
+    breach: /inheritable/,
+  },
+  {
+    name: 'A4: the bounding set is not narrowed',
+    check: a4,
+    edits: [['if (((command.bcaps >> BigInt(capability)) & 1n) === 1n) continue;', 'continue;']],
+    breach: /bound/,
+  },
+  {
+    name: 'A5: a bad user is root',
+    check: a5,
+    edits: [["throw invalidUser(text, `${JSON.stringify(part)} as the ${what}`);", "return { kind: 'number', id: 0 };"]],
+  },
+  {
+    name: 'A6: ids are not checked',
+    check: a5,
+    edits: [
+      ['if (id < idCount) return;', 'return;'],
+      ['return id <= MAX_ID ? id : undefined;', 'return id;'],
+    ],
+    breach: /"4294967296": 0 0:0/,
+  },
+  {
+    name: "A7: the guest gets the caller's terminal",
+    check: a7,
+    edits: [
+      ["p.sys('dup3', [slave, fd, 0]", "p.sys('dup3', [p.import(command.terminal?.client ?? 0, fd), fd, 0]"],
+      // Its end would be a hang-up for the session it controls.
+      ["p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0]", "p.sys('getpid', []"],
+    ],
+    breach: /foreign/,
+  },
+  {
+    name: 'A7: the filter lets TIOCSTI pass',
+    check: a7,
+    edits: [['"valueTwo": 21522', '"valueTwo": 1']],
+    breach: /tiocsti/i,
+  },
+  { name: 'A8: groups are not set', check: a8, edits: [["p.sys('setgroups', [command.groups.length, groups]);", '']] },
+  {
+    name: 'A9: signals go to a pid',
+    check: a9,
+    edits: [
+      [
+        "this.host.syscalld.signal(this.#running('signal', guest).initObject, signal);",
+        'process.kill(guest.live?.initPid ?? -1, signal);',
+      ],
+    ],
+    breach: /dead/,
+  },
+  { name: 'B1: places of mounts are found through links', check: hostileRoots, edits: FOLLOW_LINKS, breach: /started/ },
+  { name: 'B2: as B1, while they are swapped', check: swappedComponents, edits: FOLLOW_LINKS, breach: /mounted/ },
+  { name: 'B3: nothing is masked', check: hostileRoots, edits: NO_MASKS, breach: /core_pattern.*(sees|mounted)/ },
+  {
+    name: 'B4: nobody looks what /dev/pts/ptmx is',
+    check: terminalSwap,
+    edits: [
+      ["p.expect(magic, '==', p.flags('DEVPTS_SUPER_MAGIC')", "p.expect(magic, '!=', 0"],
+      ["{ about: 'unlock the terminal' }", "{ about: 'unlock the terminal', ignore: ['ENOTTY'] }"],
+      ["p.sys('ioctl', [master, p.flags('TIOCGPTPEER'), p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC')]", "p.sys('dup', [master]"],
+      ["{ about: 'controlling terminal' }", "{ about: 'controlling terminal', ignore: ['ENOTTY'] }"],
+    ],
+  },
+  {
+    name: 'B7: the user database is read through links',
+    check: userDatabase,
+    edits: [["resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS', 'RESOLVE_NO_XDEV'),", 'resolve: 0,']],
+    breach: /4242/,
+  },
+  {
+    name: 'B7: a FIFO is waited for',
+    check: userDatabase,
+    edits: [["p.flags('O_RDONLY', 'O_NONBLOCK', 'O_CLOEXEC', 'O_NOCTTY')", "p.flags('O_RDONLY', 'O_CLOEXEC', 'O_NOCTTY')"]],
+    breach: /hangs/,
+  },
+  {
+    name: 'B7: names are printed as they are',
+    check: namesOfProcesses,
+    edits: [['return formatTable(COLUMNS, rows);', "return rows.map((row) => row.join(' ')).join('\\n');"]],
+  },
+  { name: 'B8: /sys is writable', check: b8, edits: [["'MOUNT_ATTR_RDONLY']), INIT_FD.sys", "]), INIT_FD.sys"]] },
+  { name: 'B9: nothing is masked', check: b9, edits: NO_MASKS },
+  { name: 'B10: copies of mounts stay peers', check: b10, edits: [[", propagation: p.flags('MS_PRIVATE')", '']] },
+  { name: 'B11: targets are found through links', check: b11, edits: FOLLOW_LINKS },
+  {
+    name: 'B12: directories of guests are open to all',
+    check: b12,
+    edits: [
+      ['mkdirSync(path, { mode: 0o700 });\n    undo', 'mkdirSync(path, { mode: 0o755 });\n    undo'],
+      ['mkdirSync(path, { recursive: true, mode: 0o700 });', 'mkdirSync(path, { recursive: true, mode: 0o755 });'],
+      ['mkdirSync(join(base, name), { recursive: true, mode: 0o700 });', 'mkdirSync(join(base, name), { recursive: true });'],
+    ],
+    breach: /setuid/,
+  },
+  {
+    name: "B13: the host's root stays mounted",
+    check: b13,
+    edits: [["p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: \"the host's root\" });", '']],
+    breach: /escape host: ok|no command "\/probe"/,
+  },
+  { name: 'C1: the filter is not installed', check: c1, edits: NO_FILTER, breach: /unshare user: ok/ },
+  { name: 'C1: the filter is not installed, other ABIs', check: c1Compat, edits: NO_FILTER },
+  {
+    name: 'C2: the filter allows every family',
+    check: c2,
+    edits: [
+      [
+        '"names": ["socket", "socketpair"],\n      "action": "SCMP_ACT_ERRNO",\n      "errnoRet": 97,',
+        '"names": ["socket", "socketpair"],\n      "action": "SCMP_ACT_ALLOW",',
+      ],
+    ],
+    breach: /sockets vsock: ok|sockets alg: ok|sockets packet: ok/,
+  },
+  {
+    name: 'C2: the filter does not look into socketcall',
+    check: c2,
+    edits: [['if (multiplexer === undefined) return [];', 'if (multiplexer !== null) return [];']],
+  },
+  { name: "C4: the ids are the host's", check: c4, edits: HOST_IDS },
+  { name: "C5: the ids are the host's and nothing is covered", check: c5, edits: [...HOST_IDS, ...NO_MASKS] },
+  {
+    name: 'C5c: read-only mounts are not',
+    check: c5c,
+    edits: [["...(mount.readonly ? ['MOUNT_ATTR_RDONLY'] : []),", '']],
+  },
+  {
+    name: 'C6: the session keyring stays',
+    check: c6,
+    edits: [["p.sys('keyctl', [KEYCTL_JOIN_SESSION_KEYRING, 0], { about: 'new session keyring', ignore: [] });", '']],
+  },
+  {
+    name: 'C7: processes are not limited',
+    check: c7Forks,
+    edits: [['    memorySwapBytes,\n    pids,\n    cpuWeight', "    memorySwapBytes,\n    pids: 'max',\n    cpuWeight"]],
+  },
+  {
+    name: 'C7: memory is not limited',
+    check: c7Memory,
+    edits: [['    memoryBytes,\n    memorySwapBytes,\n    pids', "    memoryBytes: 'max',\n    memorySwapBytes: 'max',\n    pids"]],
+  },
+  { name: 'C7: terminals are not limited', check: c7Tables, edits: [["['max', '1024'],", '']], breach: /terminals/ },
+  {
+    name: 'C7: logs are not limited',
+    check: c7Log,
+    edits: [['log, guest.config.log.maxBytes, objects', 'log, 2 ** 30, objects']],
+  },
+  {
+    name: 'C8: the root has devices',
+    check: c8,
+    edits: [["['MOUNT_ATTR_NODEV', 'MOUNT_ATTR_RDONLY'] : ['MOUNT_ATTR_NODEV'];", "['MOUNT_ATTR_RDONLY'] : [];"]],
+    breach: /template/,
+  },
+  {
+    name: 'C8: volumes have devices',
+    check: c8,
+    edits: [["    'MOUNT_ATTR_NODEV',\n    ...(mount.readonly", '    ...(mount.readonly']],
+    breach: /volume/,
+  },
+  {
+    name: 'C8: the device filter is not attached',
+    check: c8,
+    edits: [['    await this.#fenceDevices();', '']],
+    breach: /\/dev\/kmsg: ok/,
+  },
+  {
+    name: "C9: the caller's environment is kept",
+    check: c9,
+    edits: [['char *env[] = { NULL };\n\tfexecve', 'extern char **environ;\n\tchar **env = environ;\n\tfexecve']],
+  },
+  {
+    name: 'deletion: goes on when something is mounted, and into it',
+    check: deletion,
+    edits: [
+      ['if (mounted === undefined) return;', 'if (mounted !== null) return;'],
+      ['RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS', 'RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS'],
+      ['return errno == EBUSY ? EXDEV : errno; /* a mount', 'return errno == EBUSY ? ENOTEMPTY : errno; /* a mount'],
+    ],
+    breach: /canary changed/,
+  },
+  {
+    name: 'deletion: begins before it has looked for mounts',
+    check: deletion,
+    edits: [['      refuseMounted(paths);\n', '']],
+  },
+  {
+    name: "deletion: the guest's directory may be a link",
+    check: deletionOfLink,
+    edits: [
+      [
+        "program.flags('O_RDONLY', 'O_DIRECTORY', 'O_NOFOLLOW', 'O_CLOEXEC')",
+        "program.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC')",
+      ],
+      ["program.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_XDEV')", '0'],
+    ],
+  },
+];
+
+/** Makes a copy of this project with other words in it, builds what changed, and returns its path. */
+function mutate(home: string, edits: readonly Edit[]): string {
+  const copy = join(home, 'copy');
+  for (const name of ['bin', 'src', 'native', 'tools/node', 'package.json', 'build/syscalld', 'build/abi.json'])
+    cpSync(join(CHECKOUT, name), join(copy, name), { recursive: true, verbatimSymlinks: true });
+  symlinkSync(join(CHECKOUT, 'node_modules'), join(copy, 'node_modules'));
+  const files = globSync(['src/**/*.ts', 'src/**/*.json', 'native/*.c'], { cwd: copy })
+    .filter((file) => !file.endsWith('.test.ts'))
+    .map((file) => join(copy, file));
+  for (const [find, put] of edits) {
+    const holders = files.filter((file) => readFileSync(file, 'utf8').includes(find));
+    assert.equal(holders.length, 1, `a stale mutation: ${JSON.stringify(find)} stands in ${holders.join(' ') || 'no file'}`);
+    const [file = ''] = holders;
+    writeFileSync(file, readFileSync(file, 'utf8').replace(find, () => put));
+    if (!file.endsWith('.c')) continue;
+    // Quick to compile rather than to run; abi.json is there already.
+    const made = spawnSync('make', ['-s', '-C', join(copy, 'native'), 'CFLAGS=-O0', 'WARN=-std=gnu17 -w', '../build/syscalld'], {
+      encoding: 'utf8',
+    });
+    assert.equal(made.status, 0, made.stderr);
+  }
+  return copy;
+}
+
+const isInVm = process.env['VSERVER_TEST_VM'] === '1';
+const skip = isInVm
+  ? 'the defences are the same there, and it would take minutes'
+  : unmet('root', 'overlay', 'userns', 'busybox', 'gcc');
+
+suite('with a defence taken out, its test fails', { skip }, () => {
+  for (const { name, check, edits, breach } of MUTATIONS) {
+    test(name, async () => {
+      const home = mkdtempSync(join(tmpdir(), 'vserver-mutation-'));
+      try {
+        mkdirSync(join(home, 'copy/build'), { recursive: true });
+        const checkout = mutate(home, edits);
+        let breaches: readonly string[] = [];
+        await withInstance(
+          async (v) => {
+            breaches = await check(v, await places(v, ['host']));
+          },
+          { checkout },
+        ).catch((error: unknown) => {
+          if (breaches.length === 0) throw error; // otherwise it is told, and what it hangs on is ended by now
+        });
+        assert.notDeepEqual(breaches, [], 'the check found nothing');
+        if (breach) assert.match(breaches.join('\n'), breach);
+      } finally {
+        rmSync(home, { recursive: true, force: true });
+      }
+    });
+  }
+});
