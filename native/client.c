@@ -41,7 +41,6 @@ static _Noreturn void quit(int code)
 	terminal_restore();
 	exit(code);
 }
-
 static _Noreturn void refuse(const char *text)
 {
 	dprintf(2, "vserver: %s\n", text);

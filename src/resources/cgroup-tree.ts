@@ -99,7 +99,8 @@ class CgroupTree implements CgroupDriver {
     this.#delegate(this.#layout.unified);
     for (const directory of [this.#unified, ...this.#v1]) ensureDirectory(this.#files, directory);
     this.#delegate(this.#unified);
-    this.#files.write(`${this.#unified}/${CGROUP_MAX_DEPTH}`, String(MAX_DEPTH));
+    const depth = `${this.#unified}/${CGROUP_MAX_DEPTH}`;
+    if (this.#files.read(depth).trim() !== String(MAX_DEPTH)) this.#files.write(depth, String(MAX_DEPTH));
     this.#enforced = this.#findEnforced();
   }
 
