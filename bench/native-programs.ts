@@ -34,6 +34,8 @@ export interface TimingOptions {
   readonly warmups: number;
   /** Opened as descriptor 3 of each command. */
   readonly file?: string | undefined;
+  /** How long nothing happens before each command; default 0. */
+  readonly gapMs?: number;
   /** Each round runs the commands in the given order: for commands that need each other. */
   readonly isInOrder?: boolean;
 }
@@ -48,6 +50,7 @@ export function timeCommands(commands: readonly TimedCommand[], options: TimingO
   const words = commands.flatMap(({ argv }) => [',', ...argv]);
   const flags = [
     ...(options.isInOrder === true ? ['-o'] : []),
+    ...(options.gapMs === undefined ? [] : ['-g', String(options.gapMs)]),
     ...(options.file === undefined ? [] : ['-f', options.file]),
   ];
   const output = run('unshare', [

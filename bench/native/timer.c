@@ -2,12 +2,14 @@
 /*
  * Times whole processes: spawn, exec, wait. A static program, so that what is timed is the command and not its parent.
  *
- *   timer ROUNDS WARMUPS [-o] [-f FILE] , COMMAND [ARGUMENT…] , COMMAND [ARGUMENT…] …
+ *   timer ROUNDS WARMUPS [-o] [-g MILLISECONDS] [-f FILE] , COMMAND [ARGUMENT…] , COMMAND [ARGUMENT…] …
  *
- * Every round runs each command once, and begins with another one than the round before it unless -o is given. Prints the number of the
- * command and its nanoseconds, a line for each run after the warm-ups. Standard input and output of the commands are
- * /dev/null, descriptor 3 is FILE, opened anew for each. A command that fails ends the program.
+ * Every round runs each command once, and begins with another one than the round before it unless -o is given. Prints
+ * the number of the command and its nanoseconds, a line for each run after the warm-ups. Standard input and output of
+ * the commands are /dev/null, descriptor 3 is FILE, opened anew for each. -g lets so much time pass before each. A
+ * command that fails ends the program.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -16,6 +18,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -59,6 +62,11 @@ int main(int argc, char **argv)
 		turn = 0;
 		at++;
 	}
+	useconds_t gap_us = 0;
+	if (strcmp(argv[at], "-g") == 0) {
+		gap_us = (useconds_t)atoi(argv[at + 1]) * 1000;
+		at += 2;
+	}
 	if (strcmp(argv[at], "-f") == 0) {
 		posix_spawn_file_actions_addopen(&actions, 3, argv[at + 1], O_RDONLY, 0);
 		at += 2;
@@ -74,6 +82,7 @@ int main(int argc, char **argv)
 	for (int round = -warmups; round < rounds; round++)
 		for (int i = 0; i < count; i++) {
 			int which = (i + turn * (round + warmups)) % count;
+			if (gap_us > 0) usleep(gap_us);
 			long long ns = run(commands[which], &actions);
 			if (round >= 0) printf("%d %lld\n", which, ns);
 		}

@@ -75,9 +75,9 @@ async function serve(): Promise<void> {
       process.exit(1);
     },
   });
-  await host.probe();
-  await templates.sweep();
   await manager.recover(objects);
+  await host.prepare();
+  await templates.sweep();
   repaired.resolve();
   log.info(
     { pid: process.pid, guests: manager.registry.list().length, ms: Math.round(performance.now() - started) },

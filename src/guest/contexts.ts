@@ -1,26 +1,20 @@
 /**
- * Contexts that wait for their guest. Making one costs the kernel more than all the rest of a start: the namespaces
- * 0.6 ms, and on cgroup v1, where a process can only be moved into a group, now and then an RCU grace period of 7 to
- * 15 ms with cgroup_mutex held (cgroup_attach_lock in kernel/cgroup/cgroup.c). So a few are made when nobody waits.
- * For the same reason a worker is parked in the v1 groups of a guest that has just been exec'ed into; on cgroup v2
- * processes are born in their group (CLONE_INTO_CGROUP, Linux 5.7).
+ * Contexts that wait for their guest. Making one costs the kernel more than all the rest of a start, the namespaces
+ * 0.6 ms alone: so a few are made when nobody waits.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import type { Program, Result } from '../sys/program.ts';
 import type { Host } from './host.ts';
-import { type ContextSpec, planCgroups, planContext } from './plan-context.ts';
+import { type ContextSpec, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
 
 /** Contexts made ready in one go. */
 const BATCH = 6;
 /** Made anew when so few are left. */
 const LOW = 3;
-/** How long a worker waits in a guest for the next exec. */
-const EXEC_WORKER_MS = 10_000;
 const SIGKILL = 9;
 
 /** A context whose two processes wait for the programs of a start. */
@@ -49,7 +43,6 @@ export class Contexts {
   readonly #ready: Context[] = [];
   #filling: Promise<void> | undefined;
   #isClosed = false;
-  readonly #inGuests = new Map<Xid, { readonly worker: Promise<number>; readonly timer: NodeJS.Timeout }>();
 
   constructor(host: Host, registry: Registry) {
     this.#host = host;
@@ -90,6 +83,7 @@ export class Contexts {
       ids: idRangeOf(xid),
       cgroup: cgroups.plan(xid, {}),
       masks: this.#host.masks,
+      scaffold: this.#host.scaffold,
       attachAt: this.#host.attachPoint,
       objects,
     });
@@ -101,7 +95,6 @@ export class Contexts {
     const { worker, init, initPrograms } = context.objects;
     this.#host.syscalld.signal(init, SIGKILL);
     for (const object of [init, initPrograms, worker]) this.#host.syscalld.drop(object);
-    await this.leave(context.xid);
     await this.#host.removeCgroup(context.xid);
   }
 
@@ -133,47 +126,9 @@ export class Contexts {
     }
   }
 
-  /** Takes the worker that waits in a running guest, 0 if none does. */
-  async takeInGuest(xid: Xid): Promise<number> {
-    const waiting = this.#inGuests.get(xid);
-    if (!waiting) return 0;
-    clearTimeout(waiting.timer);
-    this.#inGuests.delete(xid);
-    return await waiting.worker;
-  }
-
-  /** Sends a worker into a running guest to wait for the next exec. Called when an exec is under way. */
-  refillGuest(xid: Xid): void {
-    if (this.#isClosed || this.#inGuests.has(xid)) return;
-    const plan = this.#host.cgroups.plan(xid, {});
-    if (plan.joins.length === 0) return;
-    const worker = this.#park({ ...plan, directories: [] });
-    const timer = setTimeout(() => void this.leave(xid), EXEC_WORKER_MS);
-    this.#inGuests.set(xid, { worker, timer });
-  }
-
-  /** Ends the worker that waits in a guest: its groups can be removed. */
-  async leave(xid: Xid): Promise<void> {
-    const worker = await this.takeInGuest(xid);
-    if (worker !== 0) this.#host.syscalld.drop(worker);
-  }
-
-  async #park(plan: Pick<CgroupPlan, 'directories' | 'joins'>): Promise<number> {
-    const p = this.#host.program();
-    p.park = this.#host.syscalld.newObject();
-    planCgroups(p, plan);
-    try {
-      await this.#host.syscalld.run('prepare a context', p);
-      return p.park;
-    } catch {
-      return 0; // nothing is lost: the start makes the groups itself, and says what is wrong with them
-    }
-  }
-
-  /** Ends all waiting workers and removes what was prepared. */
+  /** Ends all contexts that wait. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    for (const xid of [...this.#inGuests.keys()]) await this.leave(xid);
     await this.#filling;
     for (const context of this.#ready.splice(0)) await this.discard(context);
   }

@@ -21,6 +21,7 @@ import { Program } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import type { InstancePaths } from './paths.ts';
+import { planScaffold } from './plan-context.ts';
 import { planNumberPath } from './plan-paths.ts';
 import type { Mask } from './plan-types.ts';
 
@@ -46,6 +47,8 @@ export class Host {
   readonly kernel: { readonly major: number; readonly minor: number };
   /** Overlay takes detached mounts as layers (Linux 6.15). */
   detachedLayers = false;
+  /** Object of syscalld: see `planScaffold`. */
+  scaffold = 0;
   readonly #filters = new Map<string, Uint8Array>();
 
   constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
@@ -90,11 +93,20 @@ export class Host {
     return new Program(this.abi);
   }
 
-  /** Tries what only trying can tell. */
-  async probe(): Promise<void> {
+  /** Makes what all guests share, and tries what only trying can tell. Called once objects have ids of their own. */
+  async prepare(): Promise<void> {
     mkdirSync(this.attachPoint, { recursive: true, mode: 0o700 });
     this.detachedLayers = await this.#probeDetachedLayers();
+    if (this.detachedLayers) await this.#makeScaffold();
     await this.#fenceDevices();
+  }
+
+  async #makeScaffold(): Promise<void> {
+    const object = this.syscalld.newObject();
+    const p = this.program();
+    p.keep(planScaffold(p), object);
+    await this.syscalld.run('make the scaffold', p);
+    this.scaffold = object;
   }
 
   /** One program on the instance's cgroup holds for all guests below it, at no cost for each. */

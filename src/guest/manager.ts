@@ -66,8 +66,6 @@ interface RunningCommand {
 
 interface PlannedExec {
   readonly program: Program;
-  /** The parked worker to run it in, or 0. */
-  readonly worker: number;
   readonly object: number;
 }
 
@@ -496,7 +494,6 @@ export class Manager {
   }
 
   async #removeCgroup(xid: Xid): Promise<void> {
-    await this.#contexts.leave(xid);
     await this.host.removeCgroup(xid);
   }
 
@@ -565,7 +562,7 @@ export class Manager {
     request: CommandRequest & { readonly user: string | undefined },
     connection: Connection,
   ): Promise<StartedCommand> {
-    const { program, worker, object } = await this.#planExec(guest, request, connection);
+    const { program, object } = await this.#planExec(guest, request, connection);
     const command: RunningCommand = {
       ended: Promise.withResolvers<GuestExit>(),
       isStarted: false,
@@ -574,12 +571,10 @@ export class Manager {
     this.#commands.set(object, command);
     try {
       const what = `run "${request.argv[0] ?? ''}" in guest "${guest.name}"`;
-      await commandErrors(what, this.host.syscalld.run(what, program, worker));
+      await commandErrors(what, this.host.syscalld.run(what, program));
     } catch (error) {
       this.#commands.delete(object);
       throw error;
-    } finally {
-      if (isActive(guest)) this.#contexts.refillGuest(guest.xid);
     }
     command.isStarted = true;
     if (connection.client) this.host.syscalld.bind(connection.client, object);
@@ -593,8 +588,7 @@ export class Manager {
     request: CommandRequest & { readonly user: string | undefined },
     connection: Connection,
   ): Promise<string> {
-    const { program, worker } = await this.#planExec(guest, request, connection);
-    if (worker) this.host.syscalld.drop(worker);
+    const { program } = await this.#planExec(guest, request, connection);
     return program.explain();
   }
 
@@ -615,18 +609,17 @@ export class Manager {
     const user = await findUser(this.host, request.user ?? config.user, root, idRangeOf(guest.xid).count);
     const command = commandSpec(this.host, config, config.hostname ?? guest.name, request, user, connection);
     const { leaf, joins } = this.host.cgroups.plan(guest.xid, {});
-    const worker = joins.length > 0 ? await this.#contexts.takeInGuest(guest.xid) : 0;
     const object = this.host.syscalld.newObject();
     const program = this.host.program();
     planExec(program, {
       initObject: live.initObject,
       processObject: object,
-      cgroupLeaf: joins.length === 0 ? leaf : undefined,
-      joins: worker ? [] : joins,
+      cgroupLeaf: leaf,
+      joins,
       hostNetwork: config.network.mode === 'host',
       command,
     });
-    return { program, worker, object };
+    return { program, object };
   }
 
   /** Changes a guest's configuration file, and its limits at once if it runs. */

@@ -31,6 +31,8 @@ export interface ContextSpec {
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly masks: readonly Mask[];
+  /** Object of syscalld: the instance's scaffold; 0: it has none, the context gets its own (`planScaffold`). */
+  readonly scaffold: number;
   /** A directory of the host where things are attached until pivot_root. */
   readonly attachAt: string;
   /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
@@ -44,14 +46,14 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   // Modes are as given from here on; the worker has syscalld's mask.
   p.sys('umask', [0]);
   planCgroups(p, cgroup);
-  const leaf = cgroup.joins.length === 0 ? openLeaf(p, cgroup.leaf) : undefined;
+  const leaf = openLeaf(p, cgroup.leaf);
   const gate = planSocketPair(p, 'gate');
   const programs = planSocketPair(p, 'programs of process 1');
   const spaces = ['CLONE_NEWUSER', 'CLONE_NEWNS', 'CLONE_NEWPID', 'CLONE_NEWUTS', 'CLONE_NEWIPC'];
   const flags = p.flags(...spaces, ...(spec.hostNetwork ? [] : ['CLONE_NEWNET']));
   const init = p.spawn(
     'process 1',
-    { flags, ...(leaf ? { cgroup: leaf } : {}), object: objects.init, about: 'new namespaces' },
+    { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' },
     () => {
       planWaitingInit(p, spec, gate.child, programs.child);
     },
@@ -65,7 +67,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     about: 'user namespace',
   });
   planNumber(p, userns, WORKER_FD.userns);
-  const scaffold = planScaffold(p);
+  const scaffold = spec.scaffold === 0 ? planScaffold(p) : planClone(p, p.import(spec.scaffold), 'scaffold');
   const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), planDevpts(p, spec.ids)];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
@@ -85,24 +87,31 @@ export function planCgroups(
   for (const path of cgroup.joins) planJoin(p, path);
 }
 
-/** Names for process 1 to attach things to until the guest's root is there. */
-const SCAFFOLD = ['root', 'proc', 'sys', 'dev'] as const;
+const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
 
-function planScaffold(p: Program): Result {
-  const scaffold = planFilesystem(
-    p,
-    'tmpfs',
-    [
-      ['size', '4k'],
-      ['mode', '0755'],
-    ],
-    [],
-  );
-  for (const name of SCAFFOLD) p.sys('mkdirat', [scaffold, name, 0o755], { about: `scaffold "${name}"` });
+/** Names for process 1 to attach things to until the guest's root is there, and a directory to cover others with. */
+const SCAFFOLD = ['root', 'proc', 'sys', 'dev', 'empty'] as const;
+
+/**
+ * Adds the steps that make a scaffold. Where a detached mount can be copied (Linux 6.15) one serves all guests of an
+ * instance: every file system costs every memory cgroup some bytes, as each has a shrinker (mm/shrinker.c), so guests
+ * have as few of their own as can be.
+ */
+export function planScaffold(p: Program): Result {
+  const scaffold = planFilesystem(p, 'tmpfs', [['mode', '0755']], API_MOUNT);
+  p.sys('umask', [0]);
+  for (const name of SCAFFOLD) p.sys('mkdirat', [scaffold, name, 0o555], { about: `scaffold "${name}"` });
+  const readonly = p.struct('mount_attr', { attr_set: p.flags('MOUNT_ATTR_RDONLY') });
+  const size = sizeOf(p.abi, 'mount_attr');
+  p.sys('mount_setattr', [scaffold, '', p.flags('AT_EMPTY_PATH'), readonly, size], { about: 'scaffold' });
   return scaffold;
 }
 
-const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
+function planClone(p: Program, tree: Arg, about: string): Result {
+  return p.sys('open_tree', [tree, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')], {
+    about,
+  });
+}
 
 /** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
 function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): void {
@@ -133,11 +142,11 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   place(proc, scaffold, 'proc');
   for (const [key, value] of Object.entries(spec.sysctls))
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
-  planMasks(p, spec.masks, proc, '/proc/', dev);
+  planMasks(p, spec.masks, proc, '/proc/', dev, scaffold);
   if (!spec.hostNetwork) {
     const sys = planFilesystem(p, 'sysfs', [], [...API_MOUNT, 'MOUNT_ATTR_RDONLY']);
     place(sys, scaffold, 'sys');
-    planMasks(p, spec.masks, sys, '/sys/', dev);
+    planMasks(p, spec.masks, sys, '/sys/', dev, scaffold);
     planNumber(p, sys, INIT_FD.sys);
   }
   planNumber(p, openBelow(p, scaffold, 'root', true), INIT_FD.attach);
@@ -156,9 +165,15 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
 }
 
 /** Covers paths below a mount that we made ourselves, so nothing of the guest stands between (CVE-2025-31133). */
-function planMasks(p: Program, masks: readonly Mask[], mount: Arg, prefix: string, dev: Result): void {
+function planMasks(
+  p: Program,
+  masks: readonly Mask[],
+  mount: Arg,
+  prefix: string,
+  dev: Result,
+  scaffold: Result,
+): void {
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_RECURSIVE');
-  let empty: Result | undefined;
   for (const { path, kind } of masks) {
     if (!path.startsWith(prefix)) continue;
     const name = path.slice(prefix.length);
@@ -166,30 +181,13 @@ function planMasks(p: Program, masks: readonly Mask[], mount: Arg, prefix: strin
     const target = openBelow(p, mount, name, isDirectory);
     let cover: Result;
     if (kind === 'readonly') {
-      cover = p.sys(
-        'open_tree',
-        [target, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')],
-        { about: `"${path}"` },
-      );
+      cover = planClone(p, target, `"${path}"`);
       const attr = p.struct('mount_attr', { attr_set: p.flags('MOUNT_ATTR_RDONLY') });
       p.sys('mount_setattr', [cover, '', p.flags('AT_EMPTY_PATH'), attr, sizeOf(p.abi, 'mount_attr')], {
         about: `"${path}" read-only`,
       });
     } else if (isDirectory) {
-      empty ??= planFilesystem(
-        p,
-        'tmpfs',
-        [
-          ['nr_inodes', '2'],
-          ['mode', '0555'],
-        ],
-        ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV'],
-      );
-      cover = p.sys(
-        'open_tree',
-        [empty, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')],
-        { about: 'empty directory' },
-      );
+      cover = planClone(p, openBelow(p, scaffold, 'empty', true), 'empty directory');
     } else {
       cover = p.sys('open_tree', [dev, 'null', clone], { about: '/dev/null' });
     }

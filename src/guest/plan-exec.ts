@@ -14,9 +14,9 @@ export interface ExecSpec {
   readonly initObject: number;
   /** Object the command becomes. */
   readonly processObject: number;
-  /** cgroup2 directory it is born in; undefined: the worker sits where the command belongs. */
-  readonly cgroupLeaf: string | undefined;
-  /** cgroup.procs files to join; none if the worker sits in the guest's cgroups already. */
+  /** cgroup2 directory it is born in. */
+  readonly cgroupLeaf: string;
+  /** Files of v1 cgroups to join. */
   readonly joins: readonly string[];
   readonly hostNetwork: boolean;
   readonly command: CommandSpec;
@@ -26,10 +26,10 @@ export interface ExecSpec {
 export function planExec(p: Program, spec: ExecSpec): void {
   for (const path of spec.joins) planJoin(p, path);
   const init = p.import(spec.initObject);
-  const leaf = spec.cgroupLeaf === undefined ? undefined : openLeaf(p, spec.cgroupLeaf);
+  const leaf = openLeaf(p, spec.cgroupLeaf);
   const pipes = planPipes(p, spec.command.stdio);
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
-  p.spawn('command', { ...(leaf ? { cgroup: leaf } : {}), object: spec.processObject }, () => {
+  p.spawn('command', { cgroup: leaf, object: spec.processObject }, () => {
     planEnter(p, init, spec.hostNetwork);
     planCommand(p, spec.command, pipes);
   });

@@ -9,12 +9,9 @@ export interface CgroupPlan {
   readonly directories: readonly string[];
   /** Limits, in order, before any process joins: a guest never runs unlimited. */
   readonly writes: readonly CgroupWrite[];
-  /** cgroup2 directory of the processes; where there is nothing to join, the first one is cloned into it. */
+  /** cgroup2 directory a process is cloned into (CLONE_INTO_CGROUP, Linux 5.7). */
   readonly leaf: string;
-  /**
-   * cgroup.procs files; the worker writes "0" into each before it clones, and its child inherits the place. Empty
-   * without v1 hierarchies, which have no CLONE_INTO_CGROUP (Linux 5.7).
-   */
+  /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
   readonly joins: readonly string[];
   /** Limits that were asked for and that nothing on this host enforces. */
   readonly unenforced: readonly LimitKind[];

@@ -85,9 +85,7 @@ test('plans a guest on hybrid cgroups', () => {
       { path: `${root}/cpu/vserver/7/pids.max`, text: '50' },
     ],
     leaf: `${root}/unified/vserver/7/g`,
-    joins: ['memory/vserver/7', 'cpu/vserver/7', 'unified/vserver/7/g'].map(
-      (path) => `${root}/${path}/cgroup.procs`,
-    ),
+    joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/7/tasks`],
     unenforced: [],
   });
 });

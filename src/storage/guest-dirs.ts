@@ -56,7 +56,12 @@ export async function removeGuestDirs(
   refuseMounted(dirs, mountInfo);
   if (lstatSync(dirs.directory, { throwIfNoEntry: false }) === undefined) return;
   const parent = realpathSync.native(dirname(dirs.directory));
-  await removeDirectory(machine, `delete ${JSON.stringify(dirs.directory)}`, parent, basename(dirs.directory));
+  await removeDirectory(
+    machine,
+    `delete ${JSON.stringify(dirs.directory)}`,
+    parent,
+    basename(dirs.directory),
+  );
 }
 
 /**

@@ -225,7 +225,10 @@ async function leftovers(root: string, patienceMs: number): Promise<readonly str
   } while (performance.now() < deadline);
   // They name our directory or sit in our cgroup, whose names are unique: nobody else's.
   for (const pid of processesNaming(root)) process.kill(pid, 'SIGKILL');
-  for (const cgroup of cgroupsOf(root)) clearCgroup(cgroup);
+  for (let i = 0; i < 100 && cgroupsOf(root).length > 0; i++) {
+    for (const cgroup of cgroupsOf(root)) clearCgroup(cgroup);
+    await setTimeout(20);
+  }
   return found;
 }
 

@@ -3,22 +3,8 @@ import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
 import { type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
+import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
 import { type Check, type Place, places } from './places.ts';
-import {
-  c1,
-  c1Compat,
-  c2,
-  c4,
-  c5,
-  c5c,
-  c6,
-  c7Forks,
-  c7Log,
-  c7Memory,
-  c7Tables,
-  c8,
-  c9,
-} from './kernel.ts';
 
 const CHECKS: readonly (readonly [string, Check])[] = [
   ['C1 CVE-2022-0185 CVE-2022-0492 system calls that exploits begin with', c1],

@@ -1,8 +1,9 @@
 /** Group C: what of the kernel a guest reaches. */
+
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { spawnSync } from 'node:child_process';
-import { openInstance, type Instance } from '../lib/instance.ts';
+import { type Instance, openInstance } from '../lib/instance.ts';
 import { buildProbe, parseFindings } from '../lib/probe.ts';
 import { type Check, findingsOf, PROBE, probe, withProbe } from './places.ts';
 
@@ -43,7 +44,8 @@ export const c2: Check = async (_v, places) => {
   for (const place of places) {
     const native = await probe(place, ['sockets', 'native']);
     for (const name of ALLOWED_FAMILIES)
-      if (native[name] !== 'ok' && native[name] !== 'EAFNOSUPPORT') breaches.push(`${place.name}: no ${name} socket`);
+      if (native[name] !== 'ok' && native[name] !== 'EAFNOSUPPORT')
+        breaches.push(`${place.name}: no ${name} socket`);
   }
   return breaches;
 };
@@ -55,7 +57,8 @@ export const c4: Check = async (_v, places) => {
     for (const map of ['uid_map', 'gid_map']) {
       const { stdout } = await place.run(['cat', `/proc/self/${map}`]);
       const [inside, outside, count, ...rest] = stdout.trim().split(/\s+/).map(Number);
-      const isOwn = inside === 0 && count === 65_536 && (outside ?? 0) >= 2 * 65_536 && (outside ?? 1) % 65_536 === 0;
+      const isOwn =
+        inside === 0 && count === 65_536 && (outside ?? 0) >= 2 * 65_536 && (outside ?? 1) % 65_536 === 0;
       if (!isOwn || rest.length > 0) breaches.push(`${place.name}: ${map} ${stdout}`);
     }
     for (const [fd, target] of Object.entries(await probe(place, ['descriptors'])))
@@ -100,7 +103,8 @@ export const c5c: Check = async (v) => {
       const flags = ['--template', template, '--volume', `${share}:/share:ro`, ...more];
       await v.run(['run', ...flags, '--', 'sh', '-c', `${script}; echo changed > /second/file`]);
       const text = readFileSync(join(share, 'file'), 'utf8');
-      if (text !== 'kept\n' || readdirSync(share).length !== 1) breaches.push(`${template}: wrote to the share`);
+      if (text !== 'kept\n' || readdirSync(share).length !== 1)
+        breaches.push(`${template}: wrote to the share`);
       writeFileSync(join(share, 'file'), 'kept\n');
     }
   }
@@ -131,7 +135,11 @@ export const c6: Check = async (v) => {
 /** C8: no device nodes can be made, and those that are there are only names. */
 export const c8: Check = async (v, places) => {
   const breaches = [
-    ...(await findingsOf(places, ['try', 'mknod block', 'mknod memory', 'mknod null'], (_key, result) => result === 'EPERM')),
+    ...(await findingsOf(
+      places,
+      ['try', 'mknod block', 'mknod memory', 'mknod null'],
+      (_key, result) => result === 'EPERM',
+    )),
   ];
   const root = mkdtempSync(join(v.scratch, 'nodes-'));
   chmodSync(root, 0o755);
@@ -172,7 +180,9 @@ async function deviceFilter(v: Instance): Promise<readonly string[]> {
     const path = `/proc/${guest?.initPid}/root/dev/${name}`;
     const made = spawnSync('mknod', ['-m', '666', path, ...node.split(' ')], { encoding: 'utf8' });
     if (made.status !== 0) breaches.push(`cannot make ${path}: ${made.stderr}`);
-    const found = parseFindings(await v.ok(['exec', 'nodes', '--', PROBE, 'write', `/dev/${name}`]))[`/dev/${name}`];
+    const found = parseFindings(await v.ok(['exec', 'nodes', '--', PROBE, 'write', `/dev/${name}`]))[
+      `/dev/${name}`
+    ];
     if (found !== wanted) breaches.push(`/dev/${name}: ${found}`);
   }
   await v.ok(['delete', '--force', 'nodes']);
@@ -186,15 +196,23 @@ export const c9: Check = async (v) => {
     const mark = join(other.scratch, 'ran');
     const script = join(other.scratch, 'evil.cjs');
     writeFileSync(script, `require('node:fs').writeFileSync(${JSON.stringify(mark)}, '')`);
-    const env = { NODE_OPTIONS: `--require=${script}`, LD_PRELOAD: '/nonexistent/evil.so', ENV: script, BASH_ENV: script };
+    const env = {
+      NODE_OPTIONS: `--require=${script}`,
+      LD_PRELOAD: '/nonexistent/evil.so',
+      ENV: script,
+      BASH_ENV: script,
+    };
     await other.ok(['daemon', 'start'], { env });
     const flags = Object.entries(env).flatMap(([key, value]) => ['--env', `${key}=${value}`]);
     await other.ok(['run', '--detach', '--name', 'env', ...flags, '--', 'sleep', '3600'], { env });
     const status = JSON.parse(await other.ok(['daemon', 'status', '--json'])) as Record<string, unknown>;
-    const breaches = readdirSync(other.scratch).includes('ran') ? ['a caller\'s environment ran code in vserverd'] : [];
+    const breaches = readdirSync(other.scratch).includes('ran')
+      ? ["a caller's environment ran code in vserverd"]
+      : [];
     for (const key of ['vserverdPid', 'syscalldPid']) {
       const environment = readFileSync(`/proc/${Number(status[key])}/environ`, 'utf8');
-      if (/evil|LD_|NODE_OPTIONS/.test(environment)) breaches.push(`${key}: ${environment.replaceAll('\0', ' ')}`);
+      if (/evil|LD_|NODE_OPTIONS/.test(environment))
+        breaches.push(`${key}: ${environment.replaceAll('\0', ' ')}`);
     }
     return breaches;
   } finally {
@@ -265,12 +283,16 @@ export const c7Tables: Check = async (v) => {
   const flags = ['--name', 'tables', ...withProbe()];
   const hold = `for i in 1 2 3; do ${PROBE} many ptys 500 2 & done; ${PROBE} many inotify 100000; wait`;
   const output = await v.ok(['run', ...flags, '--ulimit', 'nofile=4096', '--', 'sh', '-c', hold]);
-  const ptys = output.split('\n').flatMap((line) => (line.includes('ptys') ? [Number(parseFindings(line)['ptys'])] : []));
+  const ptys = output
+    .split('\n')
+    .flatMap((line) => (line.includes('ptys') ? [Number(parseFindings(line)['ptys'])] : []));
   const total = ptys.reduce((sum, count) => sum + count, 0);
   if (ptys.length !== 3 || total > 1024) breaches.push(`${total} terminals in one guest`);
   const { inotify, end } = parseFindings(output.split('\n').find((line) => line.includes('inotify')) ?? '');
   if (Number(inotify) > 5000 || end !== 'EMFILE') breaches.push(`${inotify} inotify instances, ${end}`);
-  const descriptors = parseFindings(await v.ok(['run', ...withProbe(), '--', PROBE, 'many', 'descriptors', '10000000']));
+  const descriptors = parseFindings(
+    await v.ok(['run', ...withProbe(), '--', PROBE, 'many', 'descriptors', '10000000']),
+  );
   if (descriptors['end'] !== 'EMFILE') breaches.push(`${descriptors['descriptors']} descriptors`);
   return breaches;
 };

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
 import { type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
-import { type Check, type Place, places } from './places.ts';
 import {
   b8,
   b9,
@@ -19,6 +18,7 @@ import {
   terminalSwap,
   userDatabase,
 } from './paths.ts';
+import { type Check, type Place, places } from './places.ts';
 
 const CHECKS: readonly (readonly [string, Check])[] = [
   ['B1 CVE-2019-16884 B3 CVE-2025-31133 B5 CVE-2026-41579 a hostile root file system', hostileRoots],

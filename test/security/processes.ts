@@ -21,13 +21,13 @@ const ALLOWED_CAPABILITIES = [0, 1, 2, 3, 4, 5, 6, 7, 10, 18, 19, 22, 26, 28, 29
 /** Runs the runtime's own program in the guest, as the exploit did, and looks whether it can be written. */
 export const a1: Check = async (v, places) => {
   const breaches: string[] = [];
-  for (const place of places.filter(({ verb }) => verb === 'exec')) {
-    const self = v.spawn(['exec', place.template, '--', '/proc/self/exe', 'list']);
-    const init = v.spawn([
-      ...['run', '--init=none', '--template', place.template, '--name', `self-${place.template}`],
-      ...[...withProbe(), '--', '/proc/self/exe', 'list'],
-    ]);
-    const look = async (name: string, isThere: (pids: readonly string[]) => boolean): Promise<void> => {
+  for (const { template, verb } of places) {
+    if (verb !== 'exec') continue;
+    const name = `self-${template}`;
+    const flags = ['--init=none', '--template', template, '--name', name, ...withProbe()];
+    const self = ['/proc/self/exe', 'list'];
+    const clients = [v.spawn(['run', ...flags, '--', ...self])];
+    const look = async (isThere: (pids: readonly string[]) => boolean): Promise<void> => {
       const found = await eventually('the runtime runs in the guest', async () => {
         const { code, stdout } = await v.run(['exec', name, '--', PROBE, 'executables']);
         const findings = code === 0 ? parseFindings(stdout) : {};
@@ -39,11 +39,11 @@ export const a1: Check = async (v, places) => {
         breaches.push(`${name}: /proc/${pid}/exe: ${result}`);
       }
     };
-    await look(place.template, (pids) => pids.some((pid) => pid !== '1'));
-    await look(`self-${place.template}`, (pids) => pids.includes('1'));
-    self.kill('SIGKILL');
-    init.kill('SIGKILL');
-    await v.run(['delete', '--force', `self-${place.template}`]);
+    await look((pids) => pids.includes('1'));
+    clients.push(v.spawn(['exec', name, '--', ...self]));
+    await look((pids) => pids.some((pid) => pid !== '1'));
+    for (const client of clients) client.kill('SIGKILL');
+    await v.run(['delete', '--force', name]);
   }
   return breaches;
 };
@@ -106,7 +106,11 @@ export const a4: Check = async (v, places) => {
   const set = parseFindings(await gaining([PROBE, 'capability', '/tmp/gain']));
   if (set['set'] !== 'ok') breaches.push(`cannot set file capabilities: ${set['set']}`);
   const rows: [string, boolean, Record<string, string | number>][] = [
-    ['file capabilities', false, parseFindings(await gaining(['/tmp/gain', 'status'], ['--user', '1000:1000']))],
+    [
+      'file capabilities',
+      false,
+      parseFindings(await gaining(['/tmp/gain', 'status'], ['--user', '1000:1000'])),
+    ],
   ];
   for (const place of places) {
     rows.push([place.name, true, await probe(place, ['status'])]);
@@ -114,11 +118,14 @@ export const a4: Check = async (v, places) => {
   }
   for (const [name, isRoot, status] of rows) {
     const bits = (key: string): bigint => BigInt(`0x${status[key]}`);
-    if (bits('CapInh') !== 0n || bits('CapAmb') !== 0n) breaches.push(`${name}: inheritable ${status['CapInh']}`);
+    if (bits('CapInh') !== 0n || bits('CapAmb') !== 0n)
+      breaches.push(`${name}: inheritable ${status['CapInh']}`);
     if ((bits('CapBnd') & ~ALLOWED_CAPABILITIES) !== 0n) breaches.push(`${name}: bound ${status['CapBnd']}`);
     const held = bits('CapPrm') | bits('CapEff');
-    if ((held & ~(isRoot ? ALLOWED_CAPABILITIES : 0n)) !== 0n) breaches.push(`${name}: holds ${held.toString(16)}`);
-    if (name !== 'file capabilities' && status['NoNewPrivs'] !== '1') breaches.push(`${name}: may gain privileges`);
+    if ((held & ~(isRoot ? ALLOWED_CAPABILITIES : 0n)) !== 0n)
+      breaches.push(`${name}: holds ${held.toString(16)}`);
+    if (name !== 'file capabilities' && status['NoNewPrivs'] !== '1')
+      breaches.push(`${name}: may gain privileges`);
     if (status['Seccomp'] !== '2') breaches.push(`${name}: no filter`);
   }
   await v.ok(['delete', '--force', 'gaining']);
@@ -278,5 +285,7 @@ export const a9: Check = async (v) => {
   const [stdout, stderr] = await Promise.all([text(shell.stdout), text(shell.stderr)]);
   const left = cgroupsOf(root);
   if (left.length > 0) return [`cgroups left: ${left.join(' ')}`];
-  return stdout.trim() === 'alive' ? [] : [`a process with a guest's old pid: ${stdout.trim()} ${stderr.trim()}`];
+  return stdout.trim() === 'alive'
+    ? []
+    : [`a process with a guest's old pid: ${stdout.trim()} ${stderr.trim()}`];
 };
