@@ -77,15 +77,27 @@ function filesOf(tier: Tier): readonly string[] {
     .sort();
 }
 
-// Lazy: a run starts when the report reaches it, so that tiers never overlap.
-async function* runTier(name: TierName): AsyncGenerator<TestEvent> {
-  const { concurrency, fileTimeoutMs } = TIERS[name];
+/** The runs of a tier: one for all files, or where they run alone one for each. */
+function runsOf(name: TierName): readonly AsyncGenerator<TestEvent>[] {
   const files = filesOf(TIERS[name]);
-  yield {
-    type: 'test:diagnostic',
-    data: { nesting: 0, level: 'info', message: `tier ${name}: ${files.length} files` },
-  };
-  yield* run({ cwd: ROOT, files, concurrency, timeout: fileTimeoutMs });
+  const groups = TIERS[name].concurrency > 1 ? [files] : files.map((file) => [file]);
+  return groups.map((group, i) => runFiles(name, group, i === 0 ? files.length : undefined));
+}
+
+// Lazy: a run starts when the report reaches it, so that runs never overlap.
+async function* runFiles(
+  name: TierName,
+  files: readonly string[],
+  count: number | undefined,
+): AsyncGenerator<TestEvent> {
+  const { concurrency, fileTimeoutMs } = TIERS[name];
+  if (count !== undefined) {
+    const message = `tier ${name}: ${count} files`;
+    yield { type: 'test:diagnostic', data: { nesting: 0, level: 'info', message } };
+  }
+  // The option `timeout` fails a test and lets it go on; only the signal ends a file's process.
+  const signal = AbortSignal.timeout(fileTimeoutMs * Math.ceil(files.length / concurrency));
+  yield* run({ cwd: ROOT, files: [...files], concurrency, timeout: fileTimeoutMs, signal });
 }
 
 async function main(names: readonly string[]): Promise<boolean> {
@@ -103,7 +115,7 @@ async function main(names: readonly string[]): Promise<boolean> {
   }
   const required = mustRun();
   install(tiers);
-  return report(tiers.map(runTier), required, process.stdout);
+  return report(tiers.flatMap(runsOf), required, process.stdout);
 }
 
 process.exitCode = (await main(process.argv.slice(2))) ? 0 : 1;
