@@ -5,7 +5,7 @@
  *        ▲                              │ stop, kill, or its process 1 ends
  *        └──────── cleaned up ◀── stopping
  */
-import { mkdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { StateError, SysError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
@@ -240,13 +240,26 @@ export class Manager {
           'guest-running',
           `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
         );
-      if (!guest.isEphemeral) guest.config = this.registry.readConfig(guest.name);
+      await this.#readConfig(guest);
       return await this.#start(
         guest,
         await this.#contexts.take(contextRequest(guest.config, guest.xid)),
         connect,
       );
     });
+  }
+
+  /** Reads the configuration anew; what a file written by hand lacks of a created guest is made up for. */
+  async #readConfig(guest: Guest): Promise<void> {
+    if (guest.isEphemeral) return;
+    const paths = guestPaths(this.host.paths, guest.name);
+    guest.config = this.registry.readConfig(guest.name);
+    if (guest.config.xid === undefined) {
+      const text = readIfThere(paths.config) ?? '';
+      writeDurable(paths.config, editConfigText(text, [{ path: ['xid'], value: guest.xid }], paths.config));
+      guest.config = { ...guest.config, xid: guest.xid };
+    }
+    if (!existsSync(paths.directory)) await createGuestDirs(paths, idRangeOf(guest.xid).hostBase);
   }
 
   /** Creates a guest that exists only while it runs, and starts it. */

@@ -144,6 +144,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
   planMasks(p, spec.masks, proc, '/proc/', dev, scaffold);
   if (!spec.hostNetwork) {
+    planLoopback(p);
     const sys = planFilesystem(p, 'sysfs', [], [...API_MOUNT, 'MOUNT_ATTR_RDONLY']);
     place(sys, scaffold, 'sys');
     planMasks(p, spec.masks, sys, '/sys/', dev, scaffold);
@@ -162,6 +163,19 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   p.sys('close_range', [4, INIT_FD.gate - 1, 0], { about: "the worker's descriptors" });
   p.sys('close_range', [FIRST_FREE_FD, 0xffffffff, 0], { about: "the worker's descriptors" });
   p.takeProgram(INIT_FD.programs);
+}
+
+/** struct ifreq (netdevice(7)): 16 bytes of name, then u16 flags; 40 bytes in all on 64-bit machines. */
+const IFREQ = { flags: 16, bytes: 40 } as const;
+const IFF_UP = 1;
+
+/** A new network namespace has a loopback, but it is down. */
+function planLoopback(p: Program): void {
+  const request = p.data(IFREQ.bytes, 'lo up');
+  p.putText(request, 'lo');
+  p.put(request.at(IFREQ.flags), IFF_UP, 2);
+  const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
+  p.sys('ioctl', [socket, p.flags('SIOCSIFFLAGS'), request], { about: 'loopback up' });
 }
 
 /** Covers paths below a mount that we made ourselves, so nothing of the guest stands between (CVE-2025-31133). */
