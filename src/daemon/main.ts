@@ -14,6 +14,8 @@ import { createCgroupDriver } from '../resources/cgroup-tree.ts';
 import { TemplateStore } from '../storage/templates.ts';
 import { loadAbi } from '../sys/abi.ts';
 import { Syscalld } from '../sys/syscalld.ts';
+import { EXIT_AGAIN } from '../sys/wire.ts';
+import { IdleCollector } from './idle-collector.ts';
 import { Session } from './session.ts';
 
 const CONTROL_FD = 3;
@@ -36,14 +38,19 @@ async function serve(): Promise<void> {
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
   };
+  let isEnding = false;
   const controlPlane: ControlPlane & { syscalldPid: number } = {
     version: readVersion(),
     vserverdPid: process.pid,
     syscalldPid: process.ppid,
     startedAt: new Date().toISOString(),
-    shutdown: () => void shutdown(manager, syscalld),
+    shutdown: () => {
+      isEnding = true;
+      void shutdown(manager, syscalld);
+    },
   };
   const sessions = new Map<number, Session>();
+  const collector = new IdleCollector();
   const services: Services = { manager, controlPlane };
   // Clients that come before the repair is done wait in their session.
   const repaired = Promise.withResolvers<void>();
@@ -52,6 +59,10 @@ async function serve(): Promise<void> {
       manager.exited(object, waitStatus);
     },
     clientOpened: (client, hello) => {
+      if (isEnding) {
+        syscalld.clientExit(client, EXIT_AGAIN);
+        return;
+      }
       const session = new Session(syscalld, client);
       sessions.set(client, session);
       void repaired.promise
@@ -65,6 +76,7 @@ async function serve(): Promise<void> {
     clientClosed: (client) => {
       sessions.get(client)?.closed();
       sessions.delete(client);
+      collector.served();
     },
     clientDetached: (client, master) => {
       manager.detached(client, master);

@@ -128,6 +128,14 @@ export interface EncodedProgram {
 /** `which` of an import: descriptors of a client (native/wire.h). */
 export const CLIENT_FD = { stdin: 0, stdout: 1, stderr: 2, socket: 3 } as const;
 
+/**
+ * Data areas of programs that have been encoded, for the next ones: memory outside V8's heap, which it would let pile
+ * up until the next large collection.
+ */
+const SPARES: Buffer[] = [];
+const SPARES_MAX = 4;
+const SPARE_BYTES = 32 * 1024;
+
 /** Sums of constants by their names: programs use the same few again and again. */
 const FLAGS = new Map<string, { readonly abi: Abi; readonly flags: Flags }>();
 
@@ -136,7 +144,7 @@ export class Program {
   readonly abi: Abi;
   readonly #blocks: BlockEnd[] = [];
   #block: BlockEnd;
-  #data: Buffer = Buffer.allocUnsafe(4096);
+  #data: Buffer = SPARES.pop() ?? Buffer.allocUnsafeSlow(SPARE_BYTES);
   #dataLength = 0;
   readonly #texts = new Map<string, Data>();
   readonly #relocs: [number, number][] = [];
@@ -501,6 +509,8 @@ export class Program {
       at += 8;
     }
     bytes.set(this.#data.subarray(0, this.#dataLength), at);
+    if (this.#data.length === SPARE_BYTES && SPARES.length < SPARES_MAX) SPARES.push(this.#data);
+    this.#data = bytes.subarray(at);
     const stepNames = steps.map((step) =>
       step.options.about === undefined ? step.name : `${step.name} ${step.options.about}`,
     );

@@ -125,11 +125,6 @@ export class Syscalld {
     return this.#nextObject++;
   }
 
-  /** Keeps an id out of use: an object of it may be made that syscalld does not hold now. */
-  reserveObject(object: number): void {
-    this.#nextObject = Math.max(this.#nextObject, object + 1);
-  }
-
   /** Runs a program in a fresh worker, or in a parked one. `what` completes "cannot …" if it fails. */
   async run(what: string, program: Program, worker = 0): Promise<RunOutcome> {
     const encoded = program.encode();
@@ -218,7 +213,7 @@ export class Syscalld {
           pid: intAt(body, 1),
           waitStatus: intAt(body, 2) ? intAt(body, 3) : undefined,
         });
-        if (id < FIRST_OWN_ID) this.reserveObject(id);
+        if (id < FIRST_OWN_ID) this.#nextObject = Math.max(this.#nextObject, id + 1);
         break;
       }
       case UP.snapshotEnd:

@@ -35,6 +35,9 @@ export const UP = {
 /** `enum object_kind` of native/wire.h. */
 export const OBJECT_KIND = { fd: 1, process: 2, client: 3, log: 4, worker: 5 } as const;
 
+/** In the place of a client's exit code: nothing was begun for it, and it connects anew. */
+export const EXIT_AGAIN = -1;
+
 /** Type of the message that gives a client its terminal. */
 export const CLIENT_PTY = 7;
 
