@@ -25,6 +25,11 @@
 #define START_TIMEOUT_MS 30000
 
 static int sock = -1, master = -1;
+static const char *root;
+static char run_dir[PATH_MAX];
+static int argc;
+static char **argv;
+static bool untouched; /* nothing went either way yet but the request */
 static bool relay_input, raw;
 static struct termios cooked;
 static uint8_t message[CLIENT_MESSAGE_MAX];
@@ -47,7 +52,7 @@ static _Noreturn void refuse(const char *text)
 	quit(125);
 }
 
-static bool try_connect(const char *run_dir)
+static bool try_connect(void)
 {
 	/* Through the directory's descriptor: a path of any length fits into sun_path this way. */
 	int dir = open(run_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -78,7 +83,7 @@ static void make_directories(const char *path)
 		die("make the run directory");
 }
 
-static void start(const char *run_dir, const char *root)
+static void start(void)
 {
 	char self[PATH_MAX], vserverd[PATH_MAX + 32];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -110,16 +115,16 @@ static void start(const char *run_dir, const char *root)
 	waitpid(pid, NULL, 0);
 }
 
-static void reach(const char *run_dir, const char *root)
+static void reach(void)
 {
-	if (try_connect(run_dir))
+	if (try_connect())
 		return;
 	if (geteuid() != 0)
 		refuse("cannot reach the control plane: found an ordinary user; need root");
 	for (int waited = 0; waited < START_TIMEOUT_MS; waited += 10) {
-		if (waited % 500 == 0) /* again and again: one that is just ending may have been in its way */
-			start(run_dir, root);
-		if (try_connect(run_dir))
+		if (waited % 2000 == 0) /* again and again: the one before may have found another one in its way that was just ending */
+			start();
+		if (try_connect())
 			return;
 		poll(NULL, 0, 10);
 	}
@@ -135,7 +140,8 @@ static size_t add(size_t at, const void *bytes, size_t len)
 	return at + len;
 }
 
-static void hello(int argc, char **argv, char **env)
+/* Returns false if the control plane is just ending. */
+static bool hello(void)
 {
 	uint32_t head[2] = { CLIENT_HELLO, 0 };
 	struct winsize size = { 0 };
@@ -155,17 +161,34 @@ static void hello(int argc, char **argv, char **env)
 	at = add(at, cwd, strlen(cwd) + 1);
 	for (int i = 0; i < argc; i++)
 		at = add(at, argv[i], strlen(argv[i]) + 1);
-	for (char **e = env; *e; e++)
+	for (char **e = environ; *e; e++)
 		at = add(at, *e, strlen(*e) + 1);
 	int big = 2 * (int)CLIENT_MESSAGE_MAX;
 	setsockopt(sock, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
-	if (message_send(sock, &(struct iovec){ message, at }, 1, &(struct fds){ { 0, 1, 2 }, 3 }, MSG_DONTWAIT) < 0)
+	untouched = message_send(sock, &(struct iovec){ message, at }, 1, &(struct fds){ { 0, 1, 2 }, 3 }, MSG_DONTWAIT) >= 0;
+	if (!untouched && errno != EPIPE && errno != ECONNRESET)
 		die("send the command to the control plane");
+	return untouched;
+}
+
+/* Hands the command to the control plane, or if that is just ending, to the next one. */
+static void request(void)
+{
+	for (int tries = 0; tries < START_TIMEOUT_MS / 10; tries++) {
+		if (sock >= 0)
+			close(sock);
+		reach();
+		if (hello())
+			return;
+		poll(NULL, 0, 10);
+	}
+	refuse("cannot send the command: found the control plane ending again and again");
 }
 
 static void send_int(uint32_t type, int32_t value)
 {
 	int32_t m[2] = { (int32_t)type, value };
+	untouched = false;
 	message_send(sock, &(struct iovec){ m, sizeof m }, 1, NULL, MSG_DONTWAIT);
 }
 
@@ -266,16 +289,23 @@ static void from_control_plane(void)
 	struct fds fds;
 	uint32_t head[2] = { 0 };
 	ssize_t n = message_receive(sock, message, sizeof message, &fds, 0);
+	if (n < 0 && errno == ECONNRESET && untouched) { /* it ended without having read the request */
+		request();
+		return;
+	}
 	if (n < 0 && (errno == EINTR || errno == ECONNRESET)) /* reset: it left something of ours unread; its last word is still there */
 		return;
 	if (n < 8)
 		refuse("cannot finish the command: found the control plane gone");
 	memcpy(head, message, 8);
+	untouched = false;
 	if (head[0] == CLIENT_OUT) {
 		write_all((int)head[1], message + 8, (size_t)n - 8);
 		send_int(CLIENT_ACK, 0);
 	} else if (head[0] == CLIENT_PTY && fds.count == 1) {
 		terminal_start(fds.fd[0], head[1] & 1);
+	} else if (head[0] == CLIENT_EXIT && (int)head[1] == EXIT_AGAIN) {
+		request();
 	} else if (head[0] == CLIENT_EXIT) {
 		/* What the guest wrote last is still on its way; others in there may hold the terminal open for ever. */
 		struct pollfd p = { .fd = master, .events = POLLIN };
@@ -311,11 +341,11 @@ static int signals_open(void)
 	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
-int client_main(int argc, char **argv)
+int client_main(int count, char **words)
 {
-	const char *root = getenv("VSERVER_ROOT");
-	char run_dir[PATH_MAX], cwd[PATH_MAX], absolute[2 * PATH_MAX];
-	argc--, argv++;
+	char cwd[PATH_MAX], absolute[2 * PATH_MAX];
+	root = getenv("VSERVER_ROOT");
+	argc = count - 1, argv = words + 1;
 	while (argc > 0 && strncmp(argv[0], "--root", 6) == 0 && (argv[0][6] == '=' || !argv[0][6])) {
 		if (!argv[0][6] && argc < 2)
 			refuse("cannot read the command line: found --root without a directory");
@@ -333,8 +363,7 @@ int client_main(int argc, char **argv)
 		root = "";
 	snprintf(run_dir, sizeof run_dir, *root ? "%s/run" : "/run/vserver", root);
 	int signals = signals_open();
-	reach(run_dir, root);
-	hello(argc, argv, environ);
+	request();
 	for (;;) {
 		struct pollfd p[4] = {
 			{ .fd = sock, .events = POLLIN },

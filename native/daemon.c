@@ -8,6 +8,7 @@
 #include "machine.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -506,7 +507,7 @@ static bool client_write(struct object *c, const uint8_t *body, size_t len)
 	return message_send(c->fd, parts, 2, NULL, MSG_DONTWAIT) >= 0;
 }
 
-/* For the client that vserverd was serving, or should have, when it ended. */
+/* For the client that vserverd was serving when it ended. */
 static void client_disappoint(struct object *c)
 {
 	static const struct { uint32_t fd; char text[96]; } sorry = {
@@ -524,8 +525,8 @@ static void client_hello(struct object *c, const struct client_request *r, struc
 		return;
 	}
 	memcpy(c->stdio, fds->fd, sizeof c->stdio);
-	if (!d.ready) {
-		client_disappoint(c);
+	if (!d.ready || d.stopping) {
+		client_exit(c, EXIT_AGAIN);
 		return;
 	}
 	struct iovec parts[2] = { { &c->pid, sizeof c->pid }, { (void *)r->hello, r->hello_len } };
@@ -561,8 +562,11 @@ static void client_read(struct object *c)
 		up(UP_CLIENT_ACK, c->id, NULL, 0);
 	else if (process)
 		syscall(SYS_pidfd_send_signal, process->fd, r.value, NULL, 0);
-	else
+	else {
+		if (r.value > 0 && r.value < 64)
+			c->signals |= 1ull << r.value;
 		up_ints(UP_CLIENT_SIGNAL, c->id, r.value);
+	}
 }
 
 #define BACKOFF_MAX_MS 5000
@@ -687,6 +691,9 @@ static void bind_client(struct object *c, uint32_t process_id)
 		return;
 	c->bound = process_id;
 	process->bound = c->id;
+	for (int sig = 1; sig < 64; sig++) /* the command may have run for a moment already */
+		if (c->signals >> sig & 1)
+			syscall(SYS_pidfd_send_signal, process->fd, sig, NULL, 0);
 	if (process->exited)
 		client_exit(c, code_of(process->status));
 }
@@ -867,8 +874,15 @@ int daemon_main(char **argv)
 	if (chdir(run_dir))
 		die("enter the run directory");
 	int lock = open("syscalld.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB))
-		return errno == EWOULDBLOCK ? 0 : 125; /* another one is there or just starting */
+	if (lock < 0)
+		die("open syscalld.lock");
+	while (flock(lock, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK)
+			die("lock syscalld.lock");
+		if (access("syscalld.sock", F_OK) == 0)
+			return 0; /* another one listens, or will in a moment */
+		poll(NULL, 0, POLL_MS); /* another one is coming up, or ending */
+	}
 	d.epoll = epoll_create1(EPOLL_CLOEXEC);
 	vserverd_start();
 	loop();

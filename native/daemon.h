@@ -26,6 +26,7 @@ struct object {
 	bool exited, discard;           /* PROCESS */
 	union {                         /* a thousand guests have a few thousand of these */
 		int32_t status;         /* PROCESS: wait status; -1: unknown */
+		uint64_t signals;       /* CLIENT: what came before it was bound, a bit each */
 		struct {                /* WORKER */
 			uint32_t park, serial;
 			uint32_t fail_step, fail_role;

@@ -140,10 +140,11 @@ enum client_message {
 	CLIENT_ACK,          /* c→s: output written */
 	CLIENT_DETACH,       /* c→s: + pty master */
 	CLIENT_OUT,          /* s→c: u32 fd, bytes */
-	CLIENT_EXIT,         /* s→c: i32 exit code */
+	CLIENT_EXIT,         /* s→c: i32 exit code, or EXIT_AGAIN */
 	CLIENT_PTY,          /* s→c: u32 flags (1: relay input) + pty master */
 };
 #define CLIENT_MESSAGE_MAX (128u * 1024u)
+#define EXIT_AGAIN (-1) /* nothing was begun: the client connects anew */
 
 /* Log records: a header, then the bytes as the guest wrote them. */
 struct log_record {

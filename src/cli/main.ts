@@ -5,6 +5,7 @@ import { exitCodeOf } from './exit-code.ts';
 import { formatFailure } from './failure.ts';
 import type { Io, Services, VerbResult } from './io.ts';
 import { parseCommandLine } from './parse.ts';
+import { findVerb } from './verb-table.ts';
 import type { Verb } from './verb-types.ts';
 import { runVerb } from './verbs.ts';
 
@@ -17,6 +18,7 @@ export async function main(argv: readonly string[], io: Io, services: Services):
     return await runVerb(parsed, io, services);
   } catch (error) {
     await io.err(formatFailure(error));
-    return exitCodeOf(error, verb);
+    // A line that cannot be read is still one of the verb's: `run` and `exec` have exit codes of their own.
+    return exitCodeOf(error, verb ?? findVerb(argv.find((word) => !word.startsWith('-')) ?? ''));
   }
 }

@@ -56,10 +56,18 @@ async function tryProbe(host: Host, { name, isRequired, help, plan }: Probe): Pr
   try {
     const program = host.program();
     const detail = plan(program);
-    await host.syscalld.run(`try ${name}`, program);
+    await tryProgram(host, name, program);
     return { name, ok: true, detail, isRequired };
   } catch (error) {
     return { name, ok: false, detail: `${reasonOf(error)}; ${help}`, isRequired };
+  }
+}
+
+async function tryProgram(host: Host, name: string, program: Program): Promise<void> {
+  try {
+    await host.syscalld.run(`try ${name}`, program);
+  } finally {
+    for (const object of program.objects) host.syscalld.drop(object);
   }
 }
 
@@ -120,7 +128,7 @@ async function checkCgroup(host: Host, registry: Registry): Promise<HostFinding>
       { about: `"${plan.leaf}"` },
     );
     planChild(p, host, 'process in a new cgroup', { cgroup: leaf }, () => {});
-    await host.syscalld.run('try a cgroup', p);
+    await tryProgram(host, 'a cgroup', p);
     host.cgroups.kill(xid);
     const isEmpty = await host.cgroups.waitEmpty(xid, EMPTY_TIMEOUT_MS);
     return {

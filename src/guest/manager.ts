@@ -92,21 +92,19 @@ export class Manager {
   async recover(held: readonly HeldObject[]): Promise<void> {
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const known = new Set<number>();
-    const records = this.registry.load(this.#bootId);
-    for (const { initObject, logObject } of records) {
-      this.host.syscalld.reserveObject(initObject);
-      this.host.syscalld.reserveObject(logObject);
-    }
-    for (const record of records) {
-      known.add(record.initObject).add(record.logObject);
-      await this.#adopt(record, processes.get(record.initObject));
+    for (const record of this.registry.load(this.#bootId)) {
+      const object = processes.get(record.initObject);
+      // By pid too: a former syscalld had other objects of the same ids.
+      const held = object?.pid === record.initPid ? object : undefined;
+      if (held) known.add(record.initObject).add(record.logObject);
+      await this.#attempt(`take over guest "${record.name}"`, () => this.#adopt(record, held));
     }
     for (const object of held)
       if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#adoptStray(object);
     // Process 1 of a start that did not come to its end is among them, and goes with its cgroup.
     for (const xid of this.host.cgroups.list()) {
       if (!this.registry.list().some((guest) => guest.xid === xid && isActive(guest)))
-        await this.#removeCgroup(xid);
+        await this.#attempt(`remove the cgroups of context ${xid}`, () => this.#removeCgroup(xid));
     }
     await this.#sweepDirectories();
   }
@@ -122,42 +120,53 @@ export class Manager {
 
   async #adopt(record: LiveRecord, held: HeldObject | undefined): Promise<void> {
     const existing = this.registry.list().find((guest) => guest.name === record.name);
-    if (existing === undefined && !record.isEphemeral) {
+    if (existing === undefined && record.exit) {
       rmSync(guestPaths(this.host.paths, record.name).live, { force: true });
       return;
     }
-    const guest = existing ?? this.registry.add(record.name, record.xid, record.config, true);
+    // Also when its configuration file is broken or gone by now: a run goes on with what it was started with.
+    const guest = existing ?? this.registry.add(record.name, record.xid, record.config, record.isEphemeral);
     guest.live = record;
     if (record.exit) return;
     guest.state = record.isPaused ? 'paused' : 'running';
     guest.ended = Promise.withResolvers<GuestExit>();
+    if (!held) {
+      await this.#adoptOrphan(guest, record);
+      return;
+    }
     this.#byInit.set(record.initObject, guest);
-    if (held?.waitStatus !== undefined) await this.#finish(guest, held.waitStatus);
-    else if (!held) await this.#watchOrphan(guest, record);
+    if (held.waitStatus !== undefined) await this.#finish(guest, held.waitStatus);
   }
 
   /** syscalld was started anew: the guest's process 1 is watched again, its exit code will not be known. */
-  async #watchOrphan(guest: Guest, record: LiveRecord): Promise<void> {
+  async #adoptOrphan(guest: Guest, record: LiveRecord): Promise<void> {
+    // What the record says of objects is of the former syscalld; here the same ids are others'.
+    const initObject = this.host.syscalld.newObject();
+    guest.live = { ...record, initObject, logObject: 0, client: 0 };
     if (!isAlive({ pid: record.initPid, startTicks: record.initStartTicks })) {
       await this.#finish(guest, -1);
       return;
     }
+    this.#byInit.set(initObject, guest);
     const p = this.host.program();
     const pidfd = p.sys('pidfd_open', [record.initPid, 0], { about: `process ${record.initPid}` });
-    p.keep(pidfd, record.initObject, record.initPid);
+    p.keep(pidfd, initObject, record.initPid);
     try {
       await this.host.syscalld.run(`take over guest "${guest.name}"`, p);
     } catch (error) {
       if (!(error instanceof StepError)) throw error;
       await this.#finish(guest, -1);
+      return;
     }
+    this.#remember(guest, guest.live);
   }
 
   /** Directories of guests that nobody knows any more: ephemeral ones whose end nobody saw, half-made ones. */
   async #sweepDirectories(): Promise<void> {
     for (const name of this.host.listGuestDirectories()) {
       const isKnown = this.registry.has(name) || this.registry.broken.some((one) => one.name === name);
-      if (!isKnown && isGuestName(name)) await this.#removeFiles(name);
+      if (!isKnown && isGuestName(name))
+        await this.#attempt(`delete what is left of guest "${name}"`, () => this.#removeFiles(name));
     }
   }
 
@@ -382,11 +391,7 @@ export class Manager {
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
     const { initPid } = context;
-    if (objects.log) {
-      const { directory, log } = guestPaths(this.host.paths, guest.name);
-      if (guest.isEphemeral) mkdirSync(directory, { mode: 0o700 });
-      this.host.syscalld.log(objects.log, log, guest.config.log.maxBytes, objects.stdout, objects.stderr);
-    }
+    if (objects.log) this.#openLog(guest, objects.log, objects.stdout, objects.stderr);
     const live: LiveRecord = {
       name: guest.name,
       xid: guest.xid,
@@ -459,22 +464,26 @@ export class Manager {
     command.ended.resolve(exit);
   }
 
-  /** A client gave a guest's terminal back: what is written there from now on goes to the log. */
+  /**
+   * A client gave its command's terminal back, and ends. What a guest's first command writes there from now on goes to
+   * the log; any other command finds its terminal hung up.
+   */
   detached(client: number, master: number): void {
     const guest = [...this.#byInit.values()].find((one) => one.live?.client === client);
-    if (!guest?.live) {
+    if (guest?.live) {
+      const logObject = this.host.syscalld.newObject();
+      this.#openLog(guest, logObject, master, 0);
+      this.#remember(guest, { ...guest.live, logObject, client: 0 });
+    } else {
       this.host.syscalld.drop(master);
-      return;
     }
-    const logObject = this.host.syscalld.newObject();
-    this.host.syscalld.log(
-      logObject,
-      guestPaths(this.host.paths, guest.name).log,
-      guest.config.log.maxBytes,
-      master,
-      0,
-    );
-    this.#remember(guest, { ...guest.live, logObject, client: 0 });
+    this.host.syscalld.clientExit(client, 0);
+  }
+
+  #openLog(guest: Guest, object: number, stdout: number, stderr: number): void {
+    const { directory, log } = guestPaths(this.host.paths, guest.name);
+    if (guest.isEphemeral) mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.host.syscalld.log(object, log, guest.config.log.maxBytes, stdout, stderr);
   }
 
   /** Told of failures that no caller waits for. */
@@ -493,9 +502,9 @@ export class Manager {
         this.host.syscalld.drop(run.initObject);
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
-      await this.#removeCgroup(guest.xid);
+      await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
       if (guest.isEphemeral) {
-        await this.#removeFiles(guest.name);
+        await this.#attempt(`delete guest "${guest.name}"`, () => this.#removeFiles(guest.name));
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
         this.registry.remove(guest);
       } else if (run) {
@@ -504,6 +513,15 @@ export class Manager {
       guest.state = 'stopped';
     });
     ended?.resolve(exit);
+  }
+
+  /** Does what must not be in the way of the rest when it fails; the next start of vserverd tries it again. */
+  async #attempt(what: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      this.onFailure(what, error);
+    }
   }
 
   async #removeCgroup(xid: Xid): Promise<void> {

@@ -207,10 +207,11 @@ export class Registry {
   }
 }
 
-/** A record of our own, or what is left of one: then undefined. */
+/** Reads a record; undefined if it is not whole. */
 function parseRecord(text: string): LiveRecord | undefined {
   try {
-    return JSON.parse(text) as LiveRecord; // written by us, in one step
+    const record = JSON.parse(text) as LiveRecord | null; // written by us, in one step
+    return record?.config === undefined ? undefined : record;
   } catch {
     return undefined;
   }

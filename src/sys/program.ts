@@ -150,6 +150,8 @@ export class Program {
   readonly #relocs: [number, number][] = [];
   readonly #imports: [number, number][] = [];
   #out: Data | undefined;
+  /** Objects that its run makes. */
+  readonly objects: number[] = [];
   /** Object id under which the worker stays for its next program; 0: it exits. */
   park = 0;
 
@@ -301,6 +303,7 @@ export class Program {
     const outer = this.#block;
     const block: BlockEnd = { steps: [], start: new Label(), title };
     const about = options.about ?? title;
+    if (options.object !== undefined) this.objects.push(options.object);
     const result = this.#push(
       OP.spawn,
       'clone3',
@@ -380,11 +383,13 @@ export class Program {
 
   /** syscalld keeps a descriptor as `object`; with a pid it is a pidfd to be watched. */
   keep(fd: Result, object: number, pid: Result | number = 0): void {
+    this.objects.push(object);
     this.#push(OP.keep, 'keep', [fd, object, pid], { about: `as object ${object}` });
   }
 
   /** syscalld keeps the other end of a child's `takeProgram` as the worker `object`. */
   keepWorker(socket: Result, object: number): void {
+    this.objects.push(object);
     this.#push(OP.keep, 'keep', [socket, object, -1], { about: `as worker ${object}` });
   }
 

@@ -18,10 +18,7 @@ import { dirname, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { type Instance, openInstance } from '../lib/instance.ts';
 import { buildProbe, parseFindings } from '../lib/probe.ts';
-import { type Check, findingsOf, PROBE, withProbe } from './places.ts';
-
-/** The machine of the vm tier is an emulated one, some twenty times slower. */
-const IS_SLOW = process.env['VSERVER_TEST_VM'] === '1';
+import { type Check, findingsOf, IS_SLOW, PROBE, sample, withProbe } from './places.ts';
 
 /** Paths a guest must not see, of the lists of Docker and podman; `*` is every CPU. */
 const MASKED = [
@@ -213,7 +210,7 @@ const HOSTILE_ROOTS: readonly {
 /** Starts guests from hostile roots: a refusal that says why, or a safe guest; nothing of the host changes. */
 export const hostileRoots: Check = async (v) => {
   const breaches: string[] = [];
-  for (const { name, mustFail, change } of HOSTILE_ROOTS) {
+  for (const { name, mustFail, change } of sample(HOSTILE_ROOTS)) {
     const canary = makeCanary(v);
     const root = makeRoot(v, (path) => change(path, canary.path));
     const flags = ['--template', `directory:${root}`, ...withProbe()];
@@ -370,7 +367,7 @@ export const userDatabase: Check = async (v) => {
   };
   const limit = { timeoutMs: IS_SLOW ? 20_000 : 4_000 };
   const attempt = async (args: readonly string[]): ReturnType<Instance['run']> => await v.run(args, limit);
-  for (const [name, user, change] of roots) {
+  for (const [name, user, change] of sample(roots)) {
     const root = makeRoot(v, change);
     const flags = ['--template', `directory:${root}`];
     const run = await attempt(['run', ...flags, '--user', user, '--', 'id']).catch(() => undefined);
@@ -496,7 +493,10 @@ export const b12: Check = async (v) => {
   await v.ok(['exec', 'setuid', '--', 'sh', '-c', 'cp /bin/busybox /id && chmod 6777 /id']);
   const program = join(v.root, 'lib/guests/setuid/upper/id');
   if (!existsSync(program)) breaches.push(`nothing at ${program}, so the test says nothing`);
-  const ran = spawnSync(nobody[0]!, [...nobody.slice(1), program], { encoding: 'utf8' });
+  // By a shell: setpriv itself still has capabilities when it executes.
+  const ran = spawnSync(nobody[0]!, [...nobody.slice(1), 'sh', '-c', 'exec "$0"', program], {
+    encoding: 'utf8',
+  });
   if (ran.status === 0) breaches.push(`a user of the host ran a guest's setuid program: ${ran.stdout}`);
   // Nothing of the state is open to others: neither to read nor, but for ways through, to enter.
   for (const name of ['etc', 'lib', 'run']) {

@@ -1,0 +1,408 @@
+/** The life of guests that stay, verb by verb, and what each verb answers to nonsense. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
+import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+
+const LOOP = 'i=0; while :; do i=$((i+1)); done';
+
+describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
+  let v: OpenInstance;
+  before(async () => {
+    v = await openInstance();
+  });
+  after(() => v.close());
+
+  const json = async (...args: readonly string[]): Promise<Record<string, unknown>[]> =>
+    JSON.parse(await v.ok([...args, '--json'])) as Record<string, unknown>[];
+  const inspect = async (name: string): Promise<Record<string, unknown>> => (await json('inspect', name))[0]!;
+  const code = async (...args: readonly string[]): Promise<number> => (await v.run(args)).code;
+  const withGuest = async (
+    name: string,
+    command: readonly string[],
+    body: () => Promise<void>,
+  ): Promise<void> => {
+    await v.ok(['run', '-d', '--name', name, '--', ...command]);
+    await body();
+    await v.ok(['delete', '--force', name]);
+  };
+
+  test('from creation to deletion', async () => {
+    assert.equal(
+      await v.ok([
+        'create',
+        'web',
+        '--label',
+        'team=a',
+        '--',
+        'sh',
+        '-c',
+        'echo out; echo err >&2; sleep 1000',
+      ]),
+      'web\n',
+    );
+    assert.equal(await code('status', 'web'), 3);
+    assert.equal(await v.ok(['list', '-q']), '');
+    assert.equal(await v.ok(['list', '-a', '-q']), 'web\n');
+    assert.equal((await inspect('web'))['state'], 'stopped');
+    assert.equal(await v.ok(['start', 'web']), 'web\n');
+    assert.match(
+      await v.ok(['status', 'web']),
+      /^Vserver 'web' is running at context '1000'\nNumber of processes: \d+\nUptime: /,
+    );
+    const again = await v.run(['start', 'web']);
+    assert.deepEqual([again.code, again.stderr], [0, 'vserver: guest "web" is running already\n']);
+    await eventually('its log', async () => {
+      const { stdout, stderr } = await v.run(['logs', 'web']);
+      return stdout === 'out\n' && stderr === 'err\n' ? true : undefined;
+    });
+    assert.match((await v.run(['logs', '-t', '--tail', '1', 'web'])).stderr, /^\d{4}-\d\d-\d\dT\S+ err\n$/);
+    const before = (await inspect('web'))['initPid'];
+    await v.ok(['restart', '-t', '0', 'web']);
+    assert.notEqual((await inspect('web'))['initPid'], before);
+    assert.equal(await v.ok(['stop', 'web']), 'web\n');
+    assert.equal(await code('status', 'web'), 3);
+    const stopped = await v.run(['stop', 'web']);
+    assert.deepEqual([stopped.code, stopped.stderr], [0, 'vserver: guest "web" is stopped already\n']);
+    assert.equal(await code('exec', 'web', 'true'), 125);
+    assert.equal(await v.ok(['delete', 'web']), 'web\n');
+    assert.equal(await code('status', 'web'), 5);
+    assert.equal(await v.ok(['list', '-a', '-q']), '');
+  });
+
+  test('inspect tells all that programs ask for', async () => {
+    await v.ok([
+      'create',
+      'told',
+      '--template',
+      'host',
+      '--memory',
+      '64m',
+      '--xid',
+      '4321',
+      '-e',
+      'A=b',
+      '--',
+      'sleep',
+      '1000',
+    ]);
+    const stopped = await inspect('told');
+    assert.deepEqual(
+      [stopped['name'], stopped['xid'], stopped['state'], stopped['initPid'], stopped['startedAt']],
+      ['told', 4321, 'stopped', null, null],
+    );
+    const started = Date.now();
+    await v.ok(['start', 'told']);
+    const guest = await inspect('told');
+    assert.deepEqual(
+      [guest['name'], guest['xid'], guest['state'], guest['template'], guest['network']],
+      ['told', 4321, 'running', 'host', { mode: 'none' }],
+    );
+    assert.match(readFileSync(`/proc/${guest['initPid']}/status`, 'utf8'), /^NSpid:\s+\d+\s+1$/m);
+    assert.ok(Math.abs(Date.parse(String(guest['startedAt'])) - started) < 10_000);
+    assert.equal(
+      (guest['limits'] as { effective: { memoryBytes: number } }).effective.memoryBytes,
+      64 * 1024 ** 2,
+    );
+    const [status] = await json('status', 'told');
+    assert.deepEqual([status?.['state'], status?.['xid']], ['running', 4321]);
+    assert.ok((await json('list')).some(({ name }) => name === 'told'));
+    assert.ok((await json('ps', 'told')).some(({ guestPid }) => guestPid === 1));
+    const daemon = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as Record<string, unknown>;
+    for (const key of ['vserverdPid', 'syscalldPid'])
+      assert.match(readFileSync(`/proc/${daemon[key]}/cmdline`, 'utf8'), /vserver|syscalld/);
+    assert.match(String(daemon['version']), /^\d+\.\d+\.\d+/);
+    assert.deepEqual(JSON.parse(await v.ok(['stop', '-t', '0', 'told', '--json'])), [
+      { name: 'told', error: null },
+    ]);
+    assert.equal(((await inspect('told'))['exit'] as { code: number }).code, 137);
+    await v.ok(['delete', 'told']);
+  });
+
+  test('names and xids, both orders of words, several at once', async () => {
+    for (const name of ['one', 'two']) await v.ok(['create', name, '--', 'sleep', '1000']);
+    const { xid } = await inspect('one');
+    assert.equal(await v.ok(['start', String(xid)]), 'one\n');
+    assert.equal(await v.ok(['two', 'start']), 'two\n');
+    assert.match(await v.ok(['one', 'status']), /^Vserver 'one' is running/);
+    assert.equal(await v.ok(['two', 'exec', 'hostname']), 'two\n');
+    assert.equal(await v.ok(['stop', '-t', '0', 'one', 'two']), 'one\ntwo\n');
+    const some = await v.run(['start', 'one', 'no-such', 'two']);
+    assert.deepEqual([some.code, some.stdout], [5, 'one\ntwo\n'], 'the others are worked on all the same');
+    assert.match(some.stderr, /^vserver: cannot find guest "no-such"/);
+    assert.equal(await v.ok(['stop', '-t', '0', '--all']), 'one\ntwo\n');
+    assert.equal(await v.ok(['delete', '--all']), 'one\ntwo\n');
+  });
+
+  test('files stay over stop and start, and go with the guest', async () => {
+    await v.ok(['create', 'files', '--', 'sleep', '1000']);
+    await v.ok(['start', 'files']);
+    await v.ok([
+      'exec',
+      'files',
+      'sh',
+      '-c',
+      'echo kept >/root/kept; rm /etc/passwd; mkdir -p /srv/a; chown 5:6 /srv/a; touch /tmp/t',
+    ]);
+    await v.ok(['restart', '-t', '0', 'files']);
+    assert.equal(
+      await v
+        .ok(['exec', 'files', 'sh', '-c', 'cat /root/kept; stat -c %u:%g /srv/a; ls /etc/passwd 2>&1'])
+        .catch((error: Error) => error.message.includes('kept\n5:6\n')),
+      true,
+    );
+    await v.ok(['delete', '-f', 'files']);
+    await v.ok(['create', 'files', '--', 'sleep', '1000']);
+    await v.ok(['start', 'files']);
+    assert.equal(await code('exec', 'files', 'ls', '/root/kept'), 2);
+    await v.ok(['delete', '-f', 'files']);
+  });
+
+  test('set changes limits of a running guest at once, and its file', async () => {
+    await withGuest('set', ['sleep', '1000'], async () => {
+      await v.ok(['set', 'set', 'limits.memory=100m', 'limits.pids=20', 'limits.cpus=0.5']);
+      const { limits, xid } = (await inspect('set')) as {
+        limits: { effective: Record<string, number> };
+        xid: number;
+      };
+      assert.deepEqual([limits.effective['memoryBytes'], limits.effective['pids']], [100 * 1024 ** 2, 20]);
+      const read = (files: readonly string[]): readonly string[] =>
+        cgroupsOf(v.root).flatMap((path) =>
+          files.flatMap((file) => {
+            try {
+              return [readFileSync(join(path, String(xid), file), 'utf8').trim()];
+            } catch {
+              return []; // of another hierarchy
+            }
+          }),
+        );
+      assert.deepEqual(read(['memory.max', 'memory.limit_in_bytes']), [String(100 * 1024 ** 2)]);
+      assert.deepEqual(read(['pids.max']), ['20']);
+      const forks = await v.run(['exec', 'set', 'sh', '-c', 'for i in $(seq 30); do sleep 1 & done; :']);
+      assert.match(forks.stderr, /fork/i);
+      await v.ok(['set', 'set', 'limits.pids=100']);
+      assert.equal(
+        await v.ok(['exec', 'set', 'sh', '-c', 'for i in $(seq 30); do sleep 0.1 & done; wait; echo ok']),
+        'ok\n',
+      );
+      assert.match(await v.ok(['set', 'set']), /memory: 100m/);
+      await v.ok(['restart', '-t', '0', 'set']);
+      assert.deepEqual(read(['pids.max']), ['100'], 'what was set holds in the next run');
+      await v.ok(['set', 'set', '--unset', 'limits.memory']);
+      assert.equal(
+        ((await inspect('set')) as unknown as { limits: { effective: Record<string, unknown> } }).limits
+          .effective['memoryBytes'],
+        'max',
+      );
+      for (const [bad, message] of [
+        ['limits.memory=lots', /lots/],
+        ['limits.pids=0', /limits\.pids/],
+        ['limits.cpus=-1', /limits\.cpus/],
+        ['nonsense=1', /nonsense/],
+        ['limits.nonsense=1', /nonsense/],
+        ['xid=7', /xid/],
+        ['=1', /=1/],
+        ['limits.memory', /limits\.memory/],
+      ] as const) {
+        const outcome = await v.run(['set', 'set', bad]);
+        assert.notEqual(outcome.code, 0, bad);
+        assert.match(outcome.stderr, message);
+      }
+    });
+  });
+
+  test('pause takes a guest off the CPUs, resume brings it back', async () => {
+    await withGuest('cold', ['sh', '-c', LOOP], async () => {
+      const usage = async (): Promise<number> =>
+        ((await inspect('cold')) as unknown as { limits: { usage: { cpuUsageUs: number } } }).limits.usage
+          .cpuUsageUs;
+      await v.ok(['pause', 'cold']);
+      await v.ok(['pause', 'cold']);
+      assert.equal((await inspect('cold'))['state'], 'paused');
+      assert.match(await v.ok(['status', 'cold']), /is paused/);
+      const before = await usage();
+      await setTimeout(200);
+      assert.ok((await usage()) - before < 5000, 'microseconds of 200,000');
+      const exec = await v.run(['exec', 'cold', 'true']);
+      assert.equal(exec.code, 125);
+      assert.match(exec.stderr, /found it paused; need `vserver resume cold`/);
+      await v.ok(['resume', 'cold']);
+      await v.ok(['resume', 'cold']);
+      await eventually('some work', async () => ((await usage()) - before > 50_000 ? true : undefined));
+      await v.ok(['pause', 'cold']);
+      const started = performance.now();
+      await v.ok(['stop', 'cold', '-t', '5']);
+      assert.ok(performance.now() - started < 5000, 'one that is paused stops at once');
+      assert.equal(await code('pause', 'cold'), 1);
+    });
+  });
+
+  test('stop asks first and kills then', async () => {
+    await withGuest('polite', ['sh', '-c', 'trap "exit 4" TERM; while :; do sleep 0.01; done'], async () => {
+      await setTimeout(50);
+      await v.ok(['stop', 'polite']);
+      assert.equal(((await inspect('polite'))['exit'] as { code: number }).code, 4);
+    });
+    await withGuest('deaf', ['sh', '-c', 'trap "" TERM; while :; do sleep 0.01; done'], async () => {
+      await setTimeout(50);
+      const started = performance.now();
+      await v.ok(['stop', '-t', '300ms', 'deaf']);
+      assert.ok(performance.now() - started >= 300);
+      assert.equal(((await inspect('deaf'))['exit'] as { code: number }).code, 137);
+    });
+    await v.ok([
+      'run',
+      '-d',
+      '--name',
+      'own',
+      '--stop-signal',
+      'USR1',
+      '--',
+      'sh',
+      '-c',
+      'trap "exit 6" USR1; while :; do sleep 0.01; done',
+    ]);
+    await setTimeout(50);
+    await v.ok(['stop', 'own']);
+    assert.equal(((await inspect('own'))['exit'] as { code: number }).code, 6);
+    await v.ok(['delete', 'own']);
+  });
+
+  test('kill and wait', async () => {
+    await withGuest('job', ['sh', '-c', 'trap "exit 5" USR1; while :; do sleep 0.01; done'], async () => {
+      await setTimeout(50);
+      const waiting = [v.run(['wait', 'job']), v.run(['wait', 'job', '--json'])];
+      await setTimeout(50);
+      await v.ok(['kill', '-s', 'USR1', 'job']);
+      const [text, structured] = await Promise.all(waiting);
+      assert.deepEqual([text?.code, text?.stdout], [0, '5\n']);
+      assert.equal((JSON.parse(structured?.stdout ?? '') as { exitCode: number }[])[0]?.exitCode, 5);
+      assert.equal(await v.ok(['wait', 'job']), '5\n', 'of the last run');
+      assert.equal(await code('kill', 'job'), 1);
+      assert.equal(await code('kill', '-s', 'NONSENSE', 'job'), 2);
+      await v.ok(['start', 'job']);
+      await v.ok(['kill', 'job']);
+      assert.equal(await code('status', 'job'), 3);
+    });
+  });
+
+  test('exec: user, directory, environment, streams, exit codes', async () => {
+    await withGuest('host', ['sleep', '1000'], async () => {
+      const sh = ['sh', '-c', 'echo $(id -u) $(pwd) $A; cat; echo err >&2; exit 9'];
+      const outcome = await v.run(['exec', '-u', 'nobody', '-w', '/usr', '-e', 'A=b', 'host', ...sh], {
+        input: 'in\n',
+      });
+      assert.deepEqual(outcome, { code: 9, stdout: '65534 /usr b\nin\n', stderr: 'err\n' });
+      assert.equal(await code('exec', 'host', 'no-such'), 127);
+      assert.equal(await code('exec', 'host', '/etc'), 126);
+      assert.equal(await code('exec', 'host', 'sh', '-c', 'kill -9 $$'), 137);
+      assert.equal(await code('exec', 'no-such', 'true'), 125);
+      assert.equal(await code('exec', '-u', 'no-such', 'host', 'true'), 125);
+      assert.equal(await code('exec', '-w', '/no/such', 'host', 'true'), 125);
+      assert.equal(await code('exec', '--no-such', 'host', 'true'), 125);
+      assert.equal(await code('exec', 'host'), 125);
+      await v.ok(['exec', '-d', 'host', 'sh', '-c', 'sleep 0.1; touch /root/done']);
+      await eventually('its work', async () =>
+        (await code('exec', 'host', 'test', '-e', '/root/done')) === 0 ? true : undefined,
+      );
+      const many = await Promise.all(
+        Array.from({ length: 30 }, (_, i) => v.ok(['exec', 'host', 'echo', String(i)])),
+      );
+      assert.deepEqual(
+        many,
+        Array.from({ length: 30 }, (_, i) => `${i}\n`),
+      );
+      const last = v.run(['exec', 'host', 'sleep', '1000']);
+      await setTimeout(50);
+      await v.ok(['stop', '-t', '0', 'host']);
+      assert.equal((await last).code, 137, 'it ends with its guest');
+    });
+  });
+
+  test('logs: follow, tail, a guest that has ended', async () => {
+    await v.ok([
+      'create',
+      'chat',
+      '--',
+      'sh',
+      '-c',
+      'for i in 1 2 3 4 5; do echo $i; sleep 0.05; done; printf rest',
+    ]);
+    await v.ok(['start', 'chat']);
+    assert.equal(await v.ok(['logs', '-f', 'chat']), '1\n2\n3\n4\n5\nrest', 'follows to the end of the run');
+    assert.equal(await v.ok(['logs', '-n', '2', 'chat']), '5\nrest');
+    assert.equal(await v.ok(['logs', '-n', '0', 'chat']), '');
+    await v.ok(['delete', 'chat']);
+    assert.equal(await code('logs', 'chat'), 5);
+  });
+
+  test('nonsense is refused, with the right exit code and a reason', async () => {
+    await v.ok(['create', 'there', '--', 'sleep', '1000']);
+    const problems: string[] = [];
+    for (const [exitCode, ...args] of [
+      [2, 'bogus'],
+      [2, 'create'],
+      [2, 'create', 'a b', '--', 'true'],
+      [2, 'create', '-', '--', 'true'],
+      [2, 'create', '7', '--', 'true'],
+      [2, 'create', 'x'.repeat(300), '--', 'true'],
+      [2, 'create', '../x', '--', 'true'],
+      [2, 'create', 'new'],
+      [2, 'create', 'new', '--memory', 'lots', '--', 'true'],
+      [2, 'create', 'new', '--template', 'nope', '--', 'true'],
+      [1, 'create', 'there', '--', 'true'],
+      [2, 'start'],
+      [5, 'start', 'no-such'],
+      [2, 'start', '--bogus', 'there'],
+      [2, 'start', 'a b'],
+      [2, 'stop'],
+      [5, 'stop', 'no-such'],
+      [2, 'stop', '-t', 'x', 'there'],
+      [2, 'restart'],
+      [5, 'restart', 'no-such'],
+      [125, 'exec'],
+      [125, 'enter', 'no-such'],
+      [125, 'enter', 'there'],
+      [2, 'kill'],
+      [5, 'kill', 'no-such'],
+      [1, 'kill', 'there'],
+      [2, 'pause'],
+      [1, 'pause', 'there'],
+      [1, 'resume', 'there'],
+      [5, 'ps', 'no-such'],
+      [2, 'list', 'extra'],
+      [5, 'status', 'no-such'],
+      [5, 'status', '9999'],
+      [2, 'status'],
+      [2, 'inspect'],
+      [5, 'inspect', 'no-such'],
+      [5, 'set', 'no-such', 'limits.pids=5'],
+      [2, 'set'],
+      [2, 'logs'],
+      [2, 'logs', '-n', 'x', 'there'],
+      [5, 'logs', 'no-such'],
+      [2, 'wait'],
+      [5, 'wait', 'no-such'],
+      [2, 'delete'],
+      [5, 'delete', 'no-such'],
+      [5, 'check', 'no-such'],
+      [2, 'completion', 'tcsh'],
+      [2, 'daemon'],
+      [2, 'daemon', 'bogus'],
+      [2, 'help', 'bogus'],
+    ] as const) {
+      const { code: found, stderr } = await v.run(args);
+      const isFine = found === exitCode && stderr.startsWith('vserver: cannot ') && !/\n {4}at /.test(stderr);
+      if (!isFine) problems.push(`vserver ${args.join(' ')}: ${found}, not ${exitCode}: ${stderr}`);
+    }
+    assert.deepEqual(problems, []);
+    assert.equal(await v.ok(['list', '-a', '-q']), 'there\n');
+    await v.ok(['start', 'there']);
+    assert.equal(await code('delete', 'there'), 1, 'it runs');
+    assert.equal(await code('daemon', 'stop'), 1);
+    await v.ok(['delete', '-f', 'there']);
+  });
+});
