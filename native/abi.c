@@ -3,7 +3,6 @@
  * Prints abi.json: what the headers of the machine it is built for say. TypeScript encodes kernel structures only from
  * this, so no architecture is special.
  */
-#define _GNU_SOURCE
 #include "wire.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +18,6 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -31,25 +29,12 @@
 #include <termios.h>
 #include <unistd.h>
 
-#if defined __x86_64__
-#define ARCH "x86_64"
-#define AUDIT AUDIT_ARCH_X86_64
+#ifdef __x86_64__ /* ARCH and AUDIT come from the Makefile */
 #define COMPAT_ARCH "i386", AUDIT_ARCH_I386
-#elif defined __aarch64__
-#define ARCH "aarch64"
-#define AUDIT AUDIT_ARCH_AARCH64
-#elif defined __riscv
-#define ARCH "riscv64"
-#define AUDIT AUDIT_ARCH_RISCV64
 #elif defined __s390x__
-#define ARCH "s390x"
-#define AUDIT AUDIT_ARCH_S390X
 #define COMPAT_ARCH "s390", AUDIT_ARCH_S390
 #endif
-
-#ifndef MNT_DETACH
 #define MNT_DETACH 2 /* include/linux/fs.h of the kernel; not in its exported headers */
-#endif
 
 struct named { const char *name; long long value; };
 static const struct named syscalls[] = {

@@ -3,16 +3,13 @@
  * The client: sends its command line, directory, environment and three descriptors to the control plane, starting that
  * if nobody listens; then relays signals, text, a terminal if there is one, and the exit code.
  */
-#define _GNU_SOURCE
 #include "daemon.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -20,7 +17,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <unistd.h>
 
 #define START_TIMEOUT_MS 30000
 

@@ -3,16 +3,12 @@
  * syscalld: one per instance. Holds what must outlive vserverd (processes, clients, log pipes), runs programs in forked
  * workers, starts and restarts vserverd. It decides nothing: every object is made by a program or a client.
  */
-#define _GNU_SOURCE
 #include "daemon.h"
 #include "machine.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -25,7 +21,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U

@@ -3,7 +3,6 @@
  * Logs of guests that run detached: what comes out of their pipes goes, as records, into a file of bounded size with
  * one older file beside it. A guest that floods its log is slowed down by its full pipe, and nobody else is.
  */
-#define _GNU_SOURCE
 #include "daemon.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +12,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 

@@ -3,17 +3,13 @@
  * The syscall machine: executes a flat list of system calls. It knows no policy and parses no text; what a program
  * means is decided by the TypeScript that compiled it (src/sys/program.ts).
  */
-#define _GNU_SOURCE
 #include "machine.h"
 #include <errno.h>
 #include <linux/sched.h>
-#include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 static struct {
 	struct program p;

@@ -2,7 +2,6 @@
  *
  * Messages of native/wire.h: sent and received with their descriptors, and taken apart. Nothing here has a state.
  */
-#define _GNU_SOURCE
 #include "messages.h"
 #include <errno.h>
 #include <string.h>

@@ -4,12 +4,10 @@
  * descriptor and crosses neither a link nor a mount, not even a bind mount of the same file system: RESOLVE_NO_XDEV
  * compares mounts, not st_dev (openat2(2), Linux 5.6). Whoever calls this has ended every process that can write there.
  */
-#define _GNU_SOURCE
 #include "machine.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>

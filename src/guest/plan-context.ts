@@ -55,6 +55,8 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     'process 1',
     { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' },
     () => {
+      // While this process holds the worker's ends too, it would never see the worker's end.
+      for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
       planWaitingInit(p, spec, gate.child, programs.child);
     },
   );
@@ -68,7 +70,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   });
   planNumber(p, userns, WORKER_FD.userns);
   const scaffold = spec.scaffold === 0 ? planScaffold(p) : planClone(p, p.import(spec.scaffold), 'scaffold');
-  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), planDevpts(p, spec.ids)];
+  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes)];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }
@@ -128,8 +130,8 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const [scaffold, dev, pts] = planReceiveFds(p, INIT_FD.gate, 3, 'wait for the worker');
-  if (!scaffold || !dev || !pts) return;
+  const [scaffold, dev] = planReceiveFds(p, INIT_FD.gate, 2, 'wait for the worker');
+  if (!scaffold || !dev) return;
   planAttach(p, scaffold, spec.attachAt, 'scaffold');
   p.sys('setresgid', [0, 0, 0]);
   p.sys('setgroups', [0, 0]);
@@ -137,7 +139,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const place = (mount: Result, on: Result, name: string): void =>
     planMove(p, mount, openBelow(p, on, name, true), name);
   place(dev, scaffold, 'dev');
-  place(pts, dev, 'pts');
+  place(planDevpts(p), dev, 'pts');
   place(planFilesystem(p, 'mqueue', [], API_MOUNT), dev, 'mqueue');
   place(proc, scaffold, 'proc');
   for (const [key, value] of Object.entries(spec.sysctls))

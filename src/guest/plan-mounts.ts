@@ -205,9 +205,14 @@ export function planDev(p: Program, ids: IdRange, bytes: number): Result {
   return dev;
 }
 
-/** A devpts of its own: the guest's terminals. */
-export function planDevpts(p: Program, ids: IdRange): Result {
-  const tty = String(ids.hostBase + 5);
+/** Group "tty" of the guest, which owns its terminals (Debian's static id, which other distributions share). */
+const TTY_GID = 5;
+
+/**
+ * A devpts of its own: the guest's terminals. Made by process 1, so that the group is the guest's: as an option the
+ * host's id for it would be refused from 2^31 on (devpts reads it with match_int before it got fs_parser options).
+ */
+export function planDevpts(p: Program): Result {
   return planFilesystem(
     p,
     'devpts',
@@ -217,7 +222,7 @@ export function planDevpts(p: Program, ids: IdRange): Result {
       ['ptmxmode', '0666'],
       // All guests together have 3072 (kernel.pty.max less kernel.pty.reserve); one guest shall not take them all.
       ['max', '1024'],
-      ['gid', tty],
+      ['gid', String(TTY_GID)],
     ],
     ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NOEXEC'],
   );

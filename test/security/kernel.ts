@@ -210,7 +210,7 @@ export const c9: Check = async (v) => {
       : [];
     for (const key of ['vserverdPid', 'syscalldPid']) {
       const environment = readFileSync(`/proc/${Number(status[key])}/environ`, 'utf8');
-      if (/evil|LD_|NODE_OPTIONS/.test(environment))
+      if (/evil|(?:^|\0)LD_|NODE_OPTIONS/.test(environment))
         breaches.push(`${key}: ${environment.replaceAll('\0', ' ')}`);
     }
     return breaches;

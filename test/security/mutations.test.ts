@@ -322,7 +322,7 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C7: logs are not limited',
     check: c7Log,
-    edits: [['log, guest.config.log.maxBytes, objects', 'log, 2 ** 30, objects']],
+    edits: [['log, guest.config.log.maxBytes, stdout', 'log, 2 ** 30, stdout']],
   },
   {
     name: 'C8: the root has devices',
