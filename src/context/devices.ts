@@ -12,7 +12,7 @@ export interface Device {
 }
 
 /** Memory devices without the host's memory, the terminals (Documentation/admin-guide/devices.txt). */
-export const ALLOWED_DEVICES: readonly Device[] = [
+const ALLOWED_DEVICES: readonly Device[] = [
   { major: 1, minor: 3 }, // null
   { major: 1, minor: 5 }, // zero
   { major: 1, minor: 7 }, // full

@@ -16,7 +16,7 @@ const SEARCH_ON = ['ENOENT', 'ENOTDIR', 'EACCES'];
 export const EXECVE = 'execve ';
 
 /** Returns the paths execve is tried with: the command as it is, or one per directory of PATH. */
-export function execPaths(command: string, path: string): readonly string[] {
+function execPaths(command: string, path: string): readonly string[] {
   if (command.includes('/')) return [command];
   return path.split(':').map((directory) => `${directory === '' ? '.' : directory}/${command}`);
 }

@@ -45,7 +45,7 @@ export function planHostMounts(p: Program, spec: StartSpec, userns: number): rea
 }
 
 /** A detached copy of a mount of the host, with other attributes and shown with the guest's ids. */
-export function planTreeClone(
+function planTreeClone(
   p: Program,
   path: string,
   userns: Arg | undefined,

@@ -41,7 +41,7 @@ export interface CommandRequest {
 }
 
 /** Returns the upper bound for capabilities of a guest. */
-export function capabilityBound(config: GuestConfig): bigint {
+function capabilityBound(config: GuestConfig): bigint {
   return parseCapabilityExpression(config.bcaps.join(' '));
 }
 

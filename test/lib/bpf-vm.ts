@@ -20,7 +20,7 @@ const ARGS_OFFSET = 16;
 const DATA_BYTES = 64;
 
 /** Lays out struct seccomp_data. */
-export function encodeSeccompData(data: SeccompData, isLittleEndian: boolean): Uint8Array {
+function encodeSeccompData(data: SeccompData, isLittleEndian: boolean): Uint8Array {
   const bytes = new Uint8Array(DATA_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, data.nr, isLittleEndian);
