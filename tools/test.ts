@@ -36,7 +36,7 @@ const TIERS = {
   vm: {
     globs: ['test/vm/*.test.ts'],
     concurrency: 1,
-    fileTimeoutMs: 900_000,
+    fileTimeoutMs: 2_000_000,
     packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86' },
   },
 } as const satisfies Readonly<Record<string, Tier>>;

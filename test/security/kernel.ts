@@ -116,7 +116,7 @@ export const c6: Check = async (v) => {
   try {
     const under = [buildProbe(), 'keyring'];
     await other.ok(['daemon', 'start'], { under });
-    const flags = ['--security-opt', 'seccomp=unconfined', ...withProbe()];
+    const flags = ['--template', 'busybox', '--security-opt', 'seccomp=unconfined', ...withProbe()];
     await other.ok(['run', '--detach', '--name', 'keys', ...flags, '--', 'sleep', '3600'], { under });
     const outputs = [
       ['run', await other.ok(['run', ...flags, '--', PROBE, 'find-key'], { under })],
@@ -203,7 +203,12 @@ export const c9: Check = async (v) => {
     };
     await other.ok(['daemon', 'start'], { env });
     const flags = Object.entries(env).flatMap(([key, value]) => ['--env', `${key}=${value}`]);
-    await other.ok(['run', '--detach', '--name', 'env', ...flags, '--', 'sleep', '3600'], { env });
+    await other.ok(
+      ['run', '--detach', '--name', 'env', '--template', 'busybox', ...flags, '--', 'sleep', '3600'],
+      {
+        env,
+      },
+    );
     const status = JSON.parse(await other.ok(['daemon', 'status', '--json'])) as Record<string, unknown>;
     const breaches = readdirSync(other.scratch).includes('ran')
       ? ["a caller's environment ran code in vserverd"]

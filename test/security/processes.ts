@@ -78,7 +78,7 @@ export const a3: Check = async (v, places) => {
   const breaches: string[] = [];
   for (const { name, verb, template } of places) {
     if (verb !== 'exec') continue;
-    const spy = v.spawn(['exec', template, '--', PROBE, 'spy', '2']);
+    const spy = v.spawn(['exec', template, '--', PROBE, 'spy', IS_SLOW ? '6' : '2']);
     const output = text(spy.stdout!);
     const ended = once(spy, 'exit');
     await setTimeout(IS_SLOW ? 1000 : 100);
@@ -247,7 +247,7 @@ export const a9: Check = async (v) => {
     set -e
     vserver() { "${v.client}" "$@"; }
     pid_of() { sed -n "s/.*\\"$1\\": *\\([0-9]*\\).*/\\1/p" | head -n 1; }
-    vserver run -d --name prey -- sleep 1000 > /dev/null
+    vserver run -d --name prey --template busybox -- sleep 1000 > /dev/null
     init=$(vserver inspect prey | pid_of initPid)
     control=$(vserver daemon status --json | pid_of vserverdPid)
     test -n "$init" && test -n "$control"

@@ -10,8 +10,8 @@ import { spec } from 'node:test/reporters';
 import { formatResult, type InnerResult } from './results.ts';
 
 // A test or a file that hangs must cost less than the machine's whole time, so that the files after it still run.
-const TEST_TIMEOUT_MS = 60_000;
-const FILE_TIMEOUT_MS = 90_000;
+const TEST_TIMEOUT_MS = 240_000;
+const FILE_TIMEOUT_MS = 300_000;
 
 const checkout = process.cwd();
 
