@@ -25,10 +25,15 @@ const TEST_FILES = [
   'test/security/**/*.test.ts',
 ];
 
-// About compilers, and about our own sources: no kernel makes a difference there.
+// About compilers, our own sources and our own processes: no kernel makes a difference there, and what they do many
+// times takes too long under emulation.
 const NOT_OF_A_KERNEL = [
+  'test/integration/crash.test.ts',
   'test/integration/cross.test.ts',
+  'test/integration/load.test.ts',
+  'test/integration/machine.test.ts',
   'test/integration/native-fuzz.test.ts',
+  'test/integration/tty.test.ts',
   'test/security/mutations.test.ts',
 ];
 
