@@ -19,6 +19,7 @@
 #include <termios.h>
 
 #define START_TIMEOUT_MS 30000
+#define LULL_MS 50 /* until a terminal that nobody has open is looked at again */
 
 static int sock = -1, master = -1;
 static const char *root;
@@ -232,18 +233,14 @@ static int terminal_out(void)
 	return isatty(1) || !isatty(2) ? 1 : 2;
 }
 
+/* Returns false if nobody in the guest has the terminal open now; to close it would hang up who is just ending. */
 static bool terminal_to_user(void)
 {
 	uint8_t buf[16 * 1024];
 	ssize_t n = read(master, buf, sizeof buf);
-	if (n <= 0 && !(n < 0 && (errno == EINTR || errno == EAGAIN))) {
-		close(master);
-		master = -1;
-		return false;
-	}
 	if (n > 0)
 		write_all(terminal_out(), buf, (size_t)n);
-	return true;
+	return n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN));
 }
 
 /* Ctrl-P Ctrl-Q gives the terminal back to the control plane, which keeps it open. */
@@ -360,16 +357,17 @@ int client_main(int count, char **words)
 	snprintf(run_dir, sizeof run_dir, *root ? "%s/run" : "/run/vserver", root);
 	int signals = signals_open();
 	request();
-	for (;;) {
+	for (bool lull = false;;) {
 		struct pollfd p[4] = {
 			{ .fd = sock, .events = POLLIN },
 			{ .fd = signals, .events = POLLIN },
-			{ .fd = master, .events = POLLIN },
+			{ .fd = lull ? -1 : master, .events = POLLIN },
 			{ .fd = relay_input && master >= 0 ? STDIN_FILENO : -1, .events = POLLIN },
 		};
-		if (poll(p, 4, -1) < 0 && errno != EINTR)
+		if (poll(p, 4, lull ? LULL_MS : -1) < 0 && errno != EINTR)
 			die("wait");
-		if (p[2].revents && terminal_to_user())
+		lull = p[2].revents && !terminal_to_user();
+		if (p[2].revents && !lull)
 			continue; /* the terminal first: its text comes before the exit code */
 		if (p[0].revents)
 			from_control_plane();

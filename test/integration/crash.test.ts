@@ -72,13 +72,19 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
       await setTimeout(i % 10);
       client.kill('SIGKILL');
     }
-    const names = await eventually('the end of all starts', async () => {
-      const guests = JSON.parse(await v.ok(['list', '-a', '--json'])) as { name: string; state: string }[];
-      return guests.some(({ state }) => state === 'starting') ? undefined : guests.map(({ name }) => name);
+    const look = async (): Promise<readonly { readonly name: string; readonly state: string }[]> =>
+      JSON.parse(await v.ok(['list', '-a', '--json'])) as { name: string; state: string }[];
+    const [one] = await eventually('the end of all starts', async () => {
+      const guests = await look();
+      return guests.some(({ state }) => state === 'starting') ? undefined : guests;
     });
-    for (const name of names.slice(0, 5)) await usable(name);
-    if (names.length > 0) await v.ok(['delete', '--all', '--force']);
-    assert.equal(await v.ok(['list', '-a', '-q']), '');
+    if (one) await usable(one.name);
+    // A request that was read before its client was killed may still be on its way to a guest.
+    await eventually('no guest', async () => {
+      await v.run(['delete', '--all', '--force']);
+      await setTimeout(100);
+      return (await look()).length === 0 ? true : undefined;
+    });
   });
 
   test('of vserverd: guests go on, and everything can be done with them', async () => {

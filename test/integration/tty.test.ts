@@ -149,6 +149,14 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
     });
   });
 
+  test('a command that closes its terminal before it ends is not hung up', async () => {
+    const once = 'echo x | "$V" exec -i idle cat || echo failed $?';
+    await on(`for i in $(seq 20); do ${once}; done; echo over`, async (terminal) => {
+      await terminal.see(/over/);
+      assert.match(terminal.shown, /^(x\r\n){20}over/);
+    });
+  });
+
   test('a shell prompt, much output, and the end of it', async () => {
     await on('"$V" exec -t idle sh -c "seq 1 20000; echo l\\"\\"ast"', async (terminal) => {
       await terminal.see(/\n20000\r\nlast\r\n/);
