@@ -19,22 +19,13 @@ const CACHE = join(ROOT, 'build/vm');
 // Emulation is some ten times slower than the machine it runs on.
 const MACHINE_TIMEOUT_MS = 900_000;
 
+// Where the kernel makes a difference, and cgroup v2. What is about compilers, our sources or our own processes does
+// not; the other tests of the root tier do, and take too long or count too much on time under emulation: run them by
+// VM_TEST_FILES.
 const TEST_FILES = [
   'test/vm/inside/*.test.ts',
-  'test/integration/**/*.test.ts',
-  'test/security/**/*.test.ts',
-];
-
-// About compilers, our own sources and our own processes: no kernel makes a difference there, and what they do many
-// times takes too long under emulation.
-const NOT_OF_A_KERNEL = [
-  'test/integration/crash.test.ts',
-  'test/integration/cross.test.ts',
-  'test/integration/load.test.ts',
-  'test/integration/machine.test.ts',
-  'test/integration/native-fuzz.test.ts',
-  'test/integration/tty.test.ts',
-  'test/security/mutations.test.ts',
+  'test/integration/{cgroup,lifecycle,run}.test.ts',
+  'test/security/paths.test.ts',
 ];
 
 // What a stock kernel is known to have: there a skip would hide a broken machine.
@@ -78,9 +69,7 @@ for (const { name, codename, isOptional } of KERNELS) {
 function testFiles(): readonly string[] {
   const named = (process.env['VM_TEST_FILES'] ?? '').split(' ').filter((file) => file !== '');
   if (named.length > 0) return named;
-  return globSync(TEST_FILES, { cwd: ROOT })
-    .filter((file) => !NOT_OF_A_KERNEL.includes(file))
-    .sort();
+  return globSync(TEST_FILES, { cwd: ROOT }).sort();
 }
 
 /** Makes the inner results tests of `t`, and fails it when the machine ended another way than its tests say. */
