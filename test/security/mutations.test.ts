@@ -415,7 +415,14 @@ function mutate(home: string, edits: readonly Edit[]): string {
     // Quick to compile rather than to run; abi.json is there already.
     const made = spawnSync(
       'make',
-      ['-s', '-C', join(copy, 'native'), 'CFLAGS=-O0', 'WARN=-std=gnu17 -D_GNU_SOURCE -w', '../build/syscalld'],
+      [
+        '-s',
+        '-C',
+        join(copy, 'native'),
+        'CFLAGS=-O0',
+        'WARN=-std=gnu17 -D_GNU_SOURCE -w',
+        '../build/syscalld',
+      ],
       {
         encoding: 'utf8',
       },
