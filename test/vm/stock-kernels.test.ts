@@ -25,7 +25,6 @@ const MACHINE_TIMEOUT_MS = 900_000;
 const TEST_FILES = [
   'test/vm/inside/*.test.ts',
   'test/integration/{cgroup,lifecycle,run}.test.ts',
-  'test/security/paths.test.ts',
 ];
 
 // What a stock kernel is known to have: there a skip would hide a broken machine.
