@@ -22,10 +22,7 @@ const MACHINE_TIMEOUT_MS = 900_000;
 // Where the kernel makes a difference, and cgroup v2. What is about compilers, our sources or our own processes does
 // not; the other tests of the root tier do, and take too long or count too much on time under emulation: run them by
 // VM_TEST_FILES.
-const TEST_FILES = [
-  'test/vm/inside/*.test.ts',
-  'test/integration/{cgroup,lifecycle,run}.test.ts',
-];
+const TEST_FILES = ['test/vm/inside/*.test.ts', 'test/integration/{cgroup,lifecycle,run}.test.ts'];
 
 // What a stock kernel is known to have: there a skip would hide a broken machine.
 const ENVIRONMENT = { VSERVER_TEST_VM: '1', MUST_RUN: 'root,cgroup2,overlay,userns,fuse,busybox' };
