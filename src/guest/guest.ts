@@ -27,6 +27,8 @@ export interface LiveRecord {
   readonly initObject: number;
   /** Objects of syscalld to drop when the run ends. */
   readonly logObject: number;
+  /** Inode numbers of the pipes to the log: standard output and error; none without a log of its own. */
+  readonly logPipes: readonly number[];
   /** The client that relays the command's terminal, or 0. */
   readonly client: number;
   readonly startedAt: string;

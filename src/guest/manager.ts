@@ -15,8 +15,8 @@ import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/gues
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
-import type { Program } from '../sys/program.ts';
-import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
+import type { Program, Result } from '../sys/program.ts';
+import { type HeldObject, isProcess, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
@@ -24,6 +24,7 @@ import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { type Guest, type GuestExit, isActive, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
+import { findPipe, planReopenPipe } from './log-pipes.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
@@ -55,6 +56,8 @@ interface PlannedStart {
   /** For process 1. */
   readonly guest: Program;
   readonly objects: { readonly log: number; readonly stdout: number; readonly stderr: number };
+  /** Inode numbers of the pipes to the log. */
+  readonly logPipes: readonly Result[];
 }
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
@@ -159,6 +162,37 @@ export class Manager {
       return;
     }
     this.#remember(guest, guest.live);
+    await this.#attempt(`go on with the log of guest "${guest.name}"`, () =>
+      this.#reopenLog(guest, record.logPipes),
+    );
+  }
+
+  /** The guest has the pipes to its log open for reading too, so what it wrote in between is still in there. */
+  async #reopenLog(guest: Guest, logPipes: readonly number[]): Promise<void> {
+    const pids = this.host.cgroups.pids(guest.xid);
+    const objects: number[] = [];
+    for (const inode of logPipes) objects.push(await this.#reopenPipe(guest, pids, inode));
+    const [stdout = 0, stderr = 0] = objects;
+    if (!guest.live || (stdout === 0 && stderr === 0)) return;
+    const logObject = this.host.syscalld.newObject();
+    this.#openLog(guest, logObject, stdout, stderr);
+    this.#remember(guest, { ...guest.live, logObject });
+  }
+
+  /** Returns the object a pipe has become; 0: the guest has closed it. */
+  async #reopenPipe(guest: Guest, pids: readonly number[], inode: number): Promise<number> {
+    for (const path of findPipe(pids, inode)) {
+      const object = this.host.syscalld.newObject();
+      const p = this.host.program();
+      planReopenPipe(p, path, inode, object);
+      try {
+        await this.host.syscalld.run(`go on with the log of guest "${guest.name}"`, p);
+        return object;
+      } catch (error) {
+        if (!(error instanceof StepError)) throw error; // gone in between: another one may have it
+      }
+    }
+    return 0;
   }
 
   /** Directories of guests that nobody knows any more: ephemeral ones whose end nobody saw, half-made ones. */
@@ -354,9 +388,9 @@ export class Manager {
     const circumstances = { name, xid, paths, template, cgroupWrites, isEphemeral: guest.isEphemeral };
     const spec = startSpec(this.host, config, circumstances, command);
     const [host, inside] = [this.host.program(), this.host.program()];
-    planHostSide(host, spec);
+    const logPipes = planHostSide(host, spec);
     planGuestSide(inside, spec);
-    return { host, guest: inside, objects };
+    return { host, guest: inside, objects, logPipes };
   }
 
   /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
@@ -387,7 +421,7 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [objects.stdout, objects.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    await this.#runStart(guest, context, planned);
+    const outcome = await this.#runStart(guest, context, planned);
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
     const { initPid } = context;
@@ -401,6 +435,7 @@ export class Manager {
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
       initObject: init,
       logObject: objects.log,
+      logPipes: planned.logPipes.map((inode) => outcome.result(inode)),
       client: connect?.terminal?.client ?? 0,
       startedAt: new Date().toISOString(),
       isPaused: false,
@@ -414,8 +449,12 @@ export class Manager {
     return live;
   }
 
-  /** Runs both programs of a start; of two failures the one that is not the other's consequence is told. */
-  async #runStart(guest: Guest, { objects }: Context, planned: PlannedStart): Promise<void> {
+  /**
+   * Runs both programs of a start; of two failures the one that is not the other's consequence is told.
+   *
+   * @returns the worker's outcome
+   */
+  async #runStart(guest: Guest, { objects }: Context, planned: PlannedStart): Promise<RunOutcome> {
     const what = `start guest "${guest.name}"`;
     const [host, inside] = await Promise.allSettled([
       this.host.syscalld.run(what, planned.host, objects.worker),
@@ -427,6 +466,7 @@ export class Manager {
       inside.reason.errnoName === 'ECANCELED';
     if (inside.status === 'rejected' && !(isConsequence && host.status === 'rejected')) throw inside.reason;
     if (host.status === 'rejected') throw host.reason;
+    return host.value;
   }
 
   #remember(guest: Guest, live: LiveRecord): void {

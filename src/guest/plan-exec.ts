@@ -6,7 +6,7 @@
  */
 import type { Import, Program, Result } from '../sys/program.ts';
 import { planCommand } from './plan-command.ts';
-import type { CommandSpec, Stdio } from './plan-types.ts';
+import type { CommandSpec } from './plan-types.ts';
 
 /** What an exec needs, decided. */
 export interface ExecSpec {
@@ -27,11 +27,10 @@ export function planExec(p: Program, spec: ExecSpec): void {
   for (const path of spec.joins) planJoin(p, path);
   const init = p.import(spec.initObject);
   const leaf = openLeaf(p, spec.cgroupLeaf);
-  const pipes = planPipes(p, spec.command.stdio);
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
   p.spawn('command', { cgroup: leaf, object: spec.processObject }, () => {
     planEnter(p, init, spec.hostNetwork);
-    planCommand(p, spec.command, pipes);
+    planCommand(p, spec.command, new Map());
   });
 }
 
@@ -49,19 +48,6 @@ export function planJoin(p: Program, path: string): void {
   });
   p.sys('write', [fd, '0', 1], { about: `join "${path}"` });
   p.sys('close', [fd]);
-}
-
-/** Adds the pipes of a command whose output is kept; the reading ends go to syscalld. */
-export function planPipes(p: Program, stdio: CommandSpec['stdio']): Map<Stdio, Result> {
-  const pipes = new Map<Stdio, Result>();
-  for (const end of stdio) {
-    if (end.kind !== 'pipe') continue;
-    const pair = p.data(8);
-    p.sys('pipe2', [pair, p.flags('O_CLOEXEC')], { about: 'log pipe' });
-    p.keep(p.load(pair), end.object);
-    pipes.set(end, p.load(pair.at(4, 4)));
-  }
-  return pipes;
 }
 
 function planEnter(p: Program, init: Import, hostNetwork: boolean): void {

@@ -7,9 +7,9 @@
  *     (idmapped layers, overlay, binds) ── descriptors ──▶ attaches them, pivots, masks, drops, executes
  */
 import type { Program, Result } from '../sys/program.ts';
+import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
-import { planPipes } from './plan-exec.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
 import { planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
@@ -17,13 +17,19 @@ import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from '
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
 const INIT_CAPABILITIES = 1n << 5n;
 
-/** Adds the worker's part of a start: the limits, and the mounts that need the host's privilege. */
-export function planHostSide(p: Program, spec: StartSpec): void {
+/**
+ * Adds the worker's part of a start: the limits, and the mounts that need the host's privilege.
+ *
+ * @returns the inode numbers of the pipes to the log
+ */
+export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
   // Before anything of the guest runs.
   for (const { path, text } of spec.cgroupWrites) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
-  const pipes = planPipes(p, spec.command.stdio);
+  const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
-  planSendFds(p, WORKER_FD.gate, p.data(8), [...mounts, ...pipes.values()], 'hand over to process 1');
+  const fds = [...mounts, ...pipes.map(({ end }) => end)];
+  planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
+  return pipes.map(({ inode }) => inode);
 }
 
 /** Adds process 1's part of a start. */

@@ -264,6 +264,29 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await usable('ends');
   });
 
+  test('of syscalld: a guest that writes goes on, and not a line of its log is lost', async () => {
+    const count = (to: string): string => `i=0; while :; do echo $i ${to}; i=$((i+1)); sleep 0.005; done`;
+    await v.ok(['run', '-d', '--name', 'writes', '--', 'sh', '-c', `(${count('>&2')}) & ${count('')}`]);
+    await v.ok(['run', '-d', '--name', 'floods', '--init=none', '--', 'yes']);
+    for (let i = 0; i < 2; i++) {
+      await setTimeout(100);
+      await killSyscalld();
+      await setTimeout(300);
+      await usable('floods');
+    }
+    await setTimeout(100);
+    const { stdout, stderr } = await v.run(['logs', 'writes']);
+    for (const text of [stdout, stderr]) {
+      const lines = text.trim().split('\n').map(Number);
+      assert.ok(lines.length > 20, text);
+      assert.deepEqual(
+        lines,
+        lines.map((_, i) => i),
+      );
+    }
+    await v.ok(['stop', '-t', '0', 'writes', 'floods']);
+  });
+
   test('of syscalld with starts under way', async () => {
     await v.ok(['daemon', 'start']);
     const starts = Array.from({ length: 10 }, () => v.run(['run', '-d', '--', 'sleep', '1000']));
