@@ -84,24 +84,8 @@ int main(void)
 	printf(",\n\"compat\": null");
 #endif
 	printf(",\n\"structs\": {");
-	BEGIN(struct open_how, "open_how"); FIELD(struct open_how, flags); FIELD(struct open_how, mode); FIELD(struct open_how, resolve); END();
-	BEGIN(struct mount_attr, "mount_attr"); FIELD(struct mount_attr, attr_set); FIELD(struct mount_attr, attr_clr);
-	FIELD(struct mount_attr, propagation); FIELD(struct mount_attr, userns_fd); END();
-	BEGIN(struct iovec, "iovec"); FIELD(struct iovec, iov_base); FIELD(struct iovec, iov_len); END();
-	BEGIN(struct msghdr, "msghdr"); FIELD(struct msghdr, msg_iov); FIELD(struct msghdr, msg_iovlen);
-	FIELD(struct msghdr, msg_control); FIELD(struct msghdr, msg_controllen); END();
-	BEGIN(struct cmsghdr, "cmsghdr"); FIELD(struct cmsghdr, cmsg_len); FIELD(struct cmsghdr, cmsg_level); FIELD(struct cmsghdr, cmsg_type); END();
-	BEGIN(struct sock_fprog, "sock_fprog"); FIELD(struct sock_fprog, len); FIELD(struct sock_fprog, filter); END();
-	BEGIN(struct rlimit, "rlimit"); FIELD(struct rlimit, rlim_cur); FIELD(struct rlimit, rlim_max); END();
-	BEGIN(struct statfs, "statfs"); FIELD(struct statfs, f_type); END();
-	BEGIN(struct stat, "stat"); FIELD(struct stat, st_mode); FIELD(struct stat, st_rdev); FIELD(struct stat, st_dev); FIELD(struct stat, st_ino);
-	FIELD(struct stat, st_size); END();
-	BEGIN(struct __user_cap_header_struct, "cap_header"); FIELD(struct __user_cap_header_struct, version); FIELD(struct __user_cap_header_struct, pid); END();
-	BEGIN(struct __user_cap_data_struct, "cap_data"); FIELD(struct __user_cap_data_struct, effective);
-	FIELD(struct __user_cap_data_struct, permitted); FIELD(struct __user_cap_data_struct, inheritable); END();
-	BEGIN(struct step, "step"); FIELD(struct step, op); FIELD(struct step, nr); FIELD(struct step, kind); FIELD(struct step, rule);
-	FIELD(struct step, target); FIELD(struct step, only); FIELD(struct step, arg); END();
-	BEGIN(struct program_header, "program_header"); END();
+	/* structures: abi-structs.def */
+#include "abi-structs.h"
 	printf("\n}}\n");
 	return 0;
 }

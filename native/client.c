@@ -66,17 +66,13 @@ static bool try_connect(void)
 	return false;
 }
 
-static void make_directories(const char *path)
+static void make_directories(char *path)
 {
-	char at[PATH_MAX];
-	snprintf(at, sizeof at, "%s", path);
-	for (char *p = at + 1; *p; p++)
-		if (*p == '/') {
-			*p = 0;
-			mkdir(at, 0755);
-			*p = '/';
-		}
-	if (mkdir(at, 0700) && errno != EEXIST)
+	for (char *p = path; (p = strchr(p + 1, '/')); *p = '/') {
+		*p = 0;
+		mkdir(path, 0755);
+	}
+	if (mkdir(path, 0700) && errno != EEXIST)
 		die("make the run directory");
 }
 
@@ -227,19 +223,13 @@ static void terminal_start(int fd, bool input)
 	}
 }
 
-/* Where what comes from the guest's terminal goes: to the first of ours that is one. */
-static int terminal_out(void)
-{
-	return isatty(1) || !isatty(2) ? 1 : 2;
-}
-
 /* Returns false if nobody in the guest has the terminal open now; to close it would hang up who is just ending. */
 static bool terminal_to_user(void)
 {
 	uint8_t buf[16 * 1024];
 	ssize_t n = read(master, buf, sizeof buf);
 	if (n > 0)
-		write_all(terminal_out(), buf, (size_t)n);
+		write_all(isatty(1) || !isatty(2) ? 1 : 2, buf, (size_t)n); /* to the first of ours that is a terminal */
 	return n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN));
 }
 

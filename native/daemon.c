@@ -25,9 +25,6 @@
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U
 #endif
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
 
 struct daemon d = { .epoll = -1, .control = -1, .listener = -1 };
 
@@ -98,17 +95,18 @@ static void up(uint32_t type, uint64_t id, const struct iovec *parts, int count)
 #define up_ints(type, id, ...) \
 	up(type, id, &(struct iovec){ (int32_t[]){ __VA_ARGS__ }, sizeof((int32_t[]){ __VA_ARGS__ }) }, 1)
 
-static struct object **table;
-static size_t table_cap, table_used;
+/* By id: a few thousand objects on a busy host. */
+#define BUCKETS 4096
+static struct object *table[BUCKETS];
 
-static size_t slot_of(uint32_t id)
+static struct object **bucket_of(uint32_t id)
 {
-	return (id * 2654435761u) & (table_cap - 1);
+	return &table[id % BUCKETS];
 }
 
 struct object *object_find(uint32_t id)
 {
-	for (struct object *o = table_cap ? table[slot_of(id)] : NULL; o; o = o->next)
+	for (struct object *o = *bucket_of(id); o; o = o->next)
 		if (o->id == id)
 			return o;
 	return NULL;
@@ -116,24 +114,8 @@ struct object *object_find(uint32_t id)
 
 static void table_link(struct object *o)
 {
-	o->next = table[slot_of(o->id)];
-	table[slot_of(o->id)] = o;
-}
-
-static void table_grow(void)
-{
-	struct object **old = table;
-	size_t old_cap = table_cap;
-	table_cap = old_cap ? old_cap * 2 : 64;
-	table = calloc(table_cap, sizeof(void *));
-	if (!table)
-		die("grow the object table");
-	for (size_t i = 0; i < old_cap; i++)
-		for (struct object *o = old[i], *next; o; o = next) {
-			next = o->next;
-			table_link(o);
-		}
-	free(old);
+	o->next = *bucket_of(o->id);
+	*bucket_of(o->id) = o;
 }
 
 void watch(uint64_t source, int fd)
@@ -160,7 +142,7 @@ void watched_close(int *fd)
 
 static void table_unlink(struct object *o)
 {
-	struct object **at = &table[slot_of(o->id)];
+	struct object **at = bucket_of(o->id);
 	while (*at != o)
 		at = &(*at)->next;
 	*at = o->next;
@@ -171,8 +153,6 @@ struct object *object_add(uint32_t id, uint32_t kind, int fd)
 	struct object *o = object_find(id);
 	if (o)
 		object_drop(o);
-	if (table_used >= table_cap)
-		table_grow();
 	o = calloc(1, sizeof *o);
 	if (!o)
 		die("make an object");
@@ -181,7 +161,6 @@ struct object *object_add(uint32_t id, uint32_t kind, int fd)
 	o->fd = fd;
 	o->stdio[0] = o->stdio[1] = o->stdio[2] = -1;
 	table_link(o);
-	table_used++;
 	return o;
 }
 
@@ -201,7 +180,6 @@ static void object_rename(struct object *o, uint32_t id)
 void object_drop(struct object *o)
 {
 	table_unlink(o);
-	table_used--;
 	if (o->kind == OBJECT_LOG)
 		log_free(o);
 	if (o->kind == OBJECT_WORKER)
@@ -222,18 +200,13 @@ static uint32_t own_id(void)
 
 /* Our own killed children that could not be reaped yet: one may hang in the kernel (in a guest's FUSE, say), and waiting
  * for it would stop everybody. */
-static pid_t *dying;
-static size_t dying_count, dying_cap;
+static pid_t dying[1024];
+static size_t dying_count;
 
 static void reap_later(pid_t pid)
 {
-	if (dying_count == dying_cap) {
-		dying_cap = dying_cap * 2 + 16;
-		dying = realloc(dying, dying_cap * sizeof *dying);
-		if (!dying)
-			die("remember a process");
-	}
-	dying[dying_count++] = pid;
+	if (dying_count < sizeof dying / sizeof *dying)
+		dying[dying_count++] = pid; /* more than these stay zombies */
 }
 
 static void reap(void)
@@ -622,7 +595,7 @@ static void vserverd_start(void)
  * or a worker with a run whose outcome nobody waits for. */
 static struct object *dependent_find(void)
 {
-	for (size_t i = 0; i < table_cap; i++)
+	for (size_t i = 0; i < BUCKETS; i++)
 		for (struct object *o = table[i]; o; o = o->next)
 			if ((o->kind == OBJECT_CLIENT && !o->bound && o->stdio[0] >= 0) || (o->kind == OBJECT_WORKER && o->run))
 				return o;
@@ -668,7 +641,7 @@ static void snapshot(void)
 {
 	bool serving = d.ready;
 	d.ready = true;
-	for (size_t i = 0; i < table_cap; i++)
+	for (size_t i = 0; i < BUCKETS; i++)
 		for (struct object *o = table[i]; o; o = o->next)
 			if (o->kind != OBJECT_WORKER || o->id < FIRST_OWN_ID)
 				up_ints(UP_OBJECT, o->id, o->kind, o->pid, o->exited, o->exited ? o->status : 0);
@@ -750,15 +723,9 @@ static void handle(const struct frame *f, const uint8_t *body)
 /* Frames are handled where they lie in the receive buffer; what is incomplete moves to its front. */
 static void control_read(void)
 {
-	static uint8_t *in;
-	static size_t have, cap;
-	if (cap - have < 64 * 1024) {
-		cap = cap ? cap * 2 : 256 * 1024;
-		in = realloc(in, cap);
-		if (!in)
-			die("grow the receive buffer");
-	}
-	ssize_t n = recv(d.control, in + have, cap - have, MSG_DONTWAIT);
+	static uint8_t in[FRAME_MAX + 64 * 1024]; /* one of any length, and some more */
+	static size_t have;
+	ssize_t n = recv(d.control, in + have, sizeof in - have, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {

@@ -126,10 +126,10 @@ void log_free(struct object *o)
 	for (int stream = 1; stream <= 2; stream++) /* what the guest wrote last: a pipe holds at most 16 buffers of ours */
 		for (int i = 0; i <= 16 && o->stdio[stream] >= 0; i++)
 			log_read(o, stream);
-	for (struct object **at = &paused; *at; at = &(*at)->paused_next)
-		if (*at == o) {
-			*at = o->paused_next;
-			break;
-		}
+	struct object **at = &paused;
+	while (*at && *at != o)
+		at = &(*at)->paused_next;
+	if (*at)
+		*at = o->paused_next;
 	free(o->path);
 }

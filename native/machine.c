@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <linux/sched.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -21,6 +23,7 @@ static struct {
 	struct worker_note done;         /* WORKER_DONE, filled by OP_KEEP */
 } m;
 
+static _Alignas(4096) uint8_t message[PROGRAM_MAX]; /* the program that runs */
 static char *title;
 static size_t title_len;
 
@@ -32,9 +35,7 @@ void title_init(int argc, char **argv)
 
 void title_set(const char *name)
 {
-	memset(title, 0, title_len);
-	for (size_t i = 0; name[i] && i + 1 < title_len; i++)
-		title[i] = name[i];
+	strncpy(title, name, title_len - 1); /* fills with zeros */
 	prctl(PR_SET_NAME, name);
 }
 
@@ -131,6 +132,42 @@ static int64_t keep(const struct step *s)
 }
 
 static _Noreturn void serve(int sock);
+static void run_steps(void);
+
+/* Answers for others: the descriptors that come over `control` are import 0 of the handler, a program, which runs
+ * whenever one is readable. Ends with the last of them, or with `control` if none ever came. */
+static _Noreturn void broker(int control, const void *handler, size_t len)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.fd = control };
+	struct fds fds;
+	int epoll = epoll_create1(EPOLL_CLOEXEC), count = 0;
+	title_set("broker");
+	memmove(message, handler, len);
+	madvise(message + HANDLER_MAX, sizeof message - HANDLER_MAX, MADV_DONTNEED); /* the worker's */
+	if (len > HANDLER_MAX || program_decode(message, len, &m.p) || m.p.header->import_count != 1 ||
+	    epoll_ctl(epoll, EPOLL_CTL_ADD, control, &ev))
+		_exit(1);
+	for (;;) {
+		if (epoll_wait(epoll, &ev, 1, -1) < 1)
+			continue;
+		int fd = m.p.imports.fd[0] = ev.data.fd;
+		if (fd != control && ev.events & EPOLLIN) {
+			program_begin(&m.p);
+			run_steps();
+		} else if (fd == control && message_receive(control, &ev, sizeof ev, &fds, 0) > 0) {
+			for (uint32_t i = 0; i < fds.count; i++, count++) {
+				ev = (struct epoll_event){ .events = EPOLLIN, .data.fd = fds.fd[i] };
+				epoll_ctl(epoll, EPOLL_CTL_ADD, fds.fd[i], &ev);
+			}
+		} else {
+			epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+			close(fd);
+			count -= fd != control;
+			if (count == 0)
+				_exit(0);
+		}
+	}
+}
 
 static int64_t execute(const struct step *s)
 {
@@ -157,6 +194,8 @@ static int64_t execute(const struct step *s)
 		fakeinit((pid_t)a[0]);
 	case OP_REMOVE_TREE:
 		return -tree_remove((int)a[0]);
+	case OP_BROKER:
+		broker((int)a[0], (void *)(uintptr_t)a[1], s->arg[1] >> 32);
 	case OP_TAKE_PROGRAM:
 		close(m.sock); /* from now on a worker of its own, still with a child's role */
 		serve((int)a[0]);
@@ -181,17 +220,16 @@ static void run_steps(void)
 /* Runs the programs that come from `sock`, until one does not park. */
 static _Noreturn void serve(int sock)
 {
-	static _Alignas(8) uint8_t buf[PROGRAM_MAX];
 	m.sock = sock;
 	m.serial = 0;
 	for (;;) {
-		ssize_t n = message_receive(sock, buf, sizeof buf, &m.p.imports, 0);
+		ssize_t n = message_receive(sock, message, sizeof message, &m.p.imports, 0);
 		if (n <= 0)
 			_exit(0);
 		m.serial++;
 		m.spawned = m.keep.count = 0;
 		m.done = (struct worker_note){ .kind = WORKER_DONE };
-		if (program_decode(buf, (size_t)n, &m.p) || m.p.header->import_count != m.p.imports.count)
+		if (program_decode(message, (size_t)n, &m.p) || m.p.header->import_count != m.p.imports.count)
 			fail(0, EBADMSG);
 		const struct program_header *h = m.p.header;
 		program_begin(&m.p);

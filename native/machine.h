@@ -15,7 +15,7 @@ struct program {
  * and fills `p`, or says what is wrong. A program that passes cannot make the machine read or write outside `buf`;
  * that as many descriptors came as it says is for the caller to check. */
 const char *program_decode(void *buf, size_t len, struct program *p);
-/* Relocates the data area and clears the results: to be called once. */
+/* Relocates the data area and clears the results: to be called before each run. */
 void program_begin(struct program *p);
 /* An argument of a step, resolved. */
 uint64_t program_value(const struct program *p, const struct step *s, int i);

@@ -69,6 +69,10 @@ static const char *step_check(const struct program_header *h, const struct step 
 		if (!immediate_range(h, s, 0, 1) || s->arg[1] < 21)
 			return "number does not fit where it is written";
 		break;
+	case OP_BROKER:
+		if (s->kind[1] != ARG_DATA)
+			return "handler outside the data area";
+		break;
 	default:
 		break;
 	}

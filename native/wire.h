@@ -18,6 +18,7 @@
 
 #define PROGRAM_MAGIC 0x31505356u /* "VSP1" */
 #define PROGRAM_MAX (160u * 1024u)
+#define HANDLER_MAX (16u * 1024u)
 #define STEPS_MAX 1024u
 #define IMPORTS_MAX 24u
 #define KEEPS_MAX 16u
@@ -74,6 +75,7 @@ enum op {
 	OP_FAKEINIT,         /* becomes the guest's init: reaps, forwards signals to pid a0, ends with its status */
 	OP_REMOVE_TREE,      /* removes everything below directory fd a0; EXDEV when something is mounted there */
 	OP_TAKE_PROGRAM,     /* goes on as a worker with its next program from socket a0; in a child, whose end others keep */
+	OP_BROKER,           /* becomes a broker: runs the program a1 for each descriptor, its import 0, that came over socket a0 and is readable */
 	OP_COUNT
 };
 

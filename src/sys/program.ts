@@ -25,6 +25,7 @@ export const OP = {
   fakeinit: 11,
   removeTree: 12,
   takeProgram: 13,
+  broker: 14,
 } as const;
 const ARG = { imm: 0, data: 1, result: 2, import: 3 } as const;
 const RULE = { fail: 0, ignore: 1, jump: 2 } as const;
@@ -411,6 +412,16 @@ export class Program {
   /** Becomes the guest's init, for the command with that pid. Never returns. */
   fakeinit(command: Result): void {
     this.#push(OP.fakeinit, 'fakeinit', [command]);
+  }
+
+  /**
+   * Becomes a broker: `handler`, a program with one import and no children, runs whenever a descriptor that came over
+   * `control` is readable, with that as its import 0. Ends with the last of these descriptors, or with `control` if none
+   * ever came. Never returns. A step of the handler that fails ends the broker.
+   */
+  broker(control: Arg, handler: Program): void {
+    const bytes = handler.encode().bytes;
+    this.#push(OP.broker, 'broker', [control, this.data(bytes, `<handler of ${bytes.length} bytes>`)]);
   }
 
   /**

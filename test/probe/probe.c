@@ -23,11 +23,13 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <termios.h>
@@ -467,12 +469,122 @@ static void verb_sockets(int argc, char **argv)
 	}
 }
 
-/* ---- files ---- */
+/* ---- sockets of the IP families ---- */
 
 static const char *name_of(int error)
 {
 	return error == 0 ? "ok" : strerrorname_np(error);
 }
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+static const struct {
+	const char *name;
+	int family, type, protocol;
+} inet[] = {
+	{ "tcp", AF_INET, SOCK_STREAM, 0 },
+	{ "tcp6", AF_INET6, SOCK_STREAM, 6 },
+	{ "udp", AF_INET, SOCK_DGRAM, 17 },
+	{ "udp6", AF_INET6, SOCK_DGRAM, 0 },
+	{ "ping", AF_INET, SOCK_DGRAM, 1 },
+	{ "ping6", AF_INET6, SOCK_DGRAM, 58 },
+	{ "wrong protocol", AF_INET, SOCK_STREAM, 17 },
+	{ "wrong family", AF_INET6, SOCK_DGRAM, 1 },
+	{ "wrong type", AF_INET, 15, 0 },
+	{ "wrong flags", AF_INET, SOCK_STREAM | 0x40000000, 0 },
+	{ "mptcp", AF_INET, SOCK_STREAM, 262 },
+	{ "sctp", AF_INET, SOCK_STREAM, 132 },
+	{ "udplite", AF_INET6, SOCK_DGRAM, 136 },
+	{ "raw", AF_INET, SOCK_RAW, 1 },
+	{ "packet", AF_PACKET, SOCK_RAW, 0 },
+	{ "netlink", AF_NETLINK, SOCK_RAW, 0 },
+	{ "unix", AF_UNIX, SOCK_STREAM, 0 },
+};
+
+/* inet native|high-bits|i386|socketcall: the network namespace each socket is of, or why there is none */
+static void verb_inet(int argc, char **argv)
+{
+	const char *abi = argc > 0 ? argv[0] : "native";
+	long (*attempt)(void) = strcmp(abi, "high-bits") == 0 ? socket_high_bits : socket_native;
+#ifdef __x86_64__
+	if (strcmp(abi, "i386") == 0)
+		attempt = socket_i386;
+	else if (strcmp(abi, "socketcall") == 0)
+		attempt = socket_call;
+#endif
+	for (size_t i = 0; i < COUNT(inet); i++) {
+		family = inet[i].family;
+		type = inet[i].type;
+		protocol = inet[i].protocol;
+		errno = 0;
+		int fd = (int)attempt();
+		char text[32];
+		uint64_t cookie = 0;
+		socklen_t len = sizeof cookie;
+		if (fd < 0)
+			snprintf(text, sizeof text, "%s", strerrorname_np(errno ? errno : -fd));
+		else if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len))
+			snprintf(text, sizeof text, "? %s", strerrorname_np(errno));
+		else
+			snprintf(text, sizeof text, "%llu", (unsigned long long)cookie);
+		tell(inet[i].name, text);
+		close(fd);
+	}
+}
+
+static volatile long interrupts;
+static void interrupt(int sig) { (void)sig, interrupts++; }
+
+/* inet-call: flags and limits of socket(2), and signals meanwhile */
+static void verb_inet_call(int argc, char **argv)
+{
+	static const int flags[] = { 0, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_CLOEXEC | SOCK_NONBLOCK };
+	(void)argc, (void)argv;
+	for (size_t i = 0; i < COUNT(flags); i++) {
+		char name[16];
+		int fd = socket(AF_INET, SOCK_STREAM | flags[i], 0);
+		snprintf(name, sizeof name, "flags %zu", i);
+		tell_number(name, (fcntl(fd, F_GETFD) & FD_CLOEXEC ? 1 : 0) | (fcntl(fd, F_GETFL) & O_NONBLOCK ? 2 : 0));
+		close(fd);
+	}
+	int lowest = dup(0);
+	close(lowest);
+	int fd = socket(AF_INET6, SOCK_STREAM, 0);
+	tell_number("above the lowest", fd - lowest);
+	close(fd);
+	struct rlimit old, limit;
+	getrlimit(RLIMIT_NOFILE, &old);
+	limit = old;
+	limit.rlim_cur = (rlim_t)lowest;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	tell("limit", name_of(socket(AF_INET, SOCK_STREAM, 0) < 0 ? errno : 0));
+	setrlimit(RLIMIT_NOFILE, &old);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	tell("after the limit", name_of(fd < 0 ? errno : 0));
+	close(fd);
+	struct sigaction action = { .sa_handler = interrupt, .sa_flags = SA_RESTART };
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &(struct itimerval){ { 0, 50 }, { 0, 50 } }, NULL);
+	long failures = 0;
+	for (int i = 0; i < 5000; i++) {
+		fd = socket(AF_INET, SOCK_DGRAM, 0);
+		failures += fd < 0;
+		close(fd);
+	}
+	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
+	tell_number("failures", failures);
+	tell("signals", interrupts > 10 ? "ok" : "too few");
+	struct timespec from, to;
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (int i = 0; i < 5000; i++)
+		close(socket(AF_INET, SOCK_DGRAM, 0));
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	tell_number("ns", ((to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec) / 5000);
+}
+
+/* ---- files ---- */
 
 /* write PATH…: may they be opened for writing? Nothing is written. */
 static void verb_write(int argc, char **argv)
@@ -848,6 +960,8 @@ int main(int argc, char **argv)
 		{ "try", verb_try },
 		{ "compat", verb_compat },
 		{ "sockets", verb_sockets },
+		{ "inet", verb_inet },
+		{ "inet-call", verb_inet_call },
 		{ "write", verb_write },
 		{ "masked", verb_masked },
 		{ "writable", verb_writable },

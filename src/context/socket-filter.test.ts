@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { checkBpf, runBpf } from '../../test/lib/bpf-vm.ts';
+import type { SeccompAbi } from './seccomp.ts';
+import { compileSocketFilter } from './socket-filter.ts';
+
+const NATIVE = 0xc000_003e;
+const COMPAT = 0x4000_0003;
+const [ALLOW, NOTIFY] = [0x7fff_0000, 0x7fc0_0000];
+const [ENOSYS, EPROTONOSUPPORT] = [0x0005_0026, 0x0005_005d];
+
+const abi = (littleEndian: boolean): SeccompAbi => ({
+  auditArch: NATIVE,
+  syscalls: { read: 0, socket: 41, socketpair: 53 },
+  compat: { auditArch: COMPAT, syscalls: { socket: 359, socketcall: 102 } },
+  littleEndian,
+});
+
+for (const littleEndian of [true, false]) {
+  const program = compileSocketFilter(abi(littleEndian));
+  const verdict = (arch: number, nr: number, ...args: readonly (number | bigint)[]): number => {
+    const all = Array.from({ length: 6 }, (_, i) => BigInt(args[i] ?? 0));
+    return runBpf(program, { nr, arch, args: all }, littleEndian).value;
+  };
+
+  test(`the filter is one the kernel takes (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    checkBpf(program, littleEndian);
+  });
+
+  test(`sockets of the IP families are asked for (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    for (const [arch, nr] of [
+      [NATIVE, 41],
+      [COMPAT, 359],
+    ] as const) {
+      for (const family of [2, 10, 0x5_0000_0002n]) {
+        for (const type of [1, 2, 0x80801, 0x802]) {
+          for (const protocol of [0, 1, 6, 17, 58, 0x1_0000_0006n])
+            assert.equal(verdict(arch, nr, family, type, protocol), NOTIFY);
+          for (const protocol of [132, 136, 262, 255])
+            assert.equal(verdict(arch, nr, family, type, protocol), EPROTONOSUPPORT);
+        }
+        for (const type of [3, 4, 5, 15, 0x80803]) assert.equal(verdict(arch, nr, family, type, 0), ALLOW);
+      }
+      for (const family of [0, 1, 16, 17, 38, 0x2_0000_0000n])
+        assert.equal(verdict(arch, nr, family, 1, 0), ALLOW);
+    }
+  });
+
+  test(`of other calls only a hidden socket is refused (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    assert.equal(verdict(COMPAT, 102, 1, 0xffff_0000), ENOSYS);
+    for (const call of [2, 3, 8, 9]) assert.equal(verdict(COMPAT, 102, call), ALLOW);
+    for (const [arch, nr] of [
+      [NATIVE, 0],
+      [NATIVE, 53],
+      [NATIVE, 102],
+      [NATIVE, 359],
+      [NATIVE, 41 | 0x4000_0000],
+      [COMPAT, 41],
+      [0x8000_0016, 41],
+    ] as const) {
+      assert.equal(verdict(arch, nr, 2, 1, 0), ALLOW);
+    }
+  });
+}

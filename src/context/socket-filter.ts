@@ -1,0 +1,80 @@
+/**
+ * The filter of a guest whose sockets a broker makes: it asks for those of the IP families, and lets everything else pass.
+ *
+ * It stands beside the guest's own filter (seccomp.ts), which is not changed by it: of two filters the more restrictive
+ * verdict holds (seccomp(2)), so what the profile refuses stays refused. What is not asked for is made by the kernel in
+ * the guest's own network namespace, which leads nowhere.
+ */
+import { BPF, BpfAssembler, type BpfLabel } from './classic-bpf.ts';
+import type { SeccompAbi } from './seccomp.ts';
+
+/** SECCOMP_RET_… of linux/seccomp.h. */
+const ALLOW = 0x7fff_0000;
+const NOTIFY = 0x7fc0_0000;
+const ERRNO = 0x0005_0000;
+/** asm-generic/errno.h, which every supported architecture uses. */
+const ENOSYS = 38;
+const EPROTONOSUPPORT = 93;
+
+/** The same on every supported architecture (linux/socket.h, linux/net.h, linux/in.h). */
+const FAMILIES = [2, 10]; // AF_INET, AF_INET6
+const TYPES = [1, 2]; // SOCK_STREAM, SOCK_DGRAM
+const TYPE_MASK = 0xf;
+const PROTOCOLS = [0, 6, 17, 1, 58]; // any, TCP, UDP, ICMP, ICMPv6
+/** First argument of socketcall(2) that makes a socket. */
+const SYS_SOCKET = 1;
+
+const NR_OFFSET = 0;
+const ARCH_OFFSET = 4;
+
+/**
+ * Returns the filter, for both ABIs, as an array of struct sock_filter.
+ *
+ * Another protocol than those asked for is refused, as by a kernel without it: a program that found MPTCP in a namespace
+ * that leads nowhere would not fall back to TCP. `socketcall` has its arguments in memory, which no filter can read:
+ * ENOSYS for a socket, which 32-bit programs can make directly since Linux 4.3.
+ */
+export function compileSocketFilter(abi: SeccompAbi): Uint8Array {
+  const assembler = new BpfAssembler();
+  let next = assembler.return(ALLOW);
+  for (const table of [abi.compat, abi]) {
+    if (table === null) continue;
+    const { socket, socketcall } = table.syscalls;
+    let start = assembler.return(ALLOW);
+    if (socketcall !== undefined) {
+      start = assembler.branch(BPF.IF_EQUAL, socketcall, emitSocketcall(assembler, abi), start);
+    }
+    if (socket !== undefined) {
+      start = assembler.branch(BPF.IF_EQUAL, socket, emitSocket(assembler, abi), start);
+    }
+    start = assembler.load(NR_OFFSET, start);
+    next = assembler.branch(BPF.IF_EQUAL, table.auditArch, start, next);
+  }
+  return assembler.finish(assembler.load(ARCH_OFFSET, next), abi.littleEndian);
+}
+
+function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {
+  const oneOf = (values: readonly number[], found: BpfLabel, otherwise: BpfLabel): BpfLabel =>
+    values.reduceRight<BpfLabel>(
+      (next, value) => assembler.branch(BPF.IF_EQUAL, value, found, next),
+      otherwise,
+    );
+  const allow = (): BpfLabel => assembler.return(ALLOW);
+  // The kernel takes ints: the upper halves of the registers mean nothing to it.
+  let next = oneOf(PROTOCOLS, assembler.return(NOTIFY), assembler.return(ERRNO + EPROTONOSUPPORT));
+  next = assembler.load(argumentOffset(2, littleEndian), next);
+  next = assembler.and(TYPE_MASK, oneOf(TYPES, next, allow()));
+  next = assembler.load(argumentOffset(1, littleEndian), next);
+  return assembler.load(argumentOffset(0, littleEndian), oneOf(FAMILIES, next, allow()));
+}
+
+function emitSocketcall(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {
+  const refuse = assembler.return(ERRNO + ENOSYS);
+  const next = assembler.branch(BPF.IF_EQUAL, SYS_SOCKET, refuse, assembler.return(ALLOW));
+  return assembler.load(argumentOffset(0, littleEndian), next);
+}
+
+/** Of the lower half of an argument in struct seccomp_data: u64 args[6] at 16. */
+function argumentOffset(index: number, isLittleEndian: boolean): number {
+  return 16 + 8 * index + (isLittleEndian ? 0 : 4);
+}

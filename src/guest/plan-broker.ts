@@ -1,0 +1,99 @@
+/**
+ * The socket broker of a guest, and how processes of the guest come to it:
+ *
+ *     worker ──▶ broker, in the guest's cgroup but in a leaf of its own, in the host's network namespace
+ *       │           ▲
+ *       │ control   │ listener of a filter, over `control`
+ *       ▼           │
+ *     process of the guest, before it runs its command
+ */
+import { planSocketHandler } from '../network/socket-handler.ts';
+import { type Arg, Program, type Result } from '../sys/program.ts';
+import { planSendFds } from './plan-command.ts';
+import { openLeaf, planJoin } from './plan-exec.ts';
+
+/** Where a broker is born. */
+export interface BrokerSpec {
+  /** Of its own below the guest's cgroup2 directory; made if it is not there. */
+  readonly cgroup: string;
+  /** Files of v1 cgroups that the worker joins before: where the guest's tasks are counted it is not. */
+  readonly joins: readonly string[];
+  /** Host user id it runs as, and its sockets belong to. */
+  readonly uid: number;
+  /** Objects of syscalld: the process, and the socket by which it is given listeners. */
+  readonly objects: { readonly process: number; readonly control: number };
+}
+
+const CONTROL_FD = 100;
+const OOM_NEVER = '-1000';
+
+/** Adds the steps that start a broker. Returns the socket by which it is given listeners. */
+export function planBroker(p: Program, spec: BrokerSpec): Result {
+  p.sys('mkdirat', [p.flags('AT_FDCWD'), spec.cgroup, 0o755], {
+    about: `"${spec.cgroup}"`,
+    ignore: ['EEXIST'],
+  });
+  const leaf = openLeaf(p, spec.cgroup);
+  for (const path of spec.joins) planJoin(p, path);
+  const pair = p.data(8);
+  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
+    about: 'control of the broker',
+  });
+  const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
+  p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
+    p.sys('dup3', [its, CONTROL_FD, p.flags('O_CLOEXEC')], { about: `as descriptor ${CONTROL_FD}` });
+    planFilesLimit(p);
+    planOomScore(p);
+    p.sys('close_range', [0, CONTROL_FD - 1, 0]);
+    p.sys('close_range', [CONTROL_FD + 1, 0xffffffff, 0]);
+    p.sys('setgroups', [0, 0]);
+    // Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities.
+    p.sys('setresuid', [spec.uid, spec.uid, spec.uid]);
+    p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
+    p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
+    const handler = new Program(p.abi);
+    planSocketHandler(handler);
+    p.broker(CONTROL_FD, handler);
+  });
+  p.sys('close', [its]);
+  p.keep(ours, spec.objects.control);
+  return ours;
+}
+
+/** A descriptor for each command that runs in the guest. */
+function planFilesLimit(p: Program): void {
+  const limit = p.struct('rlimit', {});
+  const files = p.flags('RLIMIT_NOFILE');
+  p.sys('prlimit64', [0, files, 0, limit], { about: 'limit of open files' });
+  p.storeField(limit, 'rlimit', 'rlim_cur', p.loadField(limit, 'rlimit', 'rlim_max'));
+  p.sys('prlimit64', [0, files, limit, 0], { about: 'limit of open files' });
+}
+
+/** It is charged to the guest, but is not what has to go when the guest uses too much. */
+function planOomScore(p: Program): void {
+  const fd = p.sys(
+    'openat',
+    [p.flags('AT_FDCWD'), '/proc/self/oom_score_adj', p.flags('O_WRONLY', 'O_CLOEXEC'), 0],
+    { about: 'oom_score_adj' },
+  );
+  // Needs CAP_SYS_RESOURCE, which not every host's root has.
+  p.sys('write', [fd, OOM_NEVER, OOM_NEVER.length], { about: 'oom_score_adj', ignore: ['EACCES'] });
+}
+
+/**
+ * Adds the steps by which a process, and what it will start, has its sockets made by a broker. It needs CAP_SYS_ADMIN in
+ * its user namespace, and keeps no way to the broker but the calls.
+ */
+export function planSocketFilter(p: Program, filter: Uint8Array, control: Arg): void {
+  const program = p.struct('sock_fprog', {
+    len: filter.length / 8,
+    filter: p.data(filter, `<filter of ${filter.length / 8}>`),
+  });
+  // Killable: once the broker has the call, a signal waits until it is answered, as with a call that never sleeps.
+  const flags = p.flags('SECCOMP_FILTER_FLAG_NEW_LISTENER', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV');
+  const listener = p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), flags, program], {
+    about: 'socket filter',
+  });
+  planSendFds(p, control, p.data(8), [listener], 'listener to the broker');
+  p.sys('close', [listener]);
+}

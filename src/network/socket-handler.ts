@@ -1,0 +1,58 @@
+/**
+ * What a guest's socket broker does when a process of the guest calls socket(2): it makes the socket where it is itself,
+ * in the host's network namespace and below the guest's cgroup, and puts it into the process in place of the result.
+ */
+import type { Program } from '../sys/program.ts';
+
+const ARGUMENT_BYTES = 8;
+
+/** Adds the steps that answer one call; import 0 is the listener of the filter that asks (seccomp_unotify(2)). */
+export function planSocketHandler(h: Program): void {
+  const [end, plain, failed, answer] = [h.label(), h.label(), h.label(), h.label()];
+  const listener = h.import(0);
+  const request = h.struct('seccomp_notif', {});
+  // The kernel refuses one that is not all zero.
+  for (let at = 0; at < request.length; at += 8) h.store(request.at(at, 8), 0, 8);
+  // ENOENT: the caller was killed, or a signal came first and it will call again.
+  h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_RECV'), request], {
+    about: 'receive',
+    otherwise: { on: ['ENOENT', 'EINTR'], to: end },
+  });
+  const id = h.loadField(request, 'seccomp_notif', 'id');
+  const args = h.field(h.field(request, 'seccomp_notif', 'data'), 'seccomp_data', 'args');
+  const [family, type, protocol] = [0, 1, 2].map((i) => h.load(args.at(ARGUMENT_BYTES * i, 8), 8));
+  if (!family || !type || !protocol) return;
+
+  const response = h.struct('seccomp_notif_resp', {});
+  const refuse = h.label();
+  const socket = h.sys('socket', [family, type, protocol], { otherwise: { on: [], to: refuse } });
+  const add = h.struct('seccomp_notif_addfd', { flags: h.flags('SECCOMP_ADDFD_FLAG_SEND') });
+  const flags = h.field(add, 'seccomp_notif_addfd', 'newfd_flags').at(0, 4);
+  h.store(flags, 0);
+  h.expect(type, '&', h.flags('SOCK_CLOEXEC'), 'EINVAL', 'close on exec', {
+    mask: h.flags('SOCK_CLOEXEC'),
+    otherwise: plain,
+  });
+  h.store(flags, h.flags('O_CLOEXEC'));
+  h.place(plain);
+  h.storeField(add, 'seccomp_notif_addfd', 'id', id);
+  h.storeField(add, 'seccomp_notif_addfd', 'srcfd', socket);
+  // In the caller's name: its RLIMIT_NOFILE holds.
+  const added = h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_ADDFD'), add], {
+    about: 'hand over',
+    otherwise: { on: [], to: failed },
+  });
+  h.sys('close', [socket]);
+  h.jump(end);
+
+  h.place(failed);
+  h.sys('close', [socket]);
+  h.storeField(response, 'seccomp_notif_resp', 'error', added);
+  h.jump(answer);
+  h.place(refuse);
+  h.storeField(response, 'seccomp_notif_resp', 'error', socket);
+  h.place(answer);
+  h.storeField(response, 'seccomp_notif_resp', 'id', id);
+  h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_SEND'), response], { about: 'refuse', ignore: [] });
+  h.place(end);
+}

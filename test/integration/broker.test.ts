@@ -1,0 +1,234 @@
+/** The socket broker by itself: what processes that ask it get, and how long it lives. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { before, describe, test } from 'node:test';
+import { compileSocketFilter } from '../../src/context/socket-filter.ts';
+import { planBroker, planSocketFilter } from '../../src/guest/plan-broker.ts';
+import { parseMountInfo } from '../../src/spec/mountinfo.ts';
+import { type Arg, Program, type Result } from '../../src/sys/program.ts';
+import { type Machine, waitUntil, withMachine } from '../lib/machine.ts';
+import { buildProbe, type Findings, parseFindings } from '../lib/probe.ts';
+import { unmet } from '../lib/requires.ts';
+
+const ROOT = resolve(import.meta.dirname, '../..');
+/** Free on any host: users of ours begin at 131072. */
+const BROKER_UID = 99_999;
+const BUILDS = [
+  { name: 'plain build', target: 'all', binary: 'syscalld', skip: unmet('root') },
+  { name: 'sanitizer build', target: 'sanitize', binary: 'syscalld-asan', skip: unmet('root', 'sanitizer') },
+] as const;
+
+interface Broker {
+  readonly machine: Machine;
+  readonly pid: number;
+  readonly objects: { readonly process: number; readonly control: number };
+  readonly cgroup: string;
+  /** Runs a shell script in a network namespace of its own, whose sockets the broker makes. */
+  run(script: string): Promise<Command>;
+}
+
+interface Command {
+  readonly object: number;
+  readonly pid: number;
+  /** Resolved with what it printed when it has ended. */
+  ended(): Promise<string>;
+}
+
+async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void> {
+  await withMachine(async (machine) => {
+    const parent = join(cgroup2(), `vserver-broker-${process.pid}`);
+    mkdirSync(parent);
+    const cgroup = join(parent, 'b');
+    const { syscalld, abi } = machine;
+    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
+    const p = new Program(abi);
+    planBroker(p, { cgroup, joins: [], uid: BROKER_UID, objects });
+    const spawn = p.explain().match(/^ *(\d+) clone3/m);
+    const outcome = await syscalld.run('start the broker', p);
+    const pid = outcome.result({ step: { index: Number(spawn?.[1]) } } as Result);
+    try {
+      await body({
+        machine,
+        pid,
+        objects,
+        cgroup,
+        run: (script) => runBrokered(machine, objects.control, script),
+      });
+    } finally {
+      machine.syscalld.drop(objects.control);
+      if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL');
+      await waitUntil(() => !existsSync(`/proc/${pid}`));
+      machine.syscalld.drop(objects.process);
+      for (const path of [cgroup, parent]) rmdirSync(path);
+    }
+  });
+}
+
+let outputs = 0;
+
+async function runBrokered(machine: Machine, control: number, script: string): Promise<Command> {
+  const { syscalld, abi } = machine;
+  const object = syscalld.newObject();
+  const name = `output-${outputs++}`;
+  const p = new Program(abi);
+  const child = p.spawn('command', { object }, () => {
+    p.sys('unshare', [p.flags('CLONE_NEWNET')]);
+    planSocketFilter(p, compileSocketFilter(abi), p.import(control));
+    const flags = p.flags('O_WRONLY', 'O_CREAT', 'O_CLOEXEC');
+    const output: Arg = p.sys('openat', [p.flags('AT_FDCWD'), name, flags, 0o600]);
+    for (const fd of [1, 2]) p.sys('dup3', [output, fd, 0]);
+    p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
+    const env = p.vector(['PATH=/usr/sbin:/usr/bin:/sbin:/bin']);
+    p.sys('execve', ['/bin/sh', p.vector(['sh', '-c', script]), env], { about: '/bin/sh' });
+  });
+  const outcome = await syscalld.run('run a command', p);
+  return {
+    object,
+    pid: outcome.result(child),
+    ended: async () => {
+      await machine.event('exited', object);
+      machine.syscalld.drop(object);
+      return readFileSync(join(machine.directory, name), 'utf8');
+    },
+  };
+}
+
+const probed = async (broker: Broker, words: string): Promise<Findings> =>
+  parseFindings(await (await broker.run(`exec ${buildProbe()} ${words}`)).ended());
+
+/** What the same program finds when nobody stands between it and the kernel. */
+const native = (...words: readonly string[]): Findings =>
+  parseFindings(spawnSync(buildProbe(), words, { encoding: 'utf8' }).stdout);
+
+const cgroup2 = (): string => {
+  const mounts = parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+  return mounts.find(({ fsType }) => fsType === 'cgroup2')?.mountPoint ?? assert.fail('no cgroup2');
+};
+
+for (const { name, target, binary, skip } of BUILDS) {
+  describe(`broker, ${name}`, { skip }, () => {
+    before(() => {
+      const made = spawnSync('make', ['-s', '-C', join(ROOT, 'native'), target], { encoding: 'utf8' });
+      assert.equal(made.status, 0, made.stderr);
+      process.env['VSERVER_SYSCALLD'] = join(ROOT, 'build', binary);
+    });
+
+    for (const abi of ['native', 'high-bits', 'i386'] as const) {
+      test(`makes the sockets of the IP families in the host's network, and no others (${abi})`, async () => {
+        await withBroker(async (broker) => {
+          const [found, host] = [await probed(broker, `inet ${abi}`), native('inet', abi)];
+          const dark = found['unix'];
+          assert.notEqual(dark, host['unix']);
+          const { raw, packet, netlink, unix, mptcp, udplite, ...made } = found;
+          assert.deepEqual([raw, packet, netlink, unix], [dark, dark, dark, dark]);
+          // Refused as by a kernel without them, so that programs fall back.
+          assert.deepEqual([mptcp, udplite], ['EPROTONOSUPPORT', 'EPROTONOSUPPORT']);
+          for (const [kind, value] of Object.entries(made)) assert.equal(value, host[kind], kind);
+        });
+      });
+    }
+
+    test('is not passed by socketcall, whose arguments nobody can judge', async () => {
+      await withBroker(async (broker) => {
+        const found = await probed(broker, 'inet socketcall');
+        assert.deepEqual(new Set(Object.values(found)), new Set(['ENOSYS']));
+      });
+    });
+
+    test('gives descriptors as socket(2) does: flags, lowest number, limit, undisturbed by signals', async () => {
+      await withBroker(async (broker) => {
+        const [{ ns, ...found }, { ns: nativeNs, ...host }] = [
+          await probed(broker, 'inet-call'),
+          native('inet-call'),
+        ];
+        assert.deepEqual(found, host);
+        assert.ok(Number(ns) > 0 && Number(nativeNs) > 0);
+      });
+    });
+
+    test('has next to nothing: no privilege, no way in, little memory', async () => {
+      await withBroker(async (broker) => {
+        const first = await broker.run('exec sleep 1000');
+        const status = readFileSync(`/proc/${broker.pid}/status`, 'utf8');
+        const of = (key: string): string | undefined =>
+          new RegExp(`^${key}:\\s*(.*)$`, 'm').exec(status)?.[1];
+        assert.equal(of('Name'), 'broker');
+        assert.equal(of('Uid'), `${BROKER_UID}\t`.repeat(4).trim());
+        for (const set of ['CapPrm', 'CapEff', 'CapInh', 'CapAmb']) assert.equal(of(set), '0000000000000000');
+        assert.equal(of('NoNewPrivs'), '1');
+        assert.match(readFileSync(`/proc/${broker.pid}/cgroup`, 'utf8'), /^0::.*\/vserver-broker-\d+\/b$/m);
+        const files = (): readonly string[] =>
+          readdirSync(`/proc/${broker.pid}/fd`).map((fd) => readlinkSync(`/proc/${broker.pid}/fd/${fd}`));
+        await waitUntil(() => files().includes('anon_inode:seccomp notify'));
+        assert.deepEqual(
+          files()
+            .map((file) => file.replace(/:\[\d+\]$/, ''))
+            .sort(),
+          ['anon_inode:[eventpoll]', 'anon_inode:seccomp notify', 'socket'],
+        );
+        assert.equal(readlinkSync(`/proc/${broker.pid}/ns/net`), readlinkSync('/proc/self/ns/net'));
+        if (target === 'all') {
+          const rollup = readFileSync(`/proc/${broker.pid}/smaps_rollup`, 'utf8');
+          const ownKib = Number(/^Private_Dirty: +(\d+) kB/m.exec(rollup)?.[1]);
+          assert.ok(ownKib <= 96, `${ownKib} KiB`);
+        }
+        // And the command has nothing of it.
+        await waitUntil(() => readlinkSync(`/proc/${first.pid}/exe`).endsWith('/sleep'));
+        const held = readdirSync(`/proc/${first.pid}/fd`);
+        assert.deepEqual(held.sort(), ['0', '1', '2']);
+        process.kill(first.pid, 'SIGKILL');
+        await first.ended();
+      });
+    });
+
+    test('serves many commands, each for itself, and ends with the last of them', async () => {
+      await withBroker(async (broker) => {
+        const host = native('inet')['tcp'];
+        const long = await broker.run(`sleep 0.5; exec ${buildProbe()} inet`);
+        const commands = await Promise.all(
+          Array.from({ length: 20 }, () => broker.run(`exec ${buildProbe()} inet`)),
+        );
+        for (const one of commands) assert.equal(parseFindings(await one.ended())['tcp'], host);
+        assert.ok(existsSync(`/proc/${broker.pid}`));
+        assert.equal(parseFindings(await long.ended())['tcp'], host);
+        const { value } = await broker.machine.event('exited', broker.objects.process);
+        assert.equal(value, 0);
+        // Who comes later is told, and does not run without.
+        await assert.rejects(broker.run('true'), /listener to the broker: EPIPE/);
+      });
+    });
+
+    test('outlives who started it, and ends when nobody can come any more', async () => {
+      await withBroker(async (broker) => {
+        const host = native('inet')['tcp'];
+        const long = await broker.run(`while [ ! -e ../go ]; do sleep 0.05; done; exec ${buildProbe()} inet`);
+        await broker.machine.restart();
+        mkdirSync(join(broker.machine.root, 'go'));
+        assert.equal(parseFindings(await long.ended())['tcp'], host);
+        await broker.machine.event('exited', broker.objects.process);
+      });
+      await withBroker(async (broker) => {
+        broker.machine.syscalld.drop(broker.objects.control);
+        await broker.machine.event('exited', broker.objects.process);
+      });
+    });
+
+    test('is not stopped by callers that are killed while they call', async () => {
+      await withBroker(async (broker) => {
+        const stays = await broker.run('exec sleep 1000');
+        for (let i = 0; i < 30; i++) {
+          const one = await broker.run(`exec ${buildProbe()} inet-call`);
+          await new Promise((done) => setTimeout(done, i));
+          process.kill(one.pid, 'SIGKILL');
+          await one.ended();
+        }
+        const found = await probed(broker, 'inet');
+        assert.equal(found['tcp'], native('inet')['tcp']);
+        process.kill(stays.pid, 'SIGKILL');
+        await stays.ended();
+      });
+    });
+  });
+}
