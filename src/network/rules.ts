@@ -1,0 +1,102 @@
+/**
+ * What a network context may use and reach, as configuration states it; `src/network/fence.ts` writes it into the kernel.
+ */
+
+/** Number of a network context, 2..65535; a guest's own has the number of its context. */
+export type Nid = number;
+
+/** An address a context owns. */
+export interface OwnAddress {
+  /** Text form, IPv4 or IPv6. */
+  readonly address: string;
+  /** Length of the network's prefix: which peers are reached from this address first. Default: the address alone. */
+  readonly prefix?: number;
+  /**
+   * The host uses the address too: what the context does not listen for goes to the host. Otherwise nobody but the
+   * context is reached there.
+   */
+  readonly shared?: boolean;
+}
+
+/** What a rule is about. */
+export type RuleProtocol = 'tcp' | 'udp' | 'icmp' | 'any';
+
+/** One rule about where a context may connect and send to. */
+export interface EgressRule {
+  readonly action: 'allow' | 'deny';
+  /** `192.0.2.0/24`, `2001:db8::1`; undefined: everywhere, both families. */
+  readonly to?: string;
+  readonly protocol?: RuleProtocol;
+  /** One port or an inclusive range; undefined: all. */
+  readonly ports?: readonly [from: number, to: number];
+}
+
+/** Who may be reached. Answers to what came in are never held back. */
+export interface NetworkPolicy {
+  /** The first that matches decides. */
+  readonly egress?: readonly EgressRule[];
+  /** What no rule matches; default `allow`. */
+  readonly otherwise?: 'allow' | 'deny';
+  /** 169.254.169.254 and fd00:ec2::254, before all rules; default `deny`. */
+  readonly metadata?: 'allow' | 'deny';
+  /** Other contexts that may be reached and may reach this one; each of the two sides may say so. */
+  readonly peers?: readonly Nid[];
+  /** Groups, 0..63: contexts that have one in common reach each other. */
+  readonly groups?: readonly number[];
+  /** Multicast: join, send and receive; default false. */
+  readonly multicast?: boolean;
+  /** Raw sockets, as far as they are given any; default false. */
+  readonly raw?: boolean;
+  /** Who may bind ports below 1024: the context's root (default) or any of its users. */
+  readonly lowPorts?: 'root' | 'any';
+}
+
+/** All about one network context. The first address of a family is the one that goes out where no network decides. */
+export interface NetworkRules {
+  readonly addresses4: readonly OwnAddress[];
+  readonly addresses6: readonly OwnAddress[];
+  /** Networks all of whose addresses are the context's, for example `2001:db8:1::/64`. */
+  readonly ranges?: readonly string[];
+  readonly policy?: NetworkPolicy;
+}
+
+/** Packets and bytes, IP headers included. */
+export interface Traffic {
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+/** Families and protocols that are counted apart. */
+export type TrafficKind = 'tcp4' | 'udp4' | 'other4' | 'tcp6' | 'udp6' | 'other6';
+
+/** What a network context has received and sent since it was set up. */
+export type NetworkCounters = Readonly<
+  Record<TrafficKind, { readonly received: Traffic; readonly sent: Traffic }>
+>;
+
+/** Why something was refused. */
+export type DenialReason =
+  | 'policy'
+  | 'metadata'
+  | 'loopback'
+  | 'guest'
+  | 'foreign-address'
+  | 'socket-option'
+  | 'socket-type'
+  | 'low-port';
+
+/** Something a context was refused, and how often. */
+export interface Denial {
+  readonly nid: Nid;
+  readonly reason: DenialReason;
+  readonly direction: 'in' | 'out';
+  /** IP protocol number; 0 where there is none. */
+  readonly protocol: number;
+  /** The other side's address, or the one asked for; empty where there is none. */
+  readonly address: string;
+  /** The other side's port; for a socket option its number. */
+  readonly port: number;
+  readonly count: number;
+  /** CLOCK_BOOTTIME of the last time, in milliseconds. */
+  readonly lastMs: number;
+}
