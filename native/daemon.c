@@ -220,17 +220,12 @@ static void reap(void)
 
 static void client_exit(struct object *client, int32_t code);
 
-static int32_t code_of(int32_t status)
-{
-	return status < 0 ? 125 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 static void process_tell(struct object *o)
 {
-	up_ints(UP_EXIT, o->id, o->status);
+	up_ints(o->exited ? UP_EXIT : UP_ENDING, o->id, o->status);
 	struct object *c = o->bound ? object_find(o->bound) : NULL;
 	if (c && c->kind == OBJECT_CLIENT)
-		client_exit(c, code_of(o->status));
+		client_exit(c, exit_code(o->status));
 }
 
 static void process_reap(struct object *o)
@@ -362,6 +357,7 @@ static void worker_read(struct object *w)
 {
 	static _Alignas(8) uint8_t buf[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX];
 	struct worker_note *note = (struct worker_note *)buf;
+	struct object *o;
 	struct fds fds;
 	ssize_t n = message_receive(w->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -373,10 +369,14 @@ static void worker_read(struct object *w)
 		worker_spawned(w, note, fds.fd[0]);
 	} else if (note->kind == WORKER_DONE) {
 		worker_done(w, note, (size_t)n, &fds);
-	} else if (!w->fail_error) {
+	} else if (note->kind == WORKER_FAILED && !w->fail_error) {
 		w->fail_step = note->step;
 		w->fail_error = note->error;
 		w->fail_role = note->role && note->serial != w->serial ? 2 : note->role;
+	} else if (note->kind == WORKER_ENDED && (o = object_find(note->object)) && o->kind == OBJECT_PROCESS && !o->exited) {
+		o->ending = true;
+		o->status = note->error;
+		process_tell(o);
 	}
 }
 
@@ -662,8 +662,8 @@ static void bind_client(struct object *c, uint32_t process_id)
 	for (int sig = 1; sig < 64; sig++) /* the command may have run for a moment already */
 		if (c->signals >> sig & 1)
 			syscall(SYS_pidfd_send_signal, process->fd, sig, NULL, 0);
-	if (process->exited)
-		client_exit(c, code_of(process->status));
+	if (process->exited || process->ending)
+		client_exit(c, exit_code(process->status));
 }
 
 static void handle(const struct frame *f, const uint8_t *body)

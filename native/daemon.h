@@ -23,7 +23,7 @@ struct object {
 	pid_t pid;                      /* PROCESS, WORKER, CLIENT (peer) */
 	int stdio[3];                   /* CLIENT: as passed; LOG: [1], [2] are the pipes */
 	uint32_t bound;                 /* PROCESS: client that shares its fate; CLIENT: the process it is bound to */
-	bool exited, discard;           /* PROCESS */
+	bool exited, ending, discard;   /* PROCESS */
 	union {                         /* a thousand guests have a few thousand of these */
 		int32_t status;         /* PROCESS: wait status; -1: unknown */
 		uint64_t signals;       /* CLIENT: what came before it was bound, a bit each */

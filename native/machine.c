@@ -100,22 +100,26 @@ static void reset_signals(void)
 }
 
 /* The guest's init when it has none of its own: reaps orphans, passes signals on to the guest's command, and ends with
- * its status; the kernel then ends everything else in the pid namespace (pid_namespaces(7)). */
-static _Noreturn void fakeinit(pid_t command)
+ * its status; the kernel then ends everything else in the pid namespace (pid_namespaces(7)). That takes a while: who has
+ * the other end of socket `tell` hears of it before. */
+static _Noreturn void fakeinit(pid_t command, int tell, uint32_t object)
 {
 	sigset_t all;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL); /* blocked signals reach pid 1 even without a handler: signal.c sig_ignored() */
 	title_set("init");
-	close_range(0, ~0U, 0);
+	m.sock = dup2(tell, 0);
+	close_range((unsigned)m.sock + 1, ~0U, 0);
 	for (int sig = 0;; sig = sigwaitinfo(&all, NULL)) {
 		if (sig > 0 && sig != SIGCHLD)
 			kill(command, sig);
-		int status;
+		struct worker_note ended = { .kind = WORKER_ENDED, .object = object };
 		pid_t pid; /* looked for before the first wait: a SIGCHLD from before the mask was set is lost */
-		while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-			if (pid == command)
-				_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+		while ((pid = waitpid(-1, &ended.error, WNOHANG)) > 0)
+			if (pid == command) {
+				report(&ended, (struct iovec){ 0 }, (struct iovec){ 0 }, NULL);
+				_exit(exit_code(ended.error));
+			}
 	}
 }
 
@@ -191,7 +195,7 @@ static int64_t execute(const struct step *s)
 		reset_signals();
 		return 0;
 	case OP_FAKEINIT:
-		fakeinit((pid_t)a[0]);
+		fakeinit((pid_t)a[0], (int)a[1], (uint32_t)a[2]);
 	case OP_REMOVE_TREE:
 		return -tree_remove((int)a[0]);
 	case OP_BROKER:

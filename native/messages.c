@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 union control {
@@ -137,7 +138,14 @@ bool note_check(const struct worker_note *note, size_t len, uint32_t fd_count)
 		       len - sizeof *note == (uint64_t)note->result_count * 8 + note->out_len;
 	case WORKER_FAILED:
 		return fd_count == 0 && note->error > 0;
+	case WORKER_ENDED:
+		return fd_count == 0;
 	default:
 		return false;
 	}
+}
+
+int32_t exit_code(int32_t status)
+{
+	return status < 0 ? 125 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -40,6 +40,8 @@ struct client_request {
 	size_t hello_len;
 };
 bool client_parse(const uint8_t *bytes, size_t len, uint32_t fd_count, struct client_request *r);
+/* What a shell makes of a wait status; -1: unknown. */
+int32_t exit_code(int32_t status);
 /* Whether a note of `len` bytes with that many descriptors is whole. */
 bool note_check(const struct worker_note *note, size_t len, uint32_t fd_count);
 #endif

@@ -72,7 +72,7 @@ enum op {
 	OP_KEEP,             /* the caller keeps fd a0 as object a1; a2: pid if it is a pidfd to watch, -1 if a worker's socket, else 0 */
 	OP_EXIT,             /* ends this process with status a0 */
 	OP_RESET_SIGNALS,    /* default dispositions, empty mask */
-	OP_FAKEINIT,         /* becomes the guest's init: reaps, forwards signals to pid a0, ends with its status */
+	OP_FAKEINIT,         /* becomes the guest's init: reaps, forwards signals to pid a0, ends with its status, which socket a1 (or -1) is told for object a2 */
 	OP_REMOVE_TREE,      /* removes everything below directory fd a0; EXDEV when something is mounted there */
 	OP_TAKE_PROGRAM,     /* goes on as a worker with its next program from socket a0; in a child, whose end others keep */
 	OP_BROKER,           /* becomes a broker: runs the program a1 for each descriptor, its import 0, that came over socket a0 and is readable */
@@ -81,14 +81,14 @@ enum op {
 
 /* --- worker → syscalld ------------------------------------------------------------------------------------------- */
 
-enum worker_message { WORKER_SPAWNED = 1, WORKER_DONE, WORKER_FAILED };
+enum worker_message { WORKER_SPAWNED = 1, WORKER_DONE, WORKER_FAILED, WORKER_ENDED };
 
 struct worker_note {
 	uint32_t kind;       /* enum worker_message */
-	uint32_t object;     /* SPAWNED: object id of the process, its pidfd rides along */
+	uint32_t object;     /* SPAWNED: object id of the process, its pidfd rides along; ENDED: of the guest's process 1 */
 	int32_t pid;         /* SPAWNED */
 	uint32_t step;       /* FAILED */
-	int32_t error;       /* FAILED: errno, positive */
+	int32_t error;       /* FAILED: errno, positive; ENDED: wait status of its command */
 	uint32_t role;       /* FAILED: 0 the worker, 1 a child */
 	uint32_t serial;     /* of the program among those the worker got, from 1 */
 	uint32_t keep_count; /* DONE: fds that ride along */
@@ -122,6 +122,7 @@ enum up {
 	UP_SNAPSHOT_END,     /* i32 pid of syscalld */
 	UP_DONE,             /* id run; u32 step, i32 errno (0 done), u32 role (2: child of an earlier program), u32 n, n × i64 results, slice */
 	UP_EXIT,             /* id process object; i32 wait status (-1: not our child, unknown) */
+	UP_ENDING,           /* id process object: a process 1 whose command has ended; what else there is in its namespace is still going */
 	UP_CLIENT_OPEN,      /* id client; i32 peer pid, hello payload */
 	UP_CLIENT_ACK,
 	UP_CLIENT_SIGNAL,    /* id client; i32 signal */

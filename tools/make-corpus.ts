@@ -23,7 +23,7 @@ const everyOperation = program((p) => {
       p.resetSignals();
       p.sys('execve', ['/bin/true', p.vector(['true', '-x']), p.vector(['A=b'])], { about: '/bin/true' });
     });
-    p.fakeinit(command);
+    p.fakeinit(command, to, 5);
   });
   p.expect(child, '!=', 0, 'EPROTO', 'a child');
   const digits = p.data(24);

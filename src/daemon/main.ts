@@ -55,6 +55,9 @@ async function serve(): Promise<void> {
   // Clients that come before the repair is done wait in their session.
   const repaired = Promise.withResolvers<void>();
   const { objects } = await syscalld.ready({
+    ending: (object) => {
+      manager.ending(object);
+    },
     exited: (object, waitStatus) => {
       manager.exited(object, waitStatus);
     },

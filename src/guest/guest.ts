@@ -52,6 +52,10 @@ export interface Guest {
   queue: Promise<void>;
   /** Wait status of a process 1 that ended before its start was over. */
   earlyExit: number | undefined;
+  /** Its command has ended before its start was over. */
+  isEndingEarly: boolean;
+  /** Wait status of process 1, once it has followed its command. */
+  gone: PromiseWithResolvers<number> | undefined;
   /** Resolved when the present run has ended and what it used is cleaned up. */
   ended: PromiseWithResolvers<GuestExit> | undefined;
 }

@@ -55,7 +55,8 @@ interface PlannedStart {
   readonly host: Program;
   /** For process 1. */
   readonly guest: Program;
-  readonly objects: { readonly log: number; readonly stdout: number; readonly stderr: number };
+  /** Objects: the guest's log, and before it has them, the pipes to it. 0: it has none. */
+  readonly log: { readonly file: number; readonly stdout: number; readonly stderr: number };
   /** Inode numbers of the pipes to the log. */
   readonly logPipes: readonly Result[];
 }
@@ -232,6 +233,12 @@ export class Manager {
     return guest;
   }
 
+  /** Waits for a guest that goes with its run and whose command has ended, so that its name can be had again. */
+  async #endingOf(name: GuestName | undefined): Promise<void> {
+    const guest = this.registry.list().find((one) => one.name === name);
+    if (guest?.isEphemeral && guest.state === 'stopping') await guest.ended?.promise;
+  }
+
   /** Returns a name for a guest that was given none. */
   inventName(xid: Xid): GuestName {
     const name = `guest-${xid}`;
@@ -312,6 +319,7 @@ export class Manager {
     connect?: Connection,
   ): Promise<Guest> {
     const config = completeConfig(values);
+    await this.#endingOf(name);
     // A number that is asked for is taken by the guest first: what is made for it must not be another's.
     const early =
       config.xid === undefined
@@ -341,8 +349,8 @@ export class Manager {
 
   /** Returns the program of a start, without running it. */
   async explainStart(guest: Guest): Promise<string> {
-    const { program } = this.#contexts.plan(guest.xid, contextRequest(guest.config, guest.xid));
-    const { host, guest: inside } = await this.#planStart(guest, undefined);
+    const { program, objects } = this.#contexts.plan(guest.xid, contextRequest(guest.config, guest.xid));
+    const { host, guest: inside } = await this.#planStart(guest, objects.init, undefined);
     return [
       `# make the context\n${program.explain()}`,
       `# the worker, in the guest's cgroups\n${host.explain()}`,
@@ -363,15 +371,15 @@ export class Manager {
     }
   }
 
-  async #planStart(guest: Guest, connect: Connection | undefined): Promise<PlannedStart> {
+  async #planStart(guest: Guest, init: number, connect: Connection | undefined): Promise<PlannedStart> {
     const { config, name, xid } = guest;
     const { syscalld } = this.host;
     const paths = guestPaths(this.host.paths, name);
     const template = await this.#template(guest);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
-    const objects = { log: newObject(), stdout: newObject(), stderr: newObject() };
+    const log = { file: newObject(), stdout: newObject(), stderr: newObject() };
     const connection: Connection = connect ?? {
-      stdio: [NULL_STDIO, { kind: 'pipe', object: objects.stdout }, { kind: 'pipe', object: objects.stderr }],
+      stdio: [NULL_STDIO, { kind: 'pipe', object: log.stdout }, { kind: 'pipe', object: log.stderr }],
       terminal: undefined,
       term: undefined,
       client: undefined,
@@ -385,12 +393,21 @@ export class Manager {
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.host, config, config.hostname ?? name, request, user, connection);
     const cgroupWrites = this.host.cgroups.plan(xid, limitsOf(config)).writes;
-    const circumstances = { name, xid, paths, template, cgroupWrites, isEphemeral: guest.isEphemeral };
+    const objects = { init, ending: connect ? syscalld.newObject() : 0 };
+    const circumstances = {
+      name,
+      xid,
+      paths,
+      template,
+      cgroupWrites,
+      isEphemeral: guest.isEphemeral,
+      objects,
+    };
     const spec = startSpec(this.host, config, circumstances, command);
     const [host, inside] = [this.host.program(), this.host.program()];
     const logPipes = planHostSide(host, spec);
     planGuestSide(inside, spec);
-    return { host, guest: inside, objects, logPipes };
+    return { host, guest: inside, log, logPipes };
   }
 
   /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
@@ -412,20 +429,22 @@ export class Manager {
       guest.state = 'stopped';
     });
     undo.defer('context', () => this.#contexts.discard(context));
-    const planned = await this.#planStart(guest, connect);
-    const { objects } = planned;
+    const planned = await this.#planStart(guest, init, connect);
+    const { log } = planned;
+    guest.gone = undefined;
+    guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
     guest.earlyExit = undefined;
     this.#byInit.set(init, guest);
     undo.defer('process 1', () => {
       this.#byInit.delete(init);
-      for (const object of [objects.stdout, objects.stderr]) if (object) this.host.syscalld.drop(object);
+      for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
     const outcome = await this.#runStart(guest, context, planned);
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
     const { initPid } = context;
-    if (objects.log) this.#openLog(guest, objects.log, objects.stdout, objects.stderr);
+    if (log.file) this.#openLog(guest, log.file, log.stdout, log.stderr);
     const live: LiveRecord = {
       name: guest.name,
       xid: guest.xid,
@@ -434,7 +453,7 @@ export class Manager {
       initPid,
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
       initObject: init,
-      logObject: objects.log,
+      logObject: log.file,
       logPipes: planned.logPipes.map((inode) => outcome.result(inode)),
       client: connect?.terminal?.client ?? 0,
       startedAt: new Date().toISOString(),
@@ -445,6 +464,7 @@ export class Manager {
     this.#remember(guest, live);
     guest.state = 'running';
     undo.commit();
+    if (guest.isEndingEarly) this.ending(init);
     if (guest.earlyExit !== undefined) this.exited(init, guest.earlyExit);
     return live;
   }
@@ -476,17 +496,31 @@ export class Manager {
 
   // ---- the end of a run -------------------------------------------------------------------------------------------
 
+  /** The command of a guest has ended, its caller may know: whoever wants the guest next waits until the rest is gone too. */
+  ending(object: number): void {
+    const guest = this.#byInit.get(object);
+    if (guest === undefined) return;
+    if (guest.state === 'starting') {
+      guest.isEndingEarly = true;
+      return;
+    }
+    guest.gone = Promise.withResolvers<number>();
+    this.#finishSoon(guest, guest.gone.promise);
+  }
+
   /** A process that syscalld holds has ended. */
   exited(object: number, waitStatus: number): void {
     const guest = this.#byInit.get(object);
+    if (guest?.gone) {
+      guest.gone.resolve(waitStatus);
+      return;
+    }
     if (guest?.state === 'starting') {
       guest.earlyExit = waitStatus; // the start goes on first, or fails for that
       return;
     }
     if (guest) {
-      void this.#finish(guest, waitStatus).catch((error: unknown) => {
-        this.onFailure(`clean up guest "${guest.name}"`, error);
-      });
+      this.#finishSoon(guest, waitStatus);
       return;
     }
     const command = this.#commands.get(object);
@@ -529,13 +563,19 @@ export class Manager {
   /** Told of failures that no caller waits for. */
   onFailure: (what: string, error: unknown) => void = () => {};
 
-  async #finish(guest: Guest, waitStatus: number): Promise<void> {
-    const exit: GuestExit = { code: exitCode(waitStatus), at: new Date().toISOString() };
+  #finishSoon(guest: Guest, waitStatus: number | Promise<number>): void {
+    void this.#finish(guest, waitStatus).catch((error: unknown) => {
+      this.onFailure(`clean up guest "${guest.name}"`, error);
+    });
+  }
+
+  async #finish(guest: Guest, waitStatus: number | Promise<number>): Promise<void> {
     guest.state = 'stopping';
     const { live, ended } = guest;
-    if (live) this.#byInit.delete(live.initObject);
+    let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
     await this.#exclusive(guest, async () => {
+      exit = { code: exitCode(await waitStatus), at: new Date().toISOString() };
       const run = guest.live ?? live;
       if (run) {
         this.#byInit.delete(run.initObject);
@@ -552,7 +592,7 @@ export class Manager {
       }
       guest.state = 'stopped';
     });
-    ended?.resolve(exit);
+    if (exit) ended?.resolve(exit);
   }
 
   /** Does what must not be in the way of the rest when it fails; the next start of vserverd tries it again. */

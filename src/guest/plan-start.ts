@@ -29,6 +29,7 @@ export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const fds = [...mounts, ...pipes.map(({ end }) => end)];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
+  if (spec.objects.ending !== 0) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
   return pipes.map(({ inode }) => inode);
 }
 
@@ -77,7 +78,7 @@ function planInit(
       planCommand(p, spec.command, pipes);
     });
     planCapset(p, INIT_CAPABILITIES);
-    p.fakeinit(command);
+    p.fakeinit(command, INIT_FD.gate, spec.objects.init);
   } else {
     planCommand(p, spec.command, pipes);
   }

@@ -61,6 +61,12 @@ export interface StartSpec {
   readonly domainname: string | undefined;
   readonly init: 'fake' | 'none' | 'own';
   readonly command: CommandSpec;
+  readonly objects: {
+    /** Process 1. */
+    readonly init: number;
+    /** Where it tells the end of its command; 0: nobody waits for that. */
+    readonly ending: number;
+  };
   readonly root: RootSpec;
   /** Limits: files of the guest's cgroups and what is written there. */
   readonly cgroupWrites: readonly { readonly path: string; readonly text: string }[];

@@ -131,6 +131,8 @@ export class Registry {
       queue: Promise.resolve(),
       ended: undefined,
       earlyExit: undefined,
+      isEndingEarly: false,
+      gone: undefined,
     };
     this.#byName.set(name, guest);
     this.#byXid.set(xid, guest);

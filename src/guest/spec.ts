@@ -107,6 +107,7 @@ export interface StartCircumstances {
   readonly template: Template;
   readonly cgroupWrites: CgroupPlan['writes'];
   readonly isEphemeral: boolean;
+  readonly objects: StartSpec['objects'];
 }
 
 /** Returns all decisions of a start. @throws UserError mount-source-missing */
@@ -127,6 +128,7 @@ export function startSpec(
     domainname: config.domainname,
     init: config.init,
     command,
+    objects: at.objects,
     root: {
       lower: at.template.lowerDir,
       upper: at.isEphemeral

@@ -174,7 +174,7 @@ describe('encode()', () => {
     p.keep(pid, 9, pid);
     p.removeTree(p.import(4), 'tree');
     p.resetSignals();
-    p.fakeinit(pid);
+    p.fakeinit(pid, 4, 5);
     const { steps } = decode(p.encode().bytes);
     assert.deepEqual(
       steps.slice(1).map(({ op, args }) => [op, args.slice(0, 5).map(Number)]),
@@ -187,7 +187,7 @@ describe('encode()', () => {
         [OP.keep, [0, 9, 0, 0, 0]],
         [OP.removeTree, [0, 0, 0, 0, 0]],
         [OP.resetSignals, [0, 0, 0, 0, 0]],
-        [OP.fakeinit, [0, 0, 0, 0, 0]],
+        [OP.fakeinit, [0, 4, 5, 0, 0]],
       ],
     );
   });

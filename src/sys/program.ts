@@ -388,8 +388,8 @@ export class Program {
     this.#push(OP.keep, 'keep', [fd, object, pid], { about: `as object ${object}` });
   }
 
-  /** syscalld keeps the other end of a child's `takeProgram` as the worker `object`. */
-  keepWorker(socket: Result, object: number): void {
+  /** syscalld keeps the other end of a child's `takeProgram` or `fakeinit` as the worker `object`. */
+  keepWorker(socket: Arg, object: number): void {
     this.objects.push(object);
     this.#push(OP.keep, 'keep', [socket, object, -1], { about: `as worker ${object}` });
   }
@@ -409,9 +409,9 @@ export class Program {
     this.#push(OP.resetSignals, 'reset_signals', []);
   }
 
-  /** Becomes the guest's init, for the command with that pid. Never returns. */
-  fakeinit(command: Result): void {
-    this.#push(OP.fakeinit, 'fakeinit', [command]);
+  /** Becomes the guest's init, for the command with that pid; socket `tell` hears of its end, as that of `object`. Never returns. */
+  fakeinit(command: Result, tell: Arg, object: number): void {
+    this.#push(OP.fakeinit, 'fakeinit', [command, tell, object]);
   }
 
   /**

@@ -40,6 +40,8 @@ export interface RunOutcome {
 export interface SyscalldEvents {
   /** A process ended. `waitStatus` as wait(2) gives it; -1 when it was no child of syscalld. */
   exited(object: number, waitStatus: number): void;
+  /** The command of a process 1 ended, and the client that waited for it has its exit code; the rest is still going. */
+  ending(object: number): void;
   clientOpened(client: number, hello: Hello): void;
   clientSignalled(client: number, signal: number): void;
   clientClosed(client: number): void;
@@ -224,6 +226,9 @@ export class Syscalld {
         break;
       case UP.exit:
         this.#events?.exited(id, intAt(body, 0));
+        break;
+      case UP.ending:
+        this.#events?.ending(id);
         break;
       case UP.clientOpen:
         this.#events?.clientOpened(id, parseHello(body));

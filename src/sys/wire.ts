@@ -25,11 +25,12 @@ export const UP = {
   snapshotEnd: 102,
   done: 103,
   exit: 104,
-  clientOpen: 105,
-  clientAck: 106,
-  clientSignal: 107,
-  clientClose: 108,
-  clientDetach: 109,
+  ending: 105,
+  clientOpen: 106,
+  clientAck: 107,
+  clientSignal: 108,
+  clientClose: 109,
+  clientDetach: 110,
 } as const;
 
 /** `enum object_kind` of native/wire.h. */

@@ -271,6 +271,16 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', 'own']);
   });
 
+  test('who waited for a command has its guest at once again', async () => {
+    for (let i = 1; i <= 10; i++) {
+      const script = `sleep 1000 & exit ${i}`;
+      assert.equal(await code('run', '--rm', '--name', 'brief', '--', 'sh', '-c', script), i);
+    }
+    assert.equal(await code('run', '--name', 'stays', '--', 'sh', '-c', 'sleep 1000 & exit 3'), 3);
+    for (let i = 0; i < 5; i++) assert.equal(await v.ok(['start', 'stays']), 'stays\n');
+    assert.equal(await v.ok(['delete', '--force', 'stays']), 'stays\n');
+  });
+
   test('kill and wait', async () => {
     await withGuest('job', ['sh', '-c', 'trap "exit 5" USR1; while :; do sleep 0.01; done'], async () => {
       await setTimeout(50);

@@ -352,17 +352,23 @@ function processes(): void {
     describe('below a fake init', () => {
       const start = async (machine: Machine, script: string) => {
         const object = machine.syscalld.newObject();
+        const keeper = machine.syscalld.newObject();
+        let init: Result | undefined;
         const outcome = await run(machine, (p) => {
-          p.spawn('init', { object, flags: p.flags('CLONE_NEWPID') }, () => {
-            p.fakeinit(
-              p.spawn('command', {}, () => {
-                p.resetSignals();
-                shell(p, script);
-              }),
-            );
+          const pair = p.data(8);
+          p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair]);
+          const [ours, theirs] = [p.load(pair), p.load(pair.at(4, 4))];
+          init = p.spawn('init', { object, flags: p.flags('CLONE_NEWPID') }, () => {
+            const command = p.spawn('command', {}, () => {
+              p.resetSignals();
+              shell(p, script);
+            });
+            p.fakeinit(command, theirs, object);
           });
+          p.keepWorker(ours, keeper);
+          p.sys('close', [theirs]);
         });
-        return { object, pid: outcome.result({ step: { index: 0 } } as Result) };
+        return { object, pid: outcome.result(init as Result) };
       };
 
       test('pass exit codes on', async () => {
@@ -373,6 +379,7 @@ function processes(): void {
             ['kill -KILL $$', 128 + SIGKILL],
           ] as const) {
             const { object } = await start(machine, script);
+            await machine.event('ending', object);
             assert.equal((await machine.event('exited', object)).value, code << 8, script);
             machine.syscalld.drop(object);
           }
@@ -387,7 +394,7 @@ function processes(): void {
           );
           await waitUntil(() => existsSync(join(machine.directory, 'ready')));
           assert.equal(readFileSync(`/proc/${pid}/comm`, 'utf8'), 'init\n');
-          assert.deepEqual(readdirSync(`/proc/${pid}/fd`), []);
+          assert.deepEqual(readdirSync(`/proc/${pid}/fd`), ['0'], 'the socket it tells the end on');
           machine.syscalld.signal(object, SIGTERM);
           assert.equal((await machine.event('exited', object)).value, 9 << 8);
           machine.syscalld.drop(object);

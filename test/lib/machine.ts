@@ -130,6 +130,7 @@ async function start(daemon: ChildProcess, server: Server, root: string): Promis
     };
   const listener: SyscalldEvents = {
     exited: tell('exited'),
+    ending: tell('ending'),
     clientOpened: tell('clientOpened'),
     clientSignalled: tell('clientSignalled'),
     clientClosed: tell('clientClosed'),
