@@ -15,7 +15,7 @@ export function clientConnection(
 ): Connection {
   const { client } = io;
   if (client === undefined) throw new BugError('no-client', 'cannot hand over descriptors: found no client');
-  const [stdin, stdout] = io.tty;
+  const [stdin, stdout, stderr] = io.tty;
   // With its output in a pipe a command's neighbour there may read the terminal: input goes along only if asked for.
   const input = options.tty || options.interactive || stdout;
   const end = (fd: 0 | 1 | 2): Stdio => {
@@ -24,10 +24,13 @@ export function clientConnection(
   };
   const stdio = [end(0), end(1), end(2)] as const;
   const hasTerminal = stdio.some((one) => one.kind === 'tty');
+  const relaysInput = stdio[0].kind === 'tty';
+  // A terminal of the caller's that the client does not make raw, as only one it reads from, makes the line ends itself.
+  const plainOutput = (stdout || stderr) && !(relaysInput && stdin);
   return {
     client,
     stdio,
-    terminal: hasTerminal ? { client, input: stdio[0].kind === 'tty' } : undefined,
+    terminal: hasTerminal ? { client, input: relaysInput, plainOutput } : undefined,
     term: hasTerminal ? (io.env['TERM'] ?? 'xterm') : undefined,
   };
 }

@@ -7,7 +7,7 @@ import type { Abi } from '../sys/abi.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { type Arg, CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
 import { CLIENT_PTY } from '../sys/wire.ts';
-import type { CommandSpec, Stdio } from './plan-types.ts';
+import type { CommandSpec, Stdio, TerminalSpec } from './plan-types.ts';
 
 /** How execve may fail on one directory of PATH without ending the search (execvp(3)). */
 const SEARCH_ON = ['ENOENT', 'ENOTDIR', 'EACCES'];
@@ -51,7 +51,7 @@ export function planCommand(p: Program, command: CommandSpec, pipes: ReadonlyMap
 const KEYCTL_JOIN_SESSION_KEYRING = 1;
 
 /** Opens a terminal of the guest's own devpts and gives its master to the client. */
-function planTerminal(p: Program, terminal: { readonly client: number; readonly input: boolean }): Result {
+function planTerminal(p: Program, terminal: TerminalSpec): Result {
   const how = p.struct('open_how', {
     flags: p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC'),
     resolve: p.flags('RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
@@ -69,11 +69,23 @@ function planTerminal(p: Program, terminal: { readonly client: number; readonly 
     about: 'open the terminal',
   });
   p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0], { about: 'controlling terminal' });
+  if (terminal.plainOutput) planPlainOutput(p, slave);
   const head = p.data(8);
   p.put(head, CLIENT_PTY);
   p.put(head.at(4), terminal.input ? 1 : 0);
   planSendFds(p, p.import(terminal.client, CLIENT_FD.socket), head, [master], 'terminal to the client');
   return slave;
+}
+
+/** Room for the kernel's `struct termios`, and where its output flags are (asm-generic/termbits.h). */
+const TERMIOS = { bytes: 64, outputFlags: 4 } as const;
+
+/** Line ends stay as they are: the caller's terminal makes its own. */
+function planPlainOutput(p: Program, slave: Result): void {
+  const settings = p.data(TERMIOS.bytes, 'termios');
+  p.sys('ioctl', [slave, p.flags('TCGETS'), settings], { about: 'terminal settings' });
+  p.store(settings.at(TERMIOS.outputFlags), 0);
+  p.sys('ioctl', [slave, p.flags('TCSETS'), settings], { about: 'terminal settings' });
 }
 
 function planStdio(

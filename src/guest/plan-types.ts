@@ -10,6 +10,16 @@ export type Stdio =
   /** A pipe whose other end syscalld keeps as this object. */
   | { readonly kind: 'pipe'; readonly object: number };
 
+/** The guest's own terminal for a command, if one of its three descriptors is one. */
+export interface TerminalSpec {
+  /** The client that relays it. */
+  readonly client: number;
+  /** It relays input too. */
+  readonly input: boolean;
+  /** What is written comes out as it is; else with line ends for a terminal in raw mode. */
+  readonly plainOutput: boolean;
+}
+
 /** Who runs in a guest, and what it may do. */
 export interface CommandSpec {
   readonly argv: readonly string[];
@@ -26,8 +36,7 @@ export interface CommandSpec {
   readonly seccomp: Uint8Array | undefined;
   readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
   readonly stdio: readonly [Stdio, Stdio, Stdio];
-  /** The client that relays the terminal, if one of the three is a tty, and whether it relays input. */
-  readonly terminal: { readonly client: number; readonly input: boolean } | undefined;
+  readonly terminal: TerminalSpec | undefined;
 }
 
 /** A mount of the guest's configuration. */

@@ -1,6 +1,7 @@
 /** Terminals: every command gets one of the guest's own, and ours behaves as if the command were on it. */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { openTerminal, type Terminal } from '../lib/terminal.ts';
@@ -68,7 +69,20 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
     });
   });
 
-  test('our settings are back after the end', async () => {
+  test('a command that never stops writing is interrupted all the same', async () => {
+    await on('"$V" run -it -- yes; echo code $?', async (terminal) => {
+      await terminal.see(/y\r\ny\r\n/);
+      terminal.type('\x03');
+      await terminal.see(/code 130/);
+    });
+    await on('"$V" run -it -- yes & read x; kill $!; wait $!; echo code $?', async (terminal) => {
+      await terminal.see(/y\r\ny\r\n/);
+      terminal.type('\r');
+      await terminal.see(/code 143/);
+    });
+  });
+
+  test('our settings are back after the end, also of a client that was told to end', async () => {
     await on(
       'read line; "$V" run -it -- sh -c "echo re\\"\\"ady; sleep 1000"; echo code $?; read line',
       async (terminal) => {
@@ -81,6 +95,19 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
         assert.equal(terminal.settings(), before);
       },
     );
+    // At any moment: before it asked for anything, while the guest starts, when it runs.
+    for (let i = 0; i < 40; i++) {
+      const script =
+        'read line; "$V" run -it -- sleep 1000 & read x; kill $!; wait $!; echo code $?; read line';
+      await on(script, async (terminal) => {
+        const before = terminal.settings();
+        terminal.type('\r');
+        await setTimeout((i * 3) % 31);
+        terminal.type('\r');
+        await terminal.see(/code 143/);
+        assert.equal(terminal.settings(), before);
+      });
+    }
   });
 
   test('Ctrl-P Ctrl-Q leaves the guest running, and what it writes from then on is in its log', async () => {
@@ -133,17 +160,26 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
         assert.equal(await terminal.ended, 0);
       },
     );
-    await on('echo piped | "$V" exec -i idle cat', async (terminal) => {
-      await terminal.see(/piped/);
-      assert.equal(await terminal.ended, 0);
-    });
+    for (const command of [
+      'echo piped | "$V" exec -i idle cat',
+      'echo piped | "$V" exec -it idle cat',
+      '"$V" exec idle sh -c "echo piped >&2" | cat',
+      '"$V" exec idle echo piped | cat',
+    ]) {
+      await on(command, async (terminal) => {
+        await terminal.see(/piped/);
+        assert.equal(await terminal.ended, 0);
+        assert.match(terminal.shown, /piped\r\n$/, command);
+        assert.doesNotMatch(terminal.shown, /\r\r/, command);
+      });
+    }
   });
 
   test('a command that closes its terminal before it ends is not hung up', async () => {
     const once = 'echo x | "$V" exec -i idle cat || echo failed $?';
     await on(`for i in $(seq 20); do ${once}; done; echo over`, async (terminal) => {
       await terminal.see(/over/);
-      assert.match(terminal.shown, /^(x\r+\n){20}over/);
+      assert.match(terminal.shown, /^(x\r\n){20}over/);
     });
   });
 
