@@ -20,6 +20,7 @@
 
 #define START_TIMEOUT_MS 30000
 #define LULL_MS 50 /* until a terminal that nobody has open is looked at again */
+#define DRAIN_MAX 1024 /* pieces of text that are still taken from the terminal of a command that has ended */
 
 static int sock = -1, master = -1;
 static const char *root;
@@ -28,6 +29,7 @@ static int argc;
 static char **argv;
 static bool untouched; /* nothing went either way yet but the request */
 static bool relay_input, raw;
+static int signalled; /* the last signal we got; who was told to end begins nothing anew */
 static struct termios cooked;
 static uint8_t message[CLIENT_MESSAGE_MAX];
 
@@ -281,20 +283,21 @@ static void from_control_plane(void)
 	if (n < 8)
 		refuse("cannot finish the command: found the control plane gone");
 	memcpy(head, message, 8);
+	int code = (int)head[1];
 	untouched = false;
 	if (head[0] == CLIENT_OUT) {
 		write_all((int)head[1], message + 8, (size_t)n - 8);
 		send_int(CLIENT_ACK, 0);
 	} else if (head[0] == CLIENT_PTY && fds.count == 1) {
 		terminal_start(fds.fd[0], head[1] & 1);
-	} else if (head[0] == CLIENT_EXIT && (int)head[1] == EXIT_AGAIN) {
+	} else if (head[0] == CLIENT_EXIT && code == EXIT_AGAIN && !signalled) {
 		request();
 	} else if (head[0] == CLIENT_EXIT) {
 		/* What the guest wrote last is still on its way; others in there may hold the terminal open for ever. */
 		struct pollfd p = { .fd = master, .events = POLLIN };
-		while (master >= 0 && poll(&p, 1, 50) > 0 && terminal_to_user())
+		for (int i = 0; i < DRAIN_MAX && master >= 0 && poll(&p, 1, 50) > 0 && terminal_to_user(); i++)
 			;
-		quit((int)head[1]);
+		quit(code == EXIT_AGAIN ? 128 + signalled : code);
 	}
 }
 
@@ -307,7 +310,7 @@ static void from_signals(int fd)
 	if (info.ssi_signo == SIGWINCH)
 		resize();
 	else
-		send_int(CLIENT_SIGNAL, (int32_t)info.ssi_signo);
+		send_int(CLIENT_SIGNAL, signalled = (int)info.ssi_signo);
 	if (info.ssi_signo == SIGINT && ++interrupts == 3 && master < 0)
 		refuse("cannot wait any longer: found three interrupts");
 }
@@ -357,8 +360,6 @@ int client_main(int count, char **words)
 		if (poll(p, 4, lull ? LULL_MS : -1) < 0 && errno != EINTR)
 			die("wait");
 		lull = p[2].revents && !terminal_to_user();
-		if (p[2].revents && !lull)
-			continue; /* the terminal first: its text comes before the exit code */
 		if (p[0].revents)
 			from_control_plane();
 		if (p[1].revents)

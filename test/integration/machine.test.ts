@@ -17,6 +17,7 @@ import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { MACHINE_LIMITS, Program, type Result } from '../../src/sys/program.ts';
 import { StepError } from '../../src/sys/syscalld.ts';
+import { EXIT_AGAIN } from '../../src/sys/wire.ts';
 import { emptyProgram, exeOf, type Machine, waitUntil, withMachine } from '../lib/machine.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -773,6 +774,17 @@ function clients(): void {
         child.kill('SIGKILL');
         await machine.event('clientClosed', object);
         await ended;
+      });
+    });
+
+    test('that were told to end do not begin anew with the next vserverd', async () => {
+      await withMachine(async (machine) => {
+        const { child, ended } = client(machine, 'run');
+        const { object } = await machine.event('clientOpened');
+        child.kill('SIGTERM');
+        await machine.event('clientSignalled', object);
+        machine.syscalld.clientExit(object, EXIT_AGAIN);
+        assert.deepEqual(await ended, [143, null]);
       });
     });
 
