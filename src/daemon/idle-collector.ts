@@ -3,23 +3,23 @@
  * needs its place; a daemon that mostly waits has no use for it.
  */
 
-/** How long nobody is served before memory is collected: so that it is in nobody's way. */
+/** How long nobody is served before the young generation is collected: the next start does not have to. */
+const LULL_MS = 4;
+/** And before all of it is: so that it is in nobody's way. */
 const IDLE_MS = 1000;
 
 /** Collects garbage after bursts; needs Node's --expose-gc. */
 export class IdleCollector {
-  #timer: NodeJS.Timeout | undefined;
+  readonly #lull = setTimeout(() => {
+    void globalThis.gc?.({ type: 'minor' });
+  }, LULL_MS).unref();
+  readonly #idle = setTimeout(() => {
+    void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  }, IDLE_MS).unref();
 
   /** A client has been served. */
   served(): void {
-    if (this.#timer) {
-      this.#timer.refresh();
-      return;
-    }
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' });
-    }, IDLE_MS);
-    this.#timer.unref();
+    this.#lull.refresh();
+    this.#idle.refresh();
   }
 }

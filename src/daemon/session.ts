@@ -8,6 +8,8 @@ import type { Hello } from '../sys/wire.ts';
 
 const SIGINT = 2;
 const SIGNAL_EXIT = 128;
+/** Why a session ends whose client is gone; an exception of its own would cost each of them its making. */
+const GONE = new Error('the client is gone');
 
 /** One client being served. */
 export class Session {
@@ -37,7 +39,7 @@ export class Session {
 
   /** The client is gone. */
   closed(): void {
-    this.#abort.abort();
+    this.#abort.abort(GONE);
   }
 
   #io(hello: Hello): Io {

@@ -15,8 +15,8 @@ import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/gues
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
-import type { Program, Result } from '../sys/program.ts';
-import { type HeldObject, isProcess, type RunOutcome, StepError } from '../sys/syscalld.ts';
+import type { Program } from '../sys/program.ts';
+import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
@@ -29,6 +29,7 @@ import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
+import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
 import { type CommandRequest, type Connection, commandSpec, limitsOf, startSpec } from './spec.ts';
 import { findUser } from './user-files.ts';
@@ -51,14 +52,9 @@ export interface StopRequest {
 }
 
 interface PlannedStart {
-  /** For the worker. */
-  readonly host: Program;
-  /** For process 1. */
-  readonly guest: Program;
+  readonly spec: StartSpec;
   /** Objects: the guest's log, and before it has them, the pipes to it. 0: it has none. */
   readonly log: { readonly file: number; readonly stdout: number; readonly stderr: number };
-  /** Inode numbers of the pipes to the log. */
-  readonly logPipes: readonly Result[];
 }
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
@@ -350,7 +346,10 @@ export class Manager {
   /** Returns the program of a start, without running it. */
   async explainStart(guest: Guest): Promise<string> {
     const { program, objects } = this.#contexts.plan(guest.xid, contextRequest(guest.config, guest.xid));
-    const { host, guest: inside } = await this.#planStart(guest, objects.init, undefined);
+    const { spec } = await this.#planStart(guest, objects.init, undefined);
+    const [host, inside] = [this.host.program(), this.host.program()];
+    planHostSide(host, spec);
+    planGuestSide(inside, spec);
     return [
       `# make the context\n${program.explain()}`,
       `# the worker, in the guest's cgroups\n${host.explain()}`,
@@ -403,11 +402,7 @@ export class Manager {
       isEphemeral: guest.isEphemeral,
       objects,
     };
-    const spec = startSpec(this.host, config, circumstances, command);
-    const [host, inside] = [this.host.program(), this.host.program()];
-    const logPipes = planHostSide(host, spec);
-    planGuestSide(inside, spec);
-    return { host, guest: inside, log, logPipes };
+    return { spec: startSpec(this.host, config, circumstances, command), log };
   }
 
   /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
@@ -429,8 +424,7 @@ export class Manager {
       guest.state = 'stopped';
     });
     undo.defer('context', () => this.#contexts.discard(context));
-    const planned = await this.#planStart(guest, init, connect);
-    const { log } = planned;
+    const { spec, log } = await this.#planStart(guest, init, connect);
     guest.gone = undefined;
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
@@ -440,7 +434,7 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    const outcome = await this.#runStart(guest, context, planned);
+    const logPipes = await this.#runStart(guest, context, spec);
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
     const { initPid } = context;
@@ -454,7 +448,7 @@ export class Manager {
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
       initObject: init,
       logObject: log.file,
-      logPipes: planned.logPipes.map((inode) => outcome.result(inode)),
+      logPipes,
       client: connect?.terminal?.client ?? 0,
       startedAt: new Date().toISOString(),
       isPaused: false,
@@ -472,14 +466,26 @@ export class Manager {
   /**
    * Runs both programs of a start; of two failures the one that is not the other's consequence is told.
    *
-   * @returns the worker's outcome
+   * @returns the inode numbers of the pipes to the log
    */
-  async #runStart(guest: Guest, { objects }: Context, planned: PlannedStart): Promise<RunOutcome> {
+  async #runStart(guest: Guest, { objects }: Context, spec: StartSpec): Promise<readonly number[]> {
     const what = `start guest "${guest.name}"`;
-    const [host, inside] = await Promise.allSettled([
-      this.host.syscalld.run(what, planned.host, objects.worker),
-      commandErrors(what, this.host.syscalld.run(what, planned.guest, objects.initPrograms)),
-    ]);
+    const runHost = async (): Promise<readonly number[]> => {
+      const p = this.host.program();
+      // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
+      p.park = objects.worker;
+      const logPipes = planHostSide(p, spec);
+      const outcome = await this.host.syscalld.run(what, p, objects.worker);
+      return logPipes.map((inode) => outcome.result(inode));
+    };
+    const runInside = async (): Promise<void> => {
+      const p = this.host.program();
+      planGuestSide(p, spec);
+      await commandErrors(what, this.host.syscalld.run(what, p, objects.initPrograms));
+    };
+    // The worker is at it while the other program is made.
+    const [host, inside] = await Promise.allSettled([runHost(), runInside()]);
+    this.host.syscalld.drop(objects.worker);
     const isConsequence =
       inside.status === 'rejected' &&
       inside.reason instanceof StepError &&

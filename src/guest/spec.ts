@@ -21,6 +21,7 @@ import type { CommandSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** A quarter: so a guest that fills its root leaves the host and others room. */
 const MEMORY_ROOT_PART = 4;
+const RAM_BYTES = totalmem();
 const RLIM_INFINITY = 0xffffffffffffffffn;
 
 /** Where a command's standard descriptors lead, and who relays its terminal. */
@@ -148,7 +149,7 @@ export function startSpec(
 
 /** What a guest may write that exists only while it runs: as much as its memory limit, at most a part of the host's. */
 function memoryRootBytes(config: GuestConfig): number {
-  const part = Math.floor(totalmem() / MEMORY_ROOT_PART);
+  const part = Math.floor(RAM_BYTES / MEMORY_ROOT_PART);
   const { memoryBytes } = config.limits;
   return memoryBytes === 'max' ? part : Math.min(part, memoryBytes);
 }

@@ -214,10 +214,10 @@ class CgroupTree implements CgroupDriver {
   }
 
   remove(xid: Xid): void {
-    for (const parent of [this.#unified, ...this.#v1]) {
-      for (const directory of subtree(this.#files, `${parent}/${xid}`).toReversed()) {
-        this.#removeDirectory(directory, `guest ${xid}`);
-      }
+    // Nobody makes any below a guest's on v1.
+    const directories = subtree(this.#files, `${this.#unified}/${xid}`).toReversed();
+    for (const directory of [...directories, ...this.#v1.map((parent) => `${parent}/${xid}`)]) {
+      this.#removeDirectory(directory, `guest ${xid}`);
     }
   }
 
