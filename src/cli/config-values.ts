@@ -123,10 +123,9 @@ function sizeText(bytes: number | 'max' | undefined): string | undefined {
 type Defined<Fields> = { [Name in keyof Fields]?: Exclude<Fields[Name], undefined> };
 
 function defined<Fields extends object>(fields: Fields): Defined<Fields> {
-  const kept: Defined<Fields> = { ...fields } as Defined<Fields>;
-  for (const [name, value] of Object.entries(fields))
-    if (value === undefined) Reflect.deleteProperty(kept, name);
-  return kept;
+  const kept: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(fields)) if (value !== undefined) kept[name] = value;
+  return kept as Defined<Fields>;
 }
 
 function unlessEmpty<Fields extends object>(fields: Fields): Fields | undefined {

@@ -179,20 +179,49 @@ class Words {
   }
 }
 
+interface NamedOption {
+  readonly name: string;
+  readonly option: Option<unknown>;
+}
+
+/** A table's options by how they are written. */
+interface TableIndex {
+  readonly long: ReadonlyMap<string, NamedOption>;
+  readonly short: ReadonlyMap<string, NamedOption>;
+  readonly initial: Readonly<Record<string, unknown>>;
+}
+
+const INDEXES = new WeakMap<object, TableIndex>();
+
+function indexOf<Options>(table: OptionTable<Options>): TableIndex {
+  let index = INDEXES.get(table);
+  if (index === undefined) {
+    const named = Object.entries<Option<unknown>>(table).map(([name, option]) => ({ name, option }));
+    index = {
+      long: new Map(named.map((one) => [longName(one.name), one])),
+      short: new Map(
+        named.flatMap((one) => (one.option.short === undefined ? [] : [[one.option.short, one]])),
+      ),
+      initial: Object.fromEntries(named.map(({ name, option }) => [name, option.initial])),
+    };
+    INDEXES.set(table, index);
+  }
+  return index;
+}
+
 /** Collects the values of one table's options; what the table lacks goes to the outer reader. */
 class OptionReader<Options> {
   values: Options;
-  readonly #table: ReadonlyMap<string, Option<unknown>>;
+  readonly #table: TableIndex;
   readonly #verb: string;
   readonly #outer: OptionReader<GlobalOptions> | undefined;
 
   constructor(table: OptionTable<Options>, verb: string, outer?: OptionReader<GlobalOptions>) {
-    const entries = Object.entries<Option<unknown>>(table);
-    this.#table = new Map(entries);
+    this.#table = indexOf(table);
     this.#verb = verb;
     this.#outer = outer;
     // Each option's initial value has the type of its field: OptionTable ties the two.
-    this.values = Object.fromEntries(entries.map(([name, option]) => [name, option.initial])) as Options;
+    this.values = { ...this.#table.initial } as Options;
   }
 
   /** Reads the option that starts with `word`, and its value from `words` where it has one there. */
@@ -205,7 +234,7 @@ class OptionReader<Options> {
     const at = word.indexOf('=');
     const long = at === -1 ? word : word.slice(0, at);
     const text = at === -1 ? undefined : word.slice(at + 1);
-    const found = this.#find((name) => longName(name) === long);
+    const found = this.#find('long', long);
     if (found === undefined) throw this.#unknown(long);
     const { option, name, reader } = found;
     if (option.kind === 'flag' && text !== undefined && text !== 'true' && text !== 'false') {
@@ -220,7 +249,7 @@ class OptionReader<Options> {
   #readShort(word: string, words: Words): void {
     for (let at = 1; at < word.length; at++) {
       const letter = word.charAt(at);
-      const found = this.#find((_, option) => option.short === letter);
+      const found = this.#find('short', letter);
       if (found === undefined) throw this.#unknown(`-${letter}`);
       const { option, name, reader } = found;
       if (option.kind === 'flag') {
@@ -236,13 +265,14 @@ class OptionReader<Options> {
   }
 
   #find(
-    matches: (name: string, option: Option<unknown>) => boolean,
+    form: 'long' | 'short',
+    written: string,
   ):
     | { readonly name: string; readonly option: Option<unknown>; readonly reader: OptionReader<unknown> }
     | undefined {
-    for (const [name, option] of this.#table)
-      if (matches(name, option)) return { name, option, reader: this };
-    return this.#outer === undefined ? undefined : this.#outer.#find(matches);
+    const found = this.#table[form].get(written);
+    if (found !== undefined) return { ...found, reader: this };
+    return this.#outer === undefined ? undefined : this.#outer.#find(form, written);
   }
 
   #take(name: string, option: Option<unknown>, shown: string, text: string | undefined): void {
@@ -267,7 +297,7 @@ class OptionReader<Options> {
   }
 
   #names(): readonly string[] {
-    return [...this.#table.keys(), ...(this.#outer === undefined ? [] : this.#outer.#names())];
+    return [...Object.keys(this.#table.initial), ...(this.#outer === undefined ? [] : this.#outer.#names())];
   }
 }
 

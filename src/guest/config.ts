@@ -29,6 +29,10 @@ export interface ConfigFileIssue {
 const MAX_TEXT_LENGTH = 256 * 1024;
 const MAX_FOUND_LENGTH = 60;
 
+/** Configurations by the values they came of: a command line is often run again and again, and a check takes 0.1 ms. */
+const COMPLETE = new Map<string, GuestConfig>();
+const COMPLETE_MAX = 64;
+
 /**
  * Parses a guest's configuration file and fills in the defaults.
  *
@@ -55,8 +59,15 @@ export function parseGuestConfig(text: string, fileName: string): GuestConfig {
  * @throws UserError invalid-config
  */
 export function completeConfig(values: GuestConfigValues): GuestConfig {
+  const key = JSON.stringify(values);
+  const known = COMPLETE.get(key);
+  if (known !== undefined) return known;
   const checked = checkConfigValues(values);
-  if ('config' in checked) return checked.config;
+  if ('config' in checked) {
+    if (COMPLETE.size === COMPLETE_MAX) COMPLETE.clear();
+    COMPLETE.set(key, checked.config);
+    return checked.config;
+  }
   // As the file that these values would become: so a wrong one is told in the same words.
   return parseGuestConfig(stringify(values), 'configuration');
 }

@@ -2,7 +2,6 @@
  * Contexts that wait for their guest. Making one costs the kernel more than all the rest of a start, the namespaces
  * 0.6 ms alone: so a few are made when nobody waits.
  */
-import { isDeepStrictEqual } from 'node:util';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
@@ -36,6 +35,15 @@ export interface ContextRequest {
 /** What contexts made ahead are like; a guest that wants another kind gets one made for it. */
 const USUAL: Omit<ContextRequest, 'xid'> = { hostNetwork: false, devBytes: 64 * 1024 ** 2, sysctls: {} };
 
+function isUsual({ xid, hostNetwork, devBytes, sysctls }: ContextRequest): boolean {
+  return (
+    xid === undefined &&
+    hostNetwork === USUAL.hostNetwork &&
+    devBytes === USUAL.devBytes &&
+    Object.keys(sysctls).length === 0
+  );
+}
+
 /** Makes contexts. */
 export class Contexts {
   readonly #host: Host;
@@ -55,8 +63,7 @@ export class Contexts {
    * @throws StepError
    */
   async take(request: ContextRequest): Promise<Context> {
-    const isUsual = isDeepStrictEqual({ ...request, xid: undefined }, { ...USUAL, xid: undefined });
-    const ready = isUsual && request.xid === undefined ? this.#ready.shift() : undefined;
+    const ready = isUsual(request) ? this.#ready.shift() : undefined;
     return ready ?? (await this.#make(request.xid ?? this.#registry.reserveXid(), request));
   }
 

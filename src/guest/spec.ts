@@ -121,7 +121,7 @@ export function startSpec(
   const seconds = bootTimeSeconds();
   // The offset is in whole and nano seconds, the latter never negative (time_namespaces(7)).
   const whole = Math.ceil(seconds);
-  const nanoseconds = Math.round((whole - seconds) * 100) * 10_000_000;
+  const nanoseconds = Math.floor((whole - seconds) * 1e9);
   return {
     name: at.name,
     ids: idRangeOf(at.xid),

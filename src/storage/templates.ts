@@ -83,6 +83,8 @@ export class TemplateStore {
   /** Names of trees that this process is making. */
   readonly #making = new Set<string>();
   readonly #checked = new Map<string, { readonly key: string; readonly atMs: number }>();
+  /** When a tree was last seen to be there. */
+  readonly #seen = new Map<string, number>();
   #hashes: TarballHashes | undefined;
 
   constructor(env: TemplateEnv) {
@@ -93,7 +95,7 @@ export class TemplateStore {
   /**
    * Returns a template that is ready to be mounted; makes it if it is not there yet.
    *
-   * Costs one stat for a prepared template, and every second a few dozen more that look for changes of the host. Calls
+   * Costs a few dozen stats that look for changes of the host, but once a second at most. Calls
    * for the same template share one build.
    *
    * @param text as `parseTemplateSpec` takes it
@@ -157,9 +159,12 @@ export class TemplateStore {
   }
 
   #ready(name: string, key: string): Template | undefined {
-    const lowerDir = join(this.#directory, key, 'root');
-    const isThere = statSync(lowerDir, { throwIfNoEntry: false })?.isDirectory() === true;
-    return isThere ? this.#template(name, key) : undefined;
+    const nowMs = performance.now();
+    if (nowMs - (this.#seen.get(key) ?? -CHECK_MS) < CHECK_MS) return this.#template(name, key);
+    const template = this.#template(name, key);
+    if (statSync(template.lowerDir, { throwIfNoEntry: false })?.isDirectory() !== true) return undefined;
+    this.#seen.set(key, nowMs);
+    return template;
   }
 
   #template(name: string, key: string): Template {

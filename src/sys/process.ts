@@ -34,7 +34,17 @@ export function bootId(procRoot = '/proc'): string {
   return readFileSync(`${procRoot}/sys/kernel/random/boot_id`, 'latin1').trim();
 }
 
-/** Seconds since boot, suspend included, in hundredths (CLOCK_BOOTTIME). */
-export function bootTimeSeconds(procRoot = '/proc'): number {
-  return Number.parseFloat(readFileSync(`${procRoot}/uptime`, 'latin1'));
+/** For so long the machine is taken not to have been suspended. */
+const CLOCK_CHECK_MS = 1000;
+let readAtMs = Number.NEGATIVE_INFINITY;
+let readSeconds = 0;
+
+/** Seconds since boot, suspend included (CLOCK_BOOTTIME), to a few hundredths; reads the kernel's once a second at most. */
+export function bootTimeSeconds(): number {
+  const nowMs = performance.now();
+  if (nowMs - readAtMs > CLOCK_CHECK_MS) {
+    readSeconds = Number.parseFloat(readFileSync('/proc/uptime', 'latin1'));
+    readAtMs = nowMs;
+  }
+  return readSeconds + (nowMs - readAtMs) / 1000;
 }
