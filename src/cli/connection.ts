@@ -30,7 +30,9 @@ export function clientConnection(
   return {
     client,
     stdio,
-    terminal: hasTerminal ? { client, input: relaysInput, plainOutput } : undefined,
+    terminal: hasTerminal
+      ? { master: { kind: 'client', client }, input: relaysInput, plainOutput, console: false }
+      : undefined,
     term: hasTerminal ? (io.env['TERM'] ?? 'xterm') : undefined,
   };
 }

@@ -6,6 +6,7 @@ import {
   applyCapabilityFlags,
   DEFAULT_CAPABILITIES,
   formatCapabilities,
+  OWN_INIT_CAPABILITIES,
   parseCapability,
   parseCapabilityExpression,
 } from './capabilities.ts';
@@ -33,6 +34,12 @@ test('the default is the secure set of the original', () => {
   );
   assert.equal(DEFAULT_CAPABILITIES, 0xb44c04ffn);
   assert.equal(ALL_CAPABILITIES, 0x1ffffffffffn);
+});
+
+test('an init of its own may take capabilities from its services', () => {
+  assert.deepEqual(names(OWN_INIT_CAPABILITIES & ~DEFAULT_CAPABILITIES), names(1n << 8n));
+  assert.equal(parseCapabilityExpression('-CHOWN', OWN_INIT_CAPABILITIES), OWN_INIT_CAPABILITIES & ~1n);
+  assert.equal(parseCapabilityExpression('CHOWN', OWN_INIT_CAPABILITIES), 1n);
 });
 
 test('expressions', () => {

@@ -78,6 +78,9 @@ export const DEFAULT_CAPABILITIES: CapabilitySet = setOf([
   'SETFCAP',
 ]);
 
+/** The same for a guest whose process 1 is an init of its own, which takes capabilities from its services. */
+export const OWN_INIT_CAPABILITIES: CapabilitySet = DEFAULT_CAPABILITIES | setOf(['SETPCAP']);
+
 function setOf(names: readonly string[]): CapabilitySet {
   return names.reduce((set, name) => set | bitOf(name), 0n);
 }
@@ -115,14 +118,18 @@ function bareName(text: string): string {
  * - `+NAME` adds to the default, `-NAME` and `~NAME` take from it, in order; `ALL` or `NONE` first is the base instead;
  * - nothing is the default.
  *
+ * @param byDefault what the guest keeps without the expression
  * @throws UserError invalid-capability, also for plain names mixed with relative ones: which is meant is not clear
  */
-export function parseCapabilityExpression(text: string): CapabilitySet {
+export function parseCapabilityExpression(
+  text: string,
+  byDefault: CapabilitySet = DEFAULT_CAPABILITIES,
+): CapabilitySet {
   const words = text.split(/[\s,]+/).filter((word) => word !== '');
   const isBased = isWhole(words[0] ?? '');
   const [first = ''] = words;
   const rest = isBased ? words.slice(1) : words;
-  const base = isBased ? wholeSet(first) : DEFAULT_CAPABILITIES;
+  const base = isBased ? wholeSet(first) : byDefault;
   const plain = rest.filter((word) => !/^[-+~]/.test(word));
   if (plain.length === 0) return rest.reduce(applyRelative, base);
   if (plain.length < rest.length || isBased) {

@@ -296,7 +296,7 @@ const schema = z.strictObject(
       .default('fake')
       .meta({
         description:
-          'process 1: fake = a tiny built-in init, none = the command itself, own = the command is a real init',
+          'process 1: fake = a tiny built-in init, none = the command itself, own = the command is a real init such as systemd, with cgroups to divide, /run and /tmp in memory, and a console',
         example: ['own'],
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
@@ -317,7 +317,7 @@ const schema = z.strictObject(
       .meta({ description: 'network of the guest' }),
     bcaps: bcaps.default([]).meta({
       description:
-        'upper bound of capabilities: +NAME and -NAME change the default, NAME without a sign is of the whole set',
+        'upper bound of capabilities: +NAME and -NAME change the default, which has SETPCAP only with init: own; NAME without a sign is of the whole set',
       example: [['+NET_RAW', '-SYS_PTRACE']],
     }),
     seccomp: z

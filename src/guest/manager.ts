@@ -6,6 +6,7 @@
  *        └──────── cleaned up ◀── stopping
  */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError, SysError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
@@ -14,7 +15,7 @@ import type { Effective } from '../resources/cgroup-driver.ts';
 import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/guest-dirs.ts';
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
-import { bootId, identifyProcess, isAlive } from '../sys/process.ts';
+import { bootId, identifyProcess, isAlive, takesSignal } from '../sys/process.ts';
 import type { Program } from '../sys/program.ts';
 import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
@@ -28,15 +29,27 @@ import { findPipe, planReopenPipe } from './log-pipes.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
+import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
-import { type CommandRequest, type Connection, commandSpec, limitsOf, startSpec } from './spec.ts';
+import {
+  type CommandRequest,
+  type Connection,
+  commandSpec,
+  connectionToLog,
+  consoleOf,
+  limitsOf,
+  startSpec,
+} from './spec.ts';
 import { findUser } from './user-files.ts';
 
+const SIGINT = 2;
 const SIGKILL = 9;
 const FREEZE_TIMEOUT_MS = 5000;
-const NULL_STDIO = { kind: 'null' } as const;
+const LISTEN_POLL_MS = 20;
+const LAYERS_TIMEOUT_MS = 5000;
+const LAYERS_POLL_MS = 10;
 
 /** A process that an exec started. */
 export interface StartedCommand {
@@ -287,11 +300,19 @@ export class Manager {
           `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
         );
       await this.#readConfig(guest);
-      return await this.#start(
-        guest,
-        await this.#contexts.take(contextRequest(guest.config, guest.xid)),
-        connect,
-      );
+      const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
+      for (;;) {
+        const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
+        try {
+          return await this.#start(guest, context, connect);
+        } catch (error) {
+          // The run before is over, but the kernel gives its mounts up a moment later (delayed_mntput, fs/namespace.c).
+          const isInUse =
+            error instanceof StepError && error.step === OVERLAY_CREATE && error.errnoName === 'EBUSY';
+          if (!isInUse || performance.now() > deadlineMs) throw error;
+          await sleep(LAYERS_POLL_MS);
+        }
+      }
     });
   }
 
@@ -377,12 +398,7 @@ export class Manager {
     const template = await this.#template(guest);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
     const log = { file: newObject(), stdout: newObject(), stderr: newObject() };
-    const connection: Connection = connect ?? {
-      stdio: [NULL_STDIO, { kind: 'pipe', object: log.stdout }, { kind: 'pipe', object: log.stderr }],
-      terminal: undefined,
-      term: undefined,
-      client: undefined,
-    };
+    const connection = connect ? consoleOf(config, connect) : connectionToLog(config, log);
     const user = await findUser(
       this.host,
       config.user,
@@ -391,14 +407,14 @@ export class Manager {
     );
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.host, config, config.hostname ?? name, request, user, connection);
-    const cgroupWrites = this.host.cgroups.plan(xid, limitsOf(config)).writes;
+    const cgroup = this.host.cgroups.plan(xid, limitsOf(config));
     const objects = { init, ending: connect ? syscalld.newObject() : 0 };
     const circumstances = {
       name,
       xid,
       paths,
       template,
-      cgroupWrites,
+      cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
     };
@@ -449,7 +465,7 @@ export class Manager {
       initObject: init,
       logObject: log.file,
       logPipes,
-      client: connect?.terminal?.client ?? 0,
+      client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
       startedAt: new Date().toISOString(),
       isPaused: false,
       config: guest.config,
@@ -581,7 +597,7 @@ export class Manager {
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
     await this.#exclusive(guest, async () => {
-      exit = { code: exitCode(await waitStatus), at: new Date().toISOString() };
+      exit = { code: exitOfInit(await waitStatus), at: new Date().toISOString() };
       const run = guest.live ?? live;
       if (run) {
         this.#byInit.delete(run.initObject);
@@ -625,15 +641,25 @@ export class Manager {
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
     if (guest.state === 'paused') await this.resume(guest);
     if (timeoutMs > 0) {
-      this.host.syscalld.signal(live.initObject, live.config.stop.signal);
-      const timeout = Promise.withResolvers<undefined>();
-      const timer = setTimeout(timeout.resolve, timeoutMs, undefined);
-      const exit = await Promise.race([ended.promise, timeout.promise]);
-      clearTimeout(timer);
+      const isOver = new AbortController();
+      const timeout = sleep(timeoutMs, undefined, { signal: isOver.signal }).catch(() => {});
+      void this.#askToStop(live, isOver.signal);
+      const exit = await Promise.race([ended.promise, timeout]);
+      isOver.abort();
       if (exit) return exit;
     }
     if (isActive(guest) && guest.live === live) this.host.syscalld.signal(live.initObject, SIGKILL);
     return await ended.promise;
+  }
+
+  /** An init of the guest's own that has just been started may not listen yet: what it gets till then is lost. */
+  async #askToStop({ initPid, initObject, config }: LiveRecord, isOver: AbortSignal): Promise<void> {
+    const { signal } = config.stop;
+    const isListening = config.init !== 'own' || takesSignal(initPid, signal);
+    this.host.syscalld.signal(initObject, signal);
+    if (isListening) return;
+    while (!isOver.aborted && !takesSignal(initPid, signal)) await sleep(LISTEN_POLL_MS);
+    if (!isOver.aborted) this.host.syscalld.signal(initObject, signal);
   }
 
   /** Sends a signal to a guest's process 1. @throws StateError guest-stopped */
@@ -786,6 +812,11 @@ export class Manager {
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
   const { network, limits, sysctls } = config;
   return { xid, hostNetwork: network.mode === 'host', devBytes: limits.shmBytes, sysctls };
+}
+
+/** A process 1 that halts its system ends by SIGINT (reboot(2)), which otherwise it can only if it wants to. */
+function exitOfInit(waitStatus: number): number | null {
+  return waitStatus === SIGINT ? 0 : exitCode(waitStatus);
 }
 
 /** The exit code a shell would give for a wait status; null when nobody saw it. */

@@ -7,7 +7,8 @@ import type { Abi } from '../sys/abi.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { type Arg, CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
 import { CLIENT_PTY } from '../sys/wire.ts';
-import type { CommandSpec, Stdio, TerminalSpec } from './plan-types.ts';
+import { planConsole } from './plan-own-init.ts';
+import { type CommandSpec, INIT_FD, type Stdio, type TerminalSpec } from './plan-types.ts';
 
 /** How execve may fail on one directory of PATH without ending the search (execvp(3)). */
 const SEARCH_ON = ['ENOENT', 'ENOTDIR', 'EACCES'];
@@ -68,12 +69,18 @@ function planTerminal(p: Program, terminal: TerminalSpec): Result {
   const slave = p.sys('ioctl', [master, p.flags('TIOCGPTPEER'), p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC')], {
     about: 'open the terminal',
   });
-  p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0], { about: 'controlling terminal' });
+  if (terminal.console) planConsole(p, slave);
+  else p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0], { about: 'controlling terminal' });
   if (terminal.plainOutput) planPlainOutput(p, slave);
+  if (terminal.master.kind === 'log') {
+    planSendFds(p, INIT_FD.gate, p.data(8), [master, slave], 'console to the worker');
+    return slave;
+  }
   const head = p.data(8);
   p.put(head, CLIENT_PTY);
   p.put(head.at(4), terminal.input ? 1 : 0);
-  planSendFds(p, p.import(terminal.client, CLIENT_FD.socket), head, [master], 'terminal to the client');
+  const socket = p.import(terminal.master.client, CLIENT_FD.socket);
+  planSendFds(p, socket, head, [master], 'terminal to the client');
   return slave;
 }
 

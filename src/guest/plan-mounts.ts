@@ -63,6 +63,9 @@ function planTreeClone(
   return tree;
 }
 
+/** The name of the step that makes a guest's root; EBUSY there: its upper layer is another overlay's as yet. */
+export const OVERLAY_CREATE = 'fsconfig create overlay';
+
 /** Makes a guest's root: its own files over the template's, which are shown with its ids. */
 export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg): Result {
   const lower = planTreeClone(p, root.lower, userns, ['MOUNT_ATTR_NODEV']);
@@ -81,7 +84,7 @@ export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns:
   ] as const) {
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], { about: `overlay ${key}` });
   }
-  p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'overlay' });
+  p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'create overlay' });
   // nodev: a device node that a template or a hostile archive brings is only a name.
   const attributes = root.readonly ? ['MOUNT_ATTR_NODEV', 'MOUNT_ATTR_RDONLY'] : ['MOUNT_ATTR_NODEV'];
   return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'overlay' });
@@ -242,7 +245,7 @@ function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, user
     'tmpfs',
     [
       ['source', 'tmpfs'],
-      ['mode', '1777'],
+      ['mode', mount.mode.toString(8)],
       ['size', String(mount.sizeBytes)],
       ['uid', owner],
       ['gid', owner],

@@ -11,6 +11,7 @@ import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
+import { planDelegate, planOwnInit } from './plan-own-init.ts';
 import { planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
 
@@ -25,10 +26,17 @@ const INIT_CAPABILITIES = 1n << 5n;
 export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
   // Before anything of the guest runs.
   for (const { path, text } of spec.cgroupWrites) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
+  if (spec.init === 'own') planDelegate(p, spec.cgroupLeaf, spec.ids);
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const fds = [...mounts, ...pipes.map(({ end }) => end)];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
+  const master = spec.command.terminal?.master;
+  if (master?.kind === 'log') {
+    const [console, hold] = planReceiveFds(p, WORKER_FD.gate, 2, 'wait for process 1');
+    if (console) p.keep(console, master.object);
+    if (hold) p.keep(hold, master.hold);
+  }
   if (spec.objects.ending !== 0) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
   return pipes.map(({ inode }) => inode);
 }
@@ -70,6 +78,7 @@ function planInit(
     const fd = rest[i];
     if (fd) planConfiguredTarget(p, root, mount, fd);
   });
+  if (spec.init === 'own') planOwnInit(p, spec.hostNetwork);
   p.sys('sethostname', [spec.hostname, Buffer.byteLength(spec.hostname)]);
   const { domainname } = spec;
   if (domainname !== undefined) p.sys('setdomainname', [domainname, Buffer.byteLength(domainname)]);

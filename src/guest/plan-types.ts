@@ -12,12 +12,19 @@ export type Stdio =
 
 /** The guest's own terminal for a command, if one of its three descriptors is one. */
 export interface TerminalSpec {
-  /** The client that relays it. */
-  readonly client: number;
-  /** It relays input too. */
+  /**
+   * Who has its other side: a client that relays it, or the log, with a hold on this side too (both objects of
+   * syscalld), so that its end does not come whenever nobody in the guest has it open.
+   */
+  readonly master:
+    | { readonly kind: 'client'; readonly client: number }
+    | { readonly kind: 'log'; readonly object: number; readonly hold: number };
+  /** The client relays input too. */
   readonly input: boolean;
   /** What is written comes out as it is; else with line ends for a terminal in raw mode. */
   readonly plainOutput: boolean;
+  /** It is the guest's /dev/console, and nobody's controlling terminal yet. */
+  readonly console: boolean;
 }
 
 /** Who runs in a guest, and what it may do. */
@@ -54,6 +61,7 @@ export type MountSpec =
       readonly target: string;
       readonly readonly: boolean;
       readonly sizeBytes: number;
+      readonly mode: number;
     };
 
 /** A path to cover or to make read-only in guests; directories end in "/". */
@@ -69,6 +77,8 @@ export interface StartSpec {
   readonly hostname: string;
   readonly domainname: string | undefined;
   readonly init: 'fake' | 'none' | 'own';
+  /** The guest's cgroup2 directory, with its processes. */
+  readonly cgroupLeaf: string;
   readonly command: CommandSpec;
   readonly objects: {
     /** Process 1. */

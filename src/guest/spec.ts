@@ -5,7 +5,11 @@ import { statSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
-import { parseCapabilityExpression } from '../context/capabilities.ts';
+import {
+  DEFAULT_CAPABILITIES,
+  OWN_INIT_CAPABILITIES,
+  parseCapabilityExpression,
+} from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { ResolvedUser } from '../context/user.ts';
@@ -34,6 +38,41 @@ export interface Connection {
   readonly client: number | undefined;
 }
 
+/** A terminal that a real init is started on is its console. */
+export function consoleOf({ init }: GuestConfig, connect: Connection): Connection {
+  const { terminal } = connect;
+  return init === 'own' && terminal ? { ...connect, terminal: { ...terminal, console: true } } : connect;
+}
+
+/**
+ * Returns the connection of a guest whose output goes to its log, by two objects: a real init writes to a console, any
+ * other command to two pipes, so that the log tells its two outputs apart.
+ */
+export function connectionToLog(
+  { init }: GuestConfig,
+  log: { readonly stdout: number; readonly stderr: number },
+): Connection {
+  if (init === 'own') {
+    return {
+      stdio: [{ kind: 'tty' }, { kind: 'tty' }, { kind: 'tty' }],
+      terminal: {
+        master: { kind: 'log', object: log.stdout, hold: log.stderr },
+        input: false,
+        plainOutput: true,
+        console: true,
+      },
+      term: 'dumb',
+      client: undefined,
+    };
+  }
+  return {
+    stdio: [{ kind: 'null' }, { kind: 'pipe', object: log.stdout }, { kind: 'pipe', object: log.stderr }],
+    terminal: undefined,
+    term: undefined,
+    client: undefined,
+  };
+}
+
 /** What a caller may set for one command. */
 export interface CommandRequest {
   readonly argv: readonly string[];
@@ -43,7 +82,10 @@ export interface CommandRequest {
 
 /** Returns the upper bound for capabilities of a guest. */
 function capabilityBound(config: GuestConfig): bigint {
-  return parseCapabilityExpression(config.bcaps.join(' '));
+  return parseCapabilityExpression(
+    config.bcaps.join(' '),
+    config.init === 'own' ? OWN_INIT_CAPABILITIES : DEFAULT_CAPABILITIES,
+  );
 }
 
 /** Returns what runs in a guest, as whom and with what. */
@@ -106,7 +148,7 @@ export interface StartCircumstances {
   readonly xid: Xid;
   readonly paths: GuestPaths;
   readonly template: Template;
-  readonly cgroupWrites: CgroupPlan['writes'];
+  readonly cgroup: Pick<CgroupPlan, 'writes' | 'leaf'>;
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
 }
@@ -138,10 +180,11 @@ export function startSpec(
       hostUsr: at.template.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
-      mounts: config.mounts.map(mountSpec),
+      mounts: [...ownInitMounts(config), ...config.mounts.map(mountSpec)],
       detachedLayers: host.detachedLayers,
     },
-    cgroupWrites: at.cgroupWrites,
+    cgroupWrites: at.cgroup.writes,
+    cgroupLeaf: at.cgroup.leaf,
     hostNetwork: config.network.mode === 'host',
     bootOffset: { seconds: -whole, nanoseconds },
   };
@@ -154,9 +197,28 @@ function memoryRootBytes(config: GuestConfig): number {
   return memoryBytes === 'max' ? part : Math.min(part, memoryBytes);
 }
 
+/** What a real init wants empty at every start, and systemd, also as Debian's, insists on. Sizes: parts of the memory. */
+const OWN_INIT_MOUNTS = [
+  { target: '/run', mode: 0o755, memoryPart: 5 },
+  { target: '/run/lock', mode: 0o1777, memoryPart: 100 },
+  { target: '/tmp', mode: 0o1777, memoryPart: 2 },
+] as const;
+
+function ownInitMounts(config: GuestConfig): readonly MountSpec[] {
+  if (config.init !== 'own') return [];
+  return OWN_INIT_MOUNTS.filter(({ target }) => !config.mounts.some((mount) => mount.target === target)).map(
+    ({ target, mode, memoryPart }) => ({
+      type: 'tmpfs',
+      target,
+      readonly: false,
+      sizeBytes: Math.ceil(memoryRootBytes(config) / memoryPart),
+      mode,
+    }),
+  );
+}
+
 function mountSpec(mount: GuestConfig['mounts'][number]): MountSpec {
-  if (mount.type === 'tmpfs')
-    return { type: 'tmpfs', target: mount.target, readonly: mount.readonly, sizeBytes: mount.sizeBytes };
+  if (mount.type === 'tmpfs') return { ...mount, mode: 0o1777 };
   const stat = statSync(mount.source, { throwIfNoEntry: false });
   if (stat === undefined) {
     throw new UserError(

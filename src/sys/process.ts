@@ -29,6 +29,22 @@ export function isAlive(process: ProcessIdentity, procRoot = '/proc'): boolean {
   return identifyProcess(process.pid, procRoot)?.startTicks === process.startTicks;
 }
 
+/**
+ * Whether a signal would surely come through to a process 1 of a pid namespace now: it blocks or handles it, for what is
+ * left at its default is ignored there (pid_namespaces(7)). False, though it would, while it waits in sigtimedwait(2);
+ * true if it has ended.
+ */
+export function takesSignal(pid: number, signal: number, procRoot = '/proc'): boolean {
+  let text: string;
+  try {
+    text = readFileSync(`${procRoot}/${pid}/status`, 'latin1');
+  } catch {
+    return true; // ended: nothing will come of waiting
+  }
+  const sets = [...text.matchAll(/^Sig(?:Blk|Cgt):\t([0-9a-f]{16})$/gm)];
+  return sets.some(([, mask = '0']) => ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n);
+}
+
 /** Identifies this boot of the host. */
 export function bootId(procRoot = '/proc'): string {
   return readFileSync(`${procRoot}/sys/kernel/random/boot_id`, 'latin1').trim();

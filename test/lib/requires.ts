@@ -22,7 +22,11 @@ export type Requirement =
   | 'sanitizer'
   | 'cross-arm64'
   | 'cross-riscv64'
-  | 'cross-s390x';
+  | 'cross-s390x'
+  | 'mmdebstrap';
+
+/** Where tests have Debian's packages from. */
+export const DEBIAN_MIRROR = 'http://deb.debian.org/debian';
 
 // Each probe does the thing once. Flags, version strings and kernel configs tell other stories: a sandbox may refuse
 // what they promise.
@@ -67,6 +71,12 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   'cross-arm64': () => crossCompiles('aarch64'),
   'cross-riscv64': () => crossCompiles('riscv64'),
   'cross-s390x': () => crossCompiles('s390x'),
+  /** It, and a mirror of Debian's packages. */
+  mmdebstrap: () =>
+    succeeds('mmdebstrap', ['--version']) ??
+    inPrivateMounts(
+      `mount -t tmpfs none /tmp && /usr/lib/apt/apt-helper download-file ${DEBIAN_MIRROR}/dists/bookworm/Release /tmp/it`,
+    ),
 };
 
 const probed = new Map<Requirement, string | undefined>();

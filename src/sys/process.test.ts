@@ -1,0 +1,34 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { constants, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { takesSignal } from './process.ts';
+
+test('a signal comes through that is waited for or handled', () => {
+  const proc = mkdtempSync(join(tmpdir(), 'vserver-proc-'));
+  try {
+    mkdirSync(join(proc, '7'));
+    const status = (blocked: string, caught: string): void => {
+      const lines = [
+        'Name:\tSigBlk:\\n',
+        `SigBlk:\t${blocked}`,
+        'SigIgn:\tffffffffffffffff',
+        `SigCgt:\t${caught}`,
+      ];
+      writeFileSync(join(proc, '7/status'), `${lines.join('\n')}\n`);
+    };
+    const { SIGTERM } = constants.signals;
+    status('0000000000000000', '0000000000000000');
+    assert.equal(takesSignal(7, SIGTERM, proc), false);
+    assert.equal(takesSignal(7, 37, proc), false);
+    status('0000000000004000', '0000000000000000');
+    assert.equal(takesSignal(7, SIGTERM, proc), true);
+    assert.equal(takesSignal(7, 37, proc), false);
+    status('0000000000000000', '0000001000000000');
+    assert.equal(takesSignal(7, 37, proc), true);
+    assert.equal(takesSignal(8, SIGTERM, proc), true, 'it has ended');
+  } finally {
+    rmSync(proc, { recursive: true });
+  }
+});
