@@ -1,0 +1,168 @@
+/**
+ * The maps of the fence: what is in them, byte for byte. Addresses are 16 bytes in network order, ports and all other
+ * numbers in host order.
+ */
+import type { MapSpec } from '../sys/bpf/map.ts';
+import { BPF_F_CLONE } from '../sys/bpf/uapi.ts';
+
+/** Rules that may apply to one address. */
+export const RULES_PER_NETWORK = 16;
+/** Bytes of a rule: u8 verdict, u8 protocol, u16 nothing, u16 first port, u16 last port. */
+export const RULE = { verdict: 0, protocol: 1, from: 4, to: 6, bytes: 8 } as const;
+/** Verdicts of a rule; 0 ends a list. */
+export const VERDICT = { allow: 1, deny: 2 } as const;
+
+/** `globals`, one element: u64 generation, which changes with every edit; u32 flags. */
+export const GLOBALS = { generation: 0, flags: 8, bytes: 16 } as const;
+/** Some context owns whole networks. */
+export const GLOBAL_RANGES = 1;
+
+/** `networks`: nid → u32 flags, u64 groups, own loopback and first address of each family (zero: none). */
+export const NETWORK = {
+  flags: 0,
+  groups: 8,
+  loopback4: 16,
+  primary4: 32,
+  loopback6: 48,
+  primary6: 64,
+  bytes: 80,
+} as const;
+/** Flags of a network context. */
+export const NETWORK_FLAG = {
+  /** `policy` has something to say. */
+  rules: 1,
+  metadataDenied: 2,
+  multicast: 4,
+  raw: 8,
+  lowPortsAny: 16,
+  /** `sources` has something to say for IPv4, IPv6. */
+  sources4: 32,
+  sources6: 64,
+} as const;
+
+/** `addresses`: address → u32 nid, u32 flags. */
+export const OWNER = { nid: 0, flags: 4, bytes: 8 } as const;
+/** Flags of an address. */
+export const OWNER_FLAG = {
+  /** The host listens there too. */
+  shared: 1,
+  /** Own loopback of a context. */
+  loopback: 2,
+} as const;
+
+/** Keys of longest prefix maps: u32 bits of what follows, u32 nid (not in `ranges`), address. */
+export const PREFIX = { bits: 0, nid: 4, address: 8, bytes: 24 } as const;
+
+/** `ports` and `listeners`: u32 nid, u16 port, u8 protocol or slot, u8 kind, address (zero for a wildcard). */
+export const PORT = { nid: 0, port: 4, protocol: 6, kind: 7, address: 8, bytes: 24 } as const;
+/** Kind of a binding: to one address, or to all of IPv4, or to all of IPv6 (and IPv4, unless IPV6_V6ONLY). */
+export const KIND = { exact: 0, any4: 4, any6: 6 } as const;
+/** Value in `ports`: u64 cookie of the socket, u32 the port it really has, u32 SO_REUSEPORT, u64 sockets. */
+export const BINDING = { cookie: 0, actual: 8, reuse: 12, count: 16, bytes: 24 } as const;
+/** Sockets that may listen at one place by SO_REUSEPORT and come and go in any order. */
+export const LISTENER_SLOTS = 4;
+
+/**
+ * `state`, for each socket: u32 nid; u16 the port it asked for, u16 flags; u64 cookie of the socket that was bound (an
+ * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address,
+ * protocol and kind of its binding.
+ */
+export const STATE = {
+  nid: 0,
+  port: 4,
+  flags: 6,
+  cookie: 8,
+  verified: 16,
+  address: 24,
+  protocol: 40,
+  kind: 41,
+  bytes: 48,
+} as const;
+/** Flags of a socket. */
+export const STATE_FLAG = {
+  /** Of another network namespace: no business of ours. */
+  pass: 1,
+  /** In `ports`. */
+  registered: 2,
+  /** Bound by another port than it asked for. */
+  moved: 4,
+  /** Bound to a wildcard. */
+  wild: 8,
+  /** It connects, so policy is about it; what is accepted answers. */
+  active: 16,
+  ipv6Only: 32,
+  /** Bound to one address by the guest. */
+  bound: 64,
+} as const;
+
+/** `denials`: u32 nid, u8 reason, u8 direction, u8 protocol, u16 port, address → u64 count, u64 boot time in ns. */
+export const DENIAL = {
+  nid: 0,
+  reason: 4,
+  direction: 5,
+  protocol: 6,
+  port: 8,
+  address: 16,
+  bytes: 32,
+} as const;
+/** Value of a denial. */
+export const DENIED = { count: 0, last: 8, bytes: 16 } as const;
+
+/** `counters`: nid → for tcp4, udp4, other4, tcp6, udp6, other6: u64 packets and bytes in, packets and bytes out. */
+export const COUNTER = { kinds: 6, packets: 0, contents: 8, sent: 16, kindBytes: 32, bytes: 192 } as const;
+
+/** `flows`: u32 nid, u16 own port, u16 peer's port, peer's address → u64 generation; peers that UDP came from. */
+export const FLOW = { nid: 0, port: 4, peerPort: 6, address: 8, bytes: 24 } as const;
+
+/** Buckets are taken at once, 16 bytes for each of these. */
+const CONTEXTS = 16_384;
+const ADDRESSES = 65_536;
+const SOCKETS = 32_768;
+
+/** The maps in the order in which programs count them. */
+export const FENCE_MAP_NAMES = [
+  'globals',
+  'guests',
+  'networks',
+  'addresses',
+  'ranges',
+  'sources',
+  'policy',
+  'peers',
+  'ports',
+  'listeners',
+  'sockets',
+  'denials',
+  'flows',
+  'counters',
+  'state',
+] as const;
+/** Name of a map of the fence. */
+export type FenceMap = (typeof FENCE_MAP_NAMES)[number];
+
+/** What each map is made as, by name. */
+export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
+  globals: { type: 'array', keyBytes: 4, valueBytes: GLOBALS.bytes, entries: 1 },
+  /** u64 cgroup → u32 nid */
+  guests: { type: 'hash', keyBytes: 8, valueBytes: 4, entries: CONTEXTS },
+  networks: { type: 'hash', keyBytes: 4, valueBytes: NETWORK.bytes, entries: CONTEXTS },
+  addresses: { type: 'hash', keyBytes: 16, valueBytes: OWNER.bytes, entries: ADDRESSES },
+  ranges: { type: 'longestPrefix', keyBytes: 4 + 16, valueBytes: OWNER.bytes, entries: ADDRESSES },
+  sources: { type: 'longestPrefix', keyBytes: PREFIX.bytes, valueBytes: 16, entries: ADDRESSES * 4 },
+  policy: {
+    type: 'longestPrefix',
+    keyBytes: PREFIX.bytes,
+    valueBytes: RULE.bytes * RULES_PER_NETWORK,
+    entries: ADDRESSES * 4,
+  },
+  /** u32 nid, u32 nid → u32 1 */
+  peers: { type: 'hash', keyBytes: 8, valueBytes: 4, entries: ADDRESSES },
+  ports: { type: 'hash', keyBytes: PORT.bytes, valueBytes: BINDING.bytes, entries: SOCKETS * 2 },
+  listeners: { type: 'sockHash', keyBytes: PORT.bytes, valueBytes: 8, entries: SOCKETS },
+  /** u64 cookie → socket */
+  sockets: { type: 'sockHash', keyBytes: 8, valueBytes: 8, entries: SOCKETS },
+  denials: { type: 'lruHash', keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes, entries: 4096 },
+  flows: { type: 'lruHash', keyBytes: FLOW.bytes, valueBytes: 8, entries: 4096 },
+  counters: { type: 'perCpuHash', keyBytes: 4, valueBytes: COUNTER.bytes, entries: CONTEXTS },
+  state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },
+};

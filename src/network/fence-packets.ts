@@ -1,0 +1,344 @@
+/** Programs of the fence about packets: the last word on who talks to whom, the counters, and who gets what arrives. */
+import { EbpfAssembler, type EbpfProgram } from '../sys/bpf/assembler.ts';
+import { SK_LOOKUP, SKB, SOCK } from '../sys/bpf/uapi.ts';
+import {
+  AF_INET,
+  FenceCode,
+  type FenceTarget,
+  FRAME,
+  networkOrder,
+  PROTOCOL,
+  reg,
+  TCP_LISTEN,
+} from './fence-code.ts';
+import {
+  BINDING,
+  COUNTER,
+  FENCE_MAP_NAMES,
+  GLOBALS,
+  KIND,
+  LISTENER_SLOTS,
+  NETWORK_FLAG,
+  OWNER,
+  OWNER_FLAG,
+  PORT,
+  STATE,
+  STATE_FLAG,
+} from './fence-maps.ts';
+
+/** Offsets in the headers of IPv4 and IPv6. */
+const IP4 = { version: 0, fragment: 6, protocol: 9, source: 12, destination: 16, bytes: 20 } as const;
+const IP6 = { protocol: 6, source: 8, destination: 24, bytes: 40 } as const;
+const ETH_P_IP = 0x0800;
+const ETH_P_IPV6 = 0x86dd;
+const FRAGMENT_OFFSET = 0x1fff;
+
+/** A connected TCP socket is looked at once in a generation: its addresses do not change. */
+export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): EbpfProgram {
+  const f = new FenceCode(target, 'packet', direction);
+  const { a } = f;
+  f.loadState();
+  a.load(1, 6, SKB.protocol, 4).swapToBigEndian(1, 16);
+  a.jumpIf(1, '==', ETH_P_IP, 'IPv4').jumpIf(1, '==', ETH_P_IPV6, 'IPv6').goto('pass');
+  for (const ip of [4, 6] as const) {
+    a.label(`IPv${ip}`);
+    readHeader(f, ip, direction);
+    count(f, ip, direction);
+    unlessVerified(f);
+    f.loadNetwork();
+    readPorts(f, ip, direction);
+    if (direction === 'out') checkSent(f, ip);
+    else checkReceived(f, ip);
+    a.label(`IPv${ip} is right`);
+    a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, 'pass');
+    a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').call('sk_fullsock').jumpIf(0, '==', 0, 'pass');
+    a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', TCP_LISTEN, 'pass');
+    loadGeneration(f);
+    a.jumpIf(0, '==', 0, 'pass').load(1, 0, GLOBALS.generation, 8).store(7, STATE.verified, reg(1), 8);
+    a.goto('pass');
+  }
+  return f.finish();
+}
+
+/** r0 = `globals`. */
+function loadGeneration(f: FenceCode): void {
+  f.a.store(10, FRAME.small, 0, 4);
+  f.lookup('globals', FRAME.small);
+}
+
+/** Protocol and addresses into the frame. */
+function readHeader(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
+  const { a } = f;
+  const { bytes, protocol, source, destination } = ip === 4 ? IP4 : IP6;
+  a.move(1, reg(6)).move(2, 0).move(3, reg(10)).alu(3, '+', FRAME.header).move(4, bytes);
+  a.call('skb_load_bytes').jumpIf(0, '!=', 0, 'pass');
+  a.load(1, 10, FRAME.header + protocol, 1).store(10, FRAME.protocol, reg(1), 8);
+  for (const [field, at] of [
+    [source, direction === 'out' ? FRAME.own : FRAME.remote],
+    [destination, direction === 'out' ? FRAME.remote : FRAME.own],
+  ] as const) {
+    if (ip === 4) {
+      a.load(2, 10, FRAME.header + field, 4);
+      f.storeMapped(at, 2);
+    } else {
+      f.copyAddress(10, at, 10, FRAME.header + field);
+    }
+  }
+}
+
+/** Adds the packet to the context's counters of this CPU; uses r1 to r3. */
+function count(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
+  const { a } = f;
+  const [add, none] = [a.fresh('count'), a.fresh('no counters')];
+  const kinds = ip === 4 ? 0 : 3;
+  const side = direction === 'out' ? COUNTER.sent : 0;
+  a.loadMap(1, 'counters').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, none);
+  a.load(1, 10, FRAME.protocol, 8)
+    .move(2, reg(0))
+    .alu(2, '+', COUNTER.kindBytes * kinds + side);
+  a.jumpIf(1, '==', PROTOCOL.tcp, add).alu(2, '+', COUNTER.kindBytes);
+  a.jumpIf(1, '==', PROTOCOL.udp, add).alu(2, '+', COUNTER.kindBytes);
+  a.label(add).load(1, 2, COUNTER.packets, 8).alu(1, '+', 1).store(2, COUNTER.packets, reg(1), 8);
+  a.load(3, 6, SKB.length, 4).load(1, 2, COUNTER.contents, 8).alu(1, '+', reg(3));
+  a.store(2, COUNTER.contents, reg(1), 8).label(none);
+}
+
+/** TCP whose peer was found right since the last edit passes at once. */
+function unlessVerified(f: FenceCode): void {
+  const { a } = f;
+  const no = a.fresh('not verified');
+  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, no);
+  a.load(9, 7, STATE.verified, 8).jumpIf(9, '==', 0, no);
+  loadGeneration(f);
+  a.jumpIf(0, '==', 0, no).load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), 'pass').label(no);
+}
+
+/** Ports into the frame, where there are any: not in later fragments, not behind extension headers. */
+function readPorts(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
+  const { a } = f;
+  const [none, has] = [a.fresh('no ports'), a.fresh('has ports')];
+  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '==', PROTOCOL.tcp, has).jumpIf(1, '!=', PROTOCOL.udp, none);
+  a.label(has);
+  if (ip === 4) {
+    a.load(1, 10, FRAME.header + IP4.fragment, 2)
+      .swapToBigEndian(1, 16)
+      .and(1, FRAGMENT_OFFSET);
+    a.jumpIf(1, '!=', 0, none);
+    a.load(2, 10, FRAME.header + IP4.version, 1)
+      .and(2, 0xf)
+      .alu(2, '<<', 2);
+  } else {
+    a.move(2, IP6.bytes);
+  }
+  a.move(1, reg(6)).move(3, reg(10)).alu(3, '+', FRAME.small).move(4, 4).call('skb_load_bytes');
+  a.jumpIf(0, '!=', 0, none);
+  const [source, destination] =
+    direction === 'out' ? [FRAME.ownPort, FRAME.remotePort] : [FRAME.remotePort, FRAME.ownPort];
+  a.load(1, 10, FRAME.small, 2).swapToBigEndian(1, 16).store(10, source, reg(1), 8);
+  a.load(1, 10, FRAME.small + 2, 2)
+    .swapToBigEndian(1, 16)
+    .store(10, destination, reg(1), 8);
+  a.label(none);
+}
+
+/** What leaves must come from an address of the context's, and go where it may. */
+function checkSent(f: FenceCode, ip: 4 | 6): void {
+  const { a } = f;
+  const right = `IPv${ip} is right`;
+  const [spoofed, outside, mine] = [
+    a.fresh('foreign source'),
+    a.fresh('outside'),
+    a.fresh('source is right'),
+  ];
+  f.ownerOf(FRAME.own);
+  f.ifMine(false, spoofed);
+  a.goto(mine).label(spoofed);
+  f.copyAddress(10, FRAME.remote, 10, FRAME.own);
+  f.refuse('foreign-address', 'EPERM');
+  a.label(mine);
+  f.ownerOf(FRAME.remote);
+  a.jumpIf(9, '==', 0, outside);
+  f.ifMine(true, right);
+  f.checkPeer();
+  a.goto(right).label(outside);
+  // What was accepted answers: policy is about who begins.
+  const begins = a.fresh('begins');
+  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, begins);
+  f.ifStateFlag(STATE_FLAG.active, false, right);
+  a.label(begins);
+  f.checkOutside(ip);
+}
+
+/** What arrives must be for the context, and from one who may reach it. */
+function checkReceived(f: FenceCode, ip: 4 | 6): void {
+  const { a } = f;
+  const right = `IPv${ip} is right`;
+  const [mine, foreign, noFlow, outside, noLoopback] = [
+    a.fresh('for us'),
+    a.fresh('not for us'),
+    a.fresh('no flow'),
+    a.fresh('from outside'),
+    a.fresh('no loopback'),
+  ];
+  f.ownerOf(FRAME.own);
+  f.ifMine(true, mine);
+  if (ip === 4) {
+    // 224.0.0.0/3: multicast, and 255.255.255.255
+    a.load(1, 10, FRAME.own + 12, 1).jumpIf(1, '<', 0xe0, foreign);
+  } else {
+    a.load(1, 10, FRAME.own, 1).jumpIf(1, '!=', 0xff, foreign);
+  }
+  f.ifNetworkFlag(NETWORK_FLAG.multicast, true, mine);
+  a.label(foreign);
+  f.refuse('foreign-address', 'EPERM');
+
+  a.label(mine);
+  f.ownerOf(FRAME.remote);
+  a.jumpIf(9, '==', 0, outside);
+  f.ifMine(true, right);
+  f.checkPeer();
+  a.goto(right).label(outside);
+  if (ip === 4) a.load(1, 10, FRAME.remote + 12, 1).jumpIf(1, '!=', 127, noLoopback);
+  else f.unlessLoopback(FRAME.remote, 6, false, noLoopback);
+  a.load(1, 10, FRAME.protocol, 8);
+  a.jumpIf(1, '==', ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, right);
+  f.refuse('loopback', 'EPERM');
+  a.label(noLoopback);
+  // Whoever sends UDP to the context may be answered, whatever policy says about beginning.
+  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.udp, noFlow);
+  f.ifNetworkFlag(NETWORK_FLAG.rules, false, noFlow);
+  f.flowKey();
+  f.lookup('flows', FRAME.prefixKey);
+  a.jumpIf(0, '!=', 0, noFlow).store(10, FRAME.binding, 1, 8);
+  f.update('flows', FRAME.prefixKey, FRAME.binding, 0);
+  a.label(noFlow);
+}
+
+/**
+ * Finds the socket for a connection or a datagram to a context's address: who listens at just that address, then who
+ * listens at all. Nobody else is reached there, unless the host shares the address.
+ */
+export function lookupProgram(): EbpfProgram {
+  return new LookupCode().program();
+}
+
+class LookupCode {
+  readonly a: EbpfAssembler = new EbpfAssembler();
+
+  program(): EbpfProgram {
+    const { a } = this;
+    a.move(6, reg(1)).load(1, 6, SK_LOOKUP.family, 4).jumpIf(1, '!=', AF_INET, 'IPv6');
+    this.#readIp4(SK_LOOKUP.localIp4, FRAME.own);
+    this.#readIp4(SK_LOOKUP.remoteIp4, FRAME.remote);
+    a.goto('addresses').label('IPv6');
+    for (const [field, at] of [
+      [SK_LOOKUP.localIp6, FRAME.own],
+      [SK_LOOKUP.remoteIp6, FRAME.remote],
+    ] as const) {
+      for (const i of [0, 4, 8, 12]) a.load(1, 6, field + i, 4).store(10, at + i, reg(1), 4);
+    }
+    a.label('addresses');
+    this.#ownerOf(FRAME.own, 'pass');
+    a.load(9, 0, OWNER.nid, 4).load(7, 0, OWNER.flags, 4);
+    // A context's loopback is for itself.
+    a.move(1, reg(7)).and(1, OWNER_FLAG.loopback).jumpIf(1, '==', 0, 'may be reached');
+    this.#ownerOf(FRAME.remote, 'drop');
+    a.load(1, 0, OWNER.nid, 4).jumpIf(1, '!=', reg(9), 'drop').label('may be reached');
+    a.store(10, FRAME.portKey + PORT.nid, reg(9), 4);
+    a.load(1, 6, SK_LOOKUP.localPort, 4).store(10, FRAME.portKey + PORT.port, reg(1), 2);
+    a.load(1, 6, SK_LOOKUP.protocol, 4)
+      .jumpIf(1, '==', PROTOCOL.udp, 'UDP')
+      .jumpIf(1, '!=', PROTOCOL.tcp, 'pass');
+
+    this.#setAddress(true);
+    this.#tryListeners(KIND.exact);
+    this.#setAddress(false);
+    a.load(1, 6, SK_LOOKUP.family, 4).jumpIf(1, '!=', AF_INET, 'TCP over IPv6');
+    this.#tryListeners(KIND.any4);
+    a.label('TCP over IPv6');
+    this.#tryListeners(KIND.any6);
+    a.goto('nobody');
+
+    a.label('UDP').store(10, FRAME.portKey + PORT.protocol, PROTOCOL.udp, 1);
+    this.#setAddress(true);
+    this.#lookupPort(KIND.exact);
+    a.jumpIf(0, '!=', 0, 'pass'); // bound to just that address: the kernel finds it
+    this.#setAddress(false);
+    a.load(1, 6, SK_LOOKUP.family, 4).jumpIf(1, '!=', AF_INET, 'UDP over IPv6');
+    this.#lookupPort(KIND.any4);
+    a.jumpIf(0, '!=', 0, 'datagram socket').label('UDP over IPv6');
+    this.#lookupPort(KIND.any6);
+    a.jumpIf(0, '==', 0, 'nobody').label('datagram socket').load(1, 0, BINDING.cookie, 8);
+    a.store(10, FRAME.small, reg(1), 8);
+    a.loadMap(1, 'sockets').move(2, reg(10)).alu(2, '+', FRAME.small).call('map_lookup_elem');
+    a.jumpIf(0, '==', 0, 'pass');
+    this.#assign();
+
+    a.label('nobody').and(7, OWNER_FLAG.shared).jumpIf(7, '!=', 0, 'pass').label('drop').move(0, 0).exit();
+    a.label('pass').move(0, 1).exit();
+    return a.program(FENCE_MAP_NAMES);
+  }
+
+  #readIp4(field: number, at: number): void {
+    const { a } = this;
+    a.load(1, 6, field, 4)
+      .store(10, at, 0, 8)
+      .store(10, at + 8, networkOrder(0xffff), 4);
+    a.store(10, at + 12, reg(1), 4);
+  }
+
+  /** r0 = owner of an address, or on to a label. */
+  #ownerOf(at: number, none: string): void {
+    const { a } = this;
+    const hit = a.fresh('owned');
+    a.loadMap(1, 'addresses')
+      .move(2, reg(10))
+      .alu(2, '+', at)
+      .call('map_lookup_elem')
+      .jumpIf(0, '!=', 0, hit);
+    a.store(10, FRAME.prefixKey, 128, 4);
+    for (const i of [0, 4, 8, 12]) a.load(1, 10, at + i, 4).store(10, FRAME.prefixKey + 4 + i, reg(1), 4);
+    a.loadMap(1, 'ranges').move(2, reg(10)).alu(2, '+', FRAME.prefixKey).call('map_lookup_elem');
+    a.jumpIf(0, '==', 0, none).label(hit);
+  }
+
+  #setAddress(isExact: boolean): void {
+    const { a } = this;
+    for (const i of [0, 8]) {
+      const at = FRAME.portKey + PORT.address + i;
+      if (isExact) a.load(1, 10, FRAME.own + i, 8).store(10, at, reg(1), 8);
+      else a.store(10, at, 0, 8);
+    }
+  }
+
+  #lookupPort(kind: number): void {
+    const { a } = this;
+    a.store(10, FRAME.portKey + PORT.kind, kind, 1);
+    a.loadMap(1, 'ports').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_lookup_elem');
+  }
+
+  #tryListeners(kind: number): void {
+    const { a } = this;
+    a.store(10, FRAME.portKey + PORT.kind, kind, 1);
+    for (let slot = 0; slot < LISTENER_SLOTS; slot++) {
+      const next = a.fresh('next listener');
+      a.store(10, FRAME.portKey + PORT.protocol, slot, 1);
+      a.loadMap(1, 'listeners').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_lookup_elem');
+      a.jumpIf(0, '==', 0, next);
+      this.#assign();
+      a.label(next);
+    }
+  }
+
+  /** Gives the packet to the socket in r0; goes on when that cannot have it, as IPv6 only sockets cannot have IPv4. */
+  #assign(): void {
+    const { a } = this;
+    a.move(8, reg(0))
+      .move(1, reg(6))
+      .move(2, reg(8))
+      .move(3, 0)
+      .call('sk_assign')
+      .store(10, FRAME.small, reg(0), 8);
+    a.move(1, reg(8)).call('sk_release').load(1, 10, FRAME.small, 8).jumpIf(1, '==', 0, 'pass');
+  }
+}

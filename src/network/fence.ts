@@ -1,0 +1,395 @@
+/**
+ * The fence: eBPF programs and maps that keep each guest's sockets, which live in the host's network namespace, to the
+ * addresses and peers of the guest's network context.
+ *
+ * The programs are attached to the instance's cgroup and stay as long as that. The maps, and the link of the program that
+ * finds listeners, are descriptors of syscalld: a new vserverd goes on with them.
+ */
+import { StateError, UserError } from '../base/errors.ts';
+import type { Abi } from '../sys/abi.ts';
+import { possibleCpus } from '../sys/bpf/cpus.ts';
+import {
+  explainLoad,
+  type ProgramSpec,
+  planAttachProgram,
+  planDetachAll,
+  planLink,
+  planLoad,
+  planMapTable,
+} from '../sys/bpf/load.ts';
+import {
+  type MapFd,
+  planCreateMap,
+  planDelete,
+  planLookup,
+  planLookupBatch,
+  planUpdate,
+} from '../sys/bpf/map.ts';
+import { UPDATE } from '../sys/bpf/uapi.ts';
+import { planLoopbackAddress } from '../sys/loopback-address.ts';
+import { type Data, type Import, Program, type Result } from '../sys/program.ts';
+import { StepError, type Syscalld } from '../sys/syscalld.ts';
+import { formatAddress } from './address.ts';
+import type { FenceTarget } from './fence-code.ts';
+import { type Element, long, loopback6, networkElements, words } from './fence-elements.ts';
+import {
+  COUNTER,
+  DENIAL,
+  DENIED,
+  FENCE_MAP_NAMES,
+  FENCE_MAPS,
+  type FenceMap,
+  GLOBAL_RANGES,
+  GLOBALS,
+} from './fence-maps.ts';
+import { fencePrograms } from './fence-programs.ts';
+import { parseCounters, parseDenials } from './fence-reading.ts';
+import type { Denial, NetworkCounters, NetworkRules, Nid } from './rules.ts';
+
+/** What a fence is made around. */
+export interface FenceOptions {
+  /** cgroup2 directory all of whose guests are fenced. */
+  readonly cgroup: string;
+  /** Depth of a guest's cgroup below the root of the cgroup2 tree: 2 for `/vserver/XID`. */
+  readonly guestLevel: number;
+  /** The network namespace, by path; default that of syscalld. */
+  readonly netns?: string;
+}
+
+/** What a new vserverd needs to go on with a fence; JSON. */
+export interface FenceHandles {
+  readonly version: 1;
+  /** Objects of syscalld: the maps, and the link. */
+  readonly objects: Readonly<Record<FenceMap | 'link', number>>;
+  /** As in the options. */
+  readonly netns: string | null;
+}
+
+/**
+ * Loads and attaches a fence; one that is attached to the cgroup already, and that nobody has the handles of, is
+ * replaced. Needs Linux 5.18.
+ *
+ * @throws SysError program-failed, BugError ebpf-refused
+ */
+export async function createFence(syscalld: Syscalld, options: FenceOptions): Promise<Fence> {
+  const objects = Object.fromEntries(
+    [...FENCE_MAP_NAMES, 'link' as const].map((name) => [name, syscalld.newObject()]),
+  ) as Record<FenceMap | 'link', number>; // the same names
+  const handles: FenceHandles = { version: 1, objects, netns: options.netns ?? null };
+  const made: number[] = [];
+  try {
+    const netnsCookie = await makeMaps(syscalld, handles);
+    made.push(...FENCE_MAP_NAMES.map((name) => objects[name]));
+    const target = { errnos: fenceErrnos(syscalld.abi), guestLevel: options.guestLevel, netnsCookie };
+    await attachPrograms(syscalld, handles, options.cgroup, target);
+  } catch (error) {
+    for (const object of made) syscalld.drop(object);
+    throw error;
+  }
+  return openFence(syscalld, handles);
+}
+
+/** Goes on with a fence; its objects must be among those syscalld holds. Then `adopt` each context. */
+export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
+  return new Fence(syscalld, handles);
+}
+
+/** Adds the step that enters a socket of the broker's, whatever it is, where wildcard UDP is found by its cookie. */
+export function planKnowSocket(p: Program, sockets: MapFd, socket: Result): void {
+  const cookie = p.data(8, '<cookie>');
+  const length = p.data(4, '<8>');
+  p.put(length, 8);
+  const value = p.data(8, '<socket>');
+  const [unknown, end] = [p.label(), p.label()];
+  p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
+    about: 'cookie',
+    otherwise: { on: [], to: unknown },
+  });
+  p.store(value.at(0, 4), socket);
+  planUpdate(p, sockets, cookie, value, { about: 'know the socket', ignore: [] });
+  p.jump(end);
+  p.place(unknown);
+  p.place(end);
+}
+
+const SOL_SOCKET = 1;
+const SO_COOKIE = 57;
+const SO_NETNS_COOKIE = 71;
+
+/** A fence that stands. */
+export class Fence {
+  readonly handles: FenceHandles;
+  readonly #syscalld: Syscalld;
+  readonly #known = new Map<
+    Nid,
+    { readonly rules: NetworkRules; readonly elements: ReadonlyMap<string, Element> }
+  >();
+  #generation = 0n;
+
+  constructor(syscalld: Syscalld, handles: FenceHandles) {
+    this.#syscalld = syscalld;
+    this.handles = handles;
+  }
+
+  /** Remembers what is set for a context, without a word to the kernel: after `openFence`. */
+  adopt(nid: Nid, rules: NetworkRules): void {
+    this.#known.set(nid, { rules, elements: indexed(networkElements(nid, rules)) });
+  }
+
+  /**
+   * Sets up a context, or changes it: its sockets are under the new rules when this returns.
+   *
+   * @throws UserError invalid-address, invalid-network, invalid-rule, too-many-rules; StateError address-in-use
+   */
+  async setNetwork(nid: Nid, rules: NetworkRules): Promise<void> {
+    const p = this.#program();
+    const done = this.#planEdit(p, nid, rules);
+    await this.#syscalld.run(`set network ${nid}`, p);
+    done();
+  }
+
+  /**
+   * As `setNetwork`, in the program of a start, which runs in the fence's network namespace.
+   *
+   * @returns call it when the program has run
+   */
+  planNetwork(p: Program, nid: Nid, rules: NetworkRules): () => void {
+    return this.#planEdit(p, nid, rules);
+  }
+
+  /** Removes a context: sockets that are left of it can do nothing more. Fine when there is none. */
+  async removeNetwork(nid: Nid): Promise<void> {
+    const p = this.#program();
+    planDelete(p, this.#map(p, 'networks'), words(nid), `network ${nid}`);
+    for (const { map, key } of this.#known.get(nid)?.elements.values() ?? [])
+      planDelete(p, this.#map(p, map), key, map);
+    planDelete(p, this.#map(p, 'counters'), words(nid), 'counters');
+    planLoopbackAddress(p, 'remove', loopback6(nid));
+    this.#known.delete(nid);
+    this.#planGeneration(p);
+    await this.#syscalld.run(`remove network ${nid}`, p);
+  }
+
+  /** Says that the sockets made below a cgroup are a context's; `cgroup` is the inode of its directory. */
+  async bindGuest(cgroup: bigint, nid: Nid): Promise<void> {
+    const p = this.#program();
+    planUpdate(p, this.#map(p, 'guests'), long(cgroup), words(nid), { about: 'guest' });
+    await this.#syscalld.run(`bind a cgroup to network ${nid}`, p);
+  }
+
+  /** Adds the steps that do so for the directory that is open as `cgroup`. */
+  planBindGuest(p: Program, cgroup: Result | Import, nid: Nid): void {
+    const stat = p.struct('stat', {});
+    p.sys('fstat', [cgroup, stat], { about: 'cgroup' });
+    const key = p.data(8, '<cgroup>');
+    p.store(key, p.loadField(stat, 'stat', 'st_ino'), 8);
+    planUpdate(p, this.#map(p, 'guests'), key, words(nid), { about: 'guest' });
+  }
+
+  /** Takes that back; sockets that are there stay the context's. */
+  async unbindGuest(cgroup: bigint): Promise<void> {
+    const p = this.#program();
+    planDelete(p, this.#map(p, 'guests'), long(cgroup), 'guest');
+    await this.#syscalld.run('unbind a cgroup', p);
+  }
+
+  /** Returns what a context has sent and received; zeros for one that is not set up. */
+  async readCounters(nid: Nid): Promise<NetworkCounters> {
+    const p = this.#program();
+    const cpus = possibleCpus();
+    p.returns(planLookup(p, this.#map(p, 'counters'), words(nid), COUNTER.bytes * cpus, '<counters>'));
+    return parseCounters((await this.#syscalld.run(`read counters of network ${nid}`, p)).out, cpus);
+  }
+
+  /** Lists what was refused, to one context or to all, the latest first. The fence remembers the last few thousand. */
+  async readDenials(nid?: Nid): Promise<readonly Denial[]> {
+    const denials: Denial[] = [];
+    let position: Uint8Array | undefined;
+    for (;;) {
+      const p = this.#program();
+      const spec = { keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes };
+      const layout = planLookupBatch(p, this.#map(p, 'denials'), spec, BATCH, position);
+      const { out } = await this.#syscalld.run('read denials', p);
+      const { count, next, found } = parseDenials(out, layout);
+      denials.push(...found);
+      if (count < BATCH) break;
+      position = next;
+    }
+    return denials
+      .filter((denial) => nid === undefined || denial.nid === nid)
+      .sort((a, b) => b.lastMs - a.lastMs);
+  }
+
+  /** Forgets the fence: the maps go with its last program, that is, with the cgroup. */
+  close(): void {
+    for (const object of Object.values(this.handles.objects)) this.#syscalld.drop(object);
+  }
+
+  #program(): Program {
+    const p = new Program(this.#syscalld.abi);
+    planEnter(p, this.handles.netns);
+    return p;
+  }
+
+  #map(p: Program, map: FenceMap): Import {
+    return p.import(this.handles.objects[map]);
+  }
+
+  #planEdit(p: Program, nid: Nid, rules: NetworkRules): () => void {
+    const next = indexed(networkElements(nid, rules));
+    this.#refuseConflicts(nid, next);
+    const before = this.#known.get(nid)?.elements ?? new Map<string, Element>();
+    if (before.size === 0) {
+      planLoopbackAddress(p, 'add', loopback6(nid));
+      planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * possibleCpus()), {
+        about: 'counters',
+        flags: UPDATE.ifMissing,
+        ignore: ['EEXIST'],
+      });
+    }
+    for (const [id, { map, key, value }] of next) {
+      const old = before.get(id);
+      if (old === undefined || Buffer.compare(old.value, value) !== 0)
+        planUpdate(p, this.#map(p, map), key, value, { about: map });
+    }
+    for (const [id, { map, key }] of before) if (!next.has(id)) planDelete(p, this.#map(p, map), key, map);
+    const hadRules = this.#known.get(nid);
+    this.#known.set(nid, { rules, elements: next });
+    this.#planGeneration(p);
+    if (hadRules === undefined) this.#known.delete(nid);
+    else this.#known.set(nid, hadRules);
+    return () => this.#known.set(nid, { rules, elements: next });
+  }
+
+  /** Makes every socket's peer be looked at again. */
+  #planGeneration(p: Program): void {
+    const now = BigInt(Date.now()) * 1000n;
+    this.#generation = now > this.#generation ? now : this.#generation + 1n;
+    const value = new Uint8Array(GLOBALS.bytes);
+    value.set(long(this.#generation));
+    const hasRanges = [...this.#known.values()].some(({ rules }) => (rules.ranges ?? []).length > 0);
+    value.set(words(hasRanges ? GLOBAL_RANGES : 0), GLOBALS.flags);
+    planUpdate(p, this.#map(p, 'globals'), words(0), value, { about: 'generation' });
+  }
+
+  #refuseConflicts(nid: Nid, elements: ReadonlyMap<string, Element>): void {
+    for (const [other, { elements: theirs }] of this.#known) {
+      if (other === nid) continue;
+      for (const [id, { map, key }] of elements) {
+        if ((map !== 'addresses' && map !== 'ranges') || !theirs.has(id)) continue;
+        const address = formatAddress(map === 'addresses' ? key : key.subarray(4));
+        throw new StateError(
+          'address-in-use',
+          `cannot give ${JSON.stringify(address)} to network ${nid}: found it in network ${other}; need one of its own`,
+        );
+      }
+    }
+  }
+}
+
+const BATCH = 1024;
+
+function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {
+  const index = new Map<string, Element>();
+  for (const element of elements) {
+    const id = `${element.map} ${Buffer.from(element.key).toString('hex')}`;
+    if (index.has(id) && element.map === 'addresses') {
+      throw new UserError(
+        'invalid-address',
+        `cannot use ${JSON.stringify(formatAddress(element.key))} twice in one network`,
+      );
+    }
+    index.set(id, element);
+  }
+  return index;
+}
+
+/** The worker goes on in another network namespace. */
+function planEnter(p: Program, netns: string | null): void {
+  if (netns === null) return;
+  const fd = planOpen(p, netns);
+  p.sys('setns', [fd, p.flags('CLONE_NEWNET')], { about: `"${netns}"` });
+  p.sys('close', [fd]);
+}
+
+function planOpen(p: Program, path: string): Result {
+  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
+    about: `"${path}"`,
+  });
+}
+
+/** Makes the maps, and returns the cookie of the namespace. */
+async function makeMaps(syscalld: Syscalld, handles: FenceHandles): Promise<bigint> {
+  const p = new Program(syscalld.abi);
+  planEnter(p, handles.netns);
+  const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
+  const cookie = p.data(8, '<cookie>');
+  const length = p.data(4, '<8>');
+  p.put(length, 8);
+  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, cookie, length], { about: 'namespace' });
+  for (const name of FENCE_MAP_NAMES) p.keep(planCreateMap(p, name, FENCE_MAPS[name]), handles.objects[name]);
+  p.returns(cookie);
+  const { out } = await syscalld.run('make the fence', p);
+  return syscalld.abi.littleEndian ? out.readBigUInt64LE() : out.readBigUInt64BE();
+}
+
+async function attachPrograms(
+  syscalld: Syscalld,
+  handles: FenceHandles,
+  cgroup: string,
+  target: FenceTarget,
+): Promise<void> {
+  const specs = fencePrograms(target);
+  const begin = (): { readonly p: Program; readonly maps: Data } => {
+    const p = new Program(syscalld.abi);
+    return {
+      p,
+      maps: planMapTable(
+        p,
+        FENCE_MAP_NAMES.map((name) => p.import(handles.objects[name])),
+      ),
+    };
+  };
+  const { p, maps } = begin();
+  const directory = planOpen(p, cgroup);
+  for (const spec of specs) {
+    const program = planLoad(p, spec, maps);
+    if (spec.type === 'skLookup') {
+      const netns = planOpen(p, handles.netns ?? '/proc/self/ns/net');
+      p.keep(planLink(p, spec, program, netns), handles.objects.link);
+    } else {
+      planDetachAll(p, spec.attach, directory);
+      planAttachProgram(p, spec, program, directory);
+    }
+    p.sys('close', [program]);
+  }
+  try {
+    await syscalld.run('attach the fence', p);
+  } catch (error) {
+    const spec = error instanceof StepError ? refusedProgram(specs, error) : undefined;
+    if (spec === undefined || !(error instanceof StepError)) throw error;
+    const again = begin();
+    throw await explainLoad(syscalld, again.p, spec, again.maps, error);
+  }
+}
+
+function refusedProgram(specs: readonly ProgramSpec[], error: StepError): ProgramSpec | undefined {
+  return specs.find(({ name }) => error.step === `bpf load "${name}"`);
+}
+
+function fenceErrnos(abi: Abi): FenceTarget['errnos'] {
+  const of = (name: string): number => {
+    const errno = abi.errnos[name];
+    if (errno === undefined) throw new RangeError(`no ${name}`);
+    return errno;
+  };
+  return {
+    EPERM: of('EPERM'),
+    EACCES: of('EACCES'),
+    EADDRINUSE: of('EADDRINUSE'),
+    EADDRNOTAVAIL: of('EADDRNOTAVAIL'),
+    ENETUNREACH: of('ENETUNREACH'),
+    ENOBUFS: of('ENOBUFS'),
+    EPROTONOSUPPORT: of('EPROTONOSUPPORT'),
+  };
+}
