@@ -191,9 +191,6 @@ static int64_t execute(const struct step *s)
 		return keep(s);
 	case OP_EXIT:
 		_exit((int)a[0]);
-	case OP_RESET_SIGNALS:
-		reset_signals();
-		return 0;
 	case OP_FAKEINIT:
 		fakeinit((pid_t)a[0], (int)a[1], (uint32_t)a[2]);
 	case OP_REMOVE_TREE:
@@ -255,6 +252,7 @@ _Noreturn void worker_main(int sock)
 {
 	/* Not dumpable: a guest that meets this process in its pid namespace can open none of its files and memory. */
 	prctl(PR_SET_DUMPABLE, 0);
+	reset_signals();
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* an unused or half-done worker is worth nothing without syscalld */
 	serve(sock);
 }

@@ -71,7 +71,6 @@ enum op {
 	OP_JUMP,
 	OP_KEEP,             /* the caller keeps fd a0 as object a1; a2: pid if it is a pidfd to watch, -1 if a worker's socket, else 0 */
 	OP_EXIT,             /* ends this process with status a0 */
-	OP_RESET_SIGNALS,    /* default dispositions, empty mask */
 	OP_FAKEINIT,         /* becomes the guest's init: reaps, forwards signals to pid a0, ends with its status, which socket a1 (or -1) is told for object a2 */
 	OP_REMOVE_TREE,      /* removes everything below directory fd a0; EXDEV when something is mounted there */
 	OP_TAKE_PROGRAM,     /* goes on as a worker with its next program from socket a0; in a child, whose end others keep */

@@ -20,7 +20,6 @@ const everyOperation = program((p) => {
   const [from, to] = [p.load(pair), p.load(pair.at(4))];
   const child = p.spawn('child', { flags: p.flags('CLONE_NEWPID', 'CLONE_NEWNS'), object: 5 }, () => {
     const command = p.spawn('command', {}, () => {
-      p.resetSignals();
       p.sys('execve', ['/bin/true', p.vector(['true', '-x']), p.vector(['A=b'])], { about: '/bin/true' });
     });
     p.fakeinit(command, to, 5);

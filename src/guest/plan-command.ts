@@ -22,31 +22,78 @@ function execPaths(command: string, path: string): readonly string[] {
   return path.split(':').map((directory) => `${directory === '' ? '.' : directory}/${command}`);
 }
 
-/** Adds the steps that turn the current process, guest root with all its capabilities, into the command. */
-export function planCommand(p: Program, command: CommandSpec, pipes: ReadonlyMap<Stdio, Result>): void {
-  p.sys('setsid', [], { ignore: ['EPERM'] });
+/**
+ * Adds the steps that turn the current process, guest root with all its capabilities, into the command.
+ *
+ * @param waitForRoot adds the steps after which the guest's root is there, and returns the pipes for the command's output
+ */
+export function planCommand(
+  p: Program,
+  command: CommandSpec,
+  waitForRoot: () => ReadonlyMap<Stdio, Result>,
+): void {
+  if (isPreparedAhead(command)) planAhead(p, command, waitForRoot);
+  else planInOrder(p, command, waitForRoot());
+  planExec(p, command);
+}
+
+/**
+ * Whether most of a command's steps can go on while its root is still being made: a terminal is the guest's own, and a
+ * filter of the operator's might not allow what comes after it.
+ */
+function isPreparedAhead(command: CommandSpec): boolean {
+  return !command.terminal && command.noNewPrivileges && command.isUsualFilter;
+}
+
+function planAhead(p: Program, command: CommandSpec, waitForRoot: () => ReadonlyMap<Stdio, Result>): void {
+  planSession(p);
+  planIdentity(p, command);
+  planNoNewPrivileges(p);
+  if (command.seccomp) planSeccomp(p, command.seccomp);
+  planStdio(p, command, waitForRoot(), undefined);
+  planDirectory(p, command.cwd);
+  planLimits(p, command);
+  planCloseOnExec(p);
+}
+
+function planInOrder(p: Program, command: CommandSpec, pipes: ReadonlyMap<Stdio, Result>): void {
+  planSession(p);
   const slave = command.terminal ? planTerminal(p, command.terminal) : undefined;
   planStdio(p, command, pipes, slave);
-  p.sys('umask', [0o022]);
-  // A session keyring of its own: the worker's is the host's.
-  p.sys('keyctl', [KEYCTL_JOIN_SESSION_KEYRING, 0], { about: 'new session keyring', ignore: [] });
   const { seccomp } = command;
   // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before that is dropped; with it, last of all, so
   // that a strict profile need not allow what the steps between do.
   if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);
   planIdentity(p, command);
   planDirectory(p, command.cwd);
-  // After the change of user: RLIMIT_NPROC is checked against the new one at execve.
+  planLimits(p, command);
+  if (command.noNewPrivileges) planNoNewPrivileges(p);
+  planCloseOnExec(p);
+  if (seccomp && command.noNewPrivileges) planSeccomp(p, seccomp);
+}
+
+function planSession(p: Program): void {
+  p.sys('setsid', [], { ignore: ['EPERM'] });
+  p.sys('umask', [0o022]);
+  // A session keyring of its own: the worker's is the host's.
+  p.sys('keyctl', [KEYCTL_JOIN_SESSION_KEYRING, 0], { about: 'new session keyring', ignore: [] });
+}
+
+function planNoNewPrivileges(p: Program): void {
+  p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
+}
+
+/** After the change of user: RLIMIT_NPROC is checked against the new one at execve. */
+function planLimits(p: Program, command: CommandSpec): void {
   for (const { resource, soft, hard } of command.rlimits) {
     const limit = p.struct('rlimit', { rlim_cur: soft, rlim_max: hard });
     p.sys('prlimit64', [0, resource, limit, 0], { about: `resource limit ${resource}` });
   }
-  if (command.noNewPrivileges) p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
-  p.resetSignals();
-  // Everything above 2 is closed by execve; until then failures are still reported on one of them.
+}
+
+/** Everything above 2 is closed by execve; until then failures are still reported on one of them. */
+function planCloseOnExec(p: Program): void {
   p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
-  if (seccomp && command.noNewPrivileges) planSeccomp(p, seccomp);
-  planExec(p, command);
 }
 
 const KEYCTL_JOIN_SESSION_KEYRING = 1;

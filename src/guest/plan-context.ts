@@ -13,7 +13,13 @@ import { openBelow, planMove } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
-import { planAttach, planNumberPath, planOpenDirectory, planWriteFile } from './plan-paths.ts';
+import {
+  planAttach,
+  planNumberPath,
+  planOpenDirectory,
+  planSocketPair,
+  planWriteFile,
+} from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
 
 const FIRST_FREE_FD = 109;
@@ -214,12 +220,6 @@ function planMasks(
 /** Gives a descriptor its number. */
 function planNumber(p: Program, fd: Result, number: number): void {
   p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
-}
-
-function planSocketPair(p: Program, about: string): { worker: Result; child: Result } {
-  const pair = p.data(8);
-  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], { about });
-  return { worker: p.load(pair), child: p.load(pair.at(4, 4)) };
 }
 
 /** Writes the id maps of a process in a new user namespace, by what /proc says of it. Returns its directory there. */

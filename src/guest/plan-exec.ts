@@ -30,7 +30,7 @@ export function planExec(p: Program, spec: ExecSpec): void {
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
   p.spawn('command', { cgroup: leaf, object: spec.processObject }, () => {
     planEnter(p, init, spec.hostNetwork);
-    planCommand(p, spec.command, new Map());
+    planCommand(p, spec.command, () => new Map());
   });
 }
 

@@ -34,3 +34,10 @@ export function planNumberPath(p: Program, prefix: string, number: Result): Data
   p.itoa(path.at(prefix.length), number);
   return path;
 }
+
+/** Adds the step that makes two ends, for a process and one it will spawn. */
+export function planSocketPair(p: Program, about: string): { worker: Result; child: Result } {
+  const pair = p.data(8);
+  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], { about });
+  return { worker: p.load(pair), child: p.load(pair.at(4, 4)) };
+}

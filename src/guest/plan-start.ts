@@ -6,13 +6,14 @@
  *     makes the mounts that need the host's privilege
  *     (idmapped layers, overlay, binds) ── descriptors ──▶ attaches them, pivots, masks, drops, executes
  */
+import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
-import { planWriteFile } from './plan-paths.ts';
+import { planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
 
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
@@ -43,27 +44,41 @@ export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
 
 /** Adds process 1's part of a start. */
 export function planGuestSide(p: Program, spec: StartSpec): void {
-  const ends = spec.command.stdio.filter((end) => end.kind === 'pipe');
-  const count = hostMountCount(spec) + ends.length;
-  const fds = planReceiveFds(p, INIT_FD.gate, count, 'wait for the host side');
-  const pipes = new Map<Stdio, Result>();
-  ends.forEach((end, i) => {
-    const fd = fds[hostMountCount(spec) + i];
-    if (fd) pipes.set(end, fd);
+  // Before the command's process is made: it is born into the new time namespace.
+  planTime(p, spec);
+  if (spec.init !== 'fake') {
+    const pipes = planRoot(p, spec);
+    planCommand(p, spec.command, () => pipes);
+    return;
+  }
+  const ends = pipeEnds(spec);
+  const gate = planSocketPair(p, 'gate of the command');
+  const command = p.spawn('command', {}, () => {
+    planCommand(p, spec.command, () => {
+      const fds = planReceiveFds(p, gate.child, ends.length, 'wait for process 1');
+      // pivot_root took the root along, but this is still the host's.
+      p.sys('chdir', ['/']);
+      return new Map(ends.map((end, i) => [end, fds[i] as Result]));
+    });
   });
-  planInit(p, spec, fds, pipes);
+  const pipes = planRoot(p, spec);
+  planSendFds(p, gate.worker, p.data(8), [...pipes.values()], 'let the command go');
+  planCapset(p, INIT_CAPABILITIES);
+  p.fakeinit(command, INIT_FD.gate, spec.objects.init);
 }
 
-function planInit(
-  p: Program,
-  spec: StartSpec,
-  fds: readonly Result[],
-  pipes: ReadonlyMap<Stdio, Result>,
-): void {
-  const [root, ...rest] = fds;
-  if (!root) return;
+function pipeEnds(spec: StartSpec): readonly Stdio[] {
+  return spec.command.stdio.filter((end) => end.kind === 'pipe');
+}
+
+/** Adds the steps that take the mounts from the worker and make the guest's root of them; returns the pipes to the log. */
+function planRoot(p: Program, spec: StartSpec): ReadonlyMap<Stdio, Result> {
+  const ends = pipeEnds(spec);
+  const count = hostMountCount(spec);
+  const fds = planReceiveFds(p, INIT_FD.gate, count + ends.length, 'wait for the host side');
+  const [root, ...rest] = fds.slice(0, count);
+  if (!root) throw new BugError('no-root', 'cannot plan a start: found no root among the mounts');
   const usr = spec.root.hostUsr ? rest.shift() : undefined;
-  planTime(p, spec);
   planMove(p, root, INIT_FD.attach, 'root');
   planMountAt(p, root, 'proc', INIT_FD.proc);
   if (!spec.hostNetwork) planMountAt(p, root, 'sys', INIT_FD.sys);
@@ -82,15 +97,7 @@ function planInit(
   p.sys('sethostname', [spec.hostname, Buffer.byteLength(spec.hostname)]);
   const { domainname } = spec;
   if (domainname !== undefined) p.sys('setdomainname', [domainname, Buffer.byteLength(domainname)]);
-  if (spec.init === 'fake') {
-    const command = p.spawn('command', {}, () => {
-      planCommand(p, spec.command, pipes);
-    });
-    planCapset(p, INIT_CAPABILITIES);
-    p.fakeinit(command, INIT_FD.gate, spec.objects.init);
-  } else {
-    planCommand(p, spec.command, pipes);
-  }
+  return new Map(ends.map((end, i) => [end, fds[count + i] as Result]));
 }
 
 /** Uptime starts at 0: the boot clock of the guest's time namespace is set back (time_namespaces(7), Linux 5.6). */

@@ -41,6 +41,8 @@ export interface CommandSpec {
   readonly noNewPrivileges: boolean;
   /** Classic BPF instructions, or none. */
   readonly seccomp: Uint8Array | undefined;
+  /** There is none, or the default one, which allows whatever comes before execve. */
+  readonly isUsualFilter: boolean;
   readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
   readonly stdio: readonly [Stdio, Stdio, Stdio];
   readonly terminal: TerminalSpec | undefined;

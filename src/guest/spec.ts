@@ -117,6 +117,7 @@ export function commandSpec(
     bcaps,
     noNewPrivileges: config.noNewPrivileges,
     seccomp: host.seccompFilter(config.seccomp, bcaps),
+    isUsualFilter: typeof config.seccomp === 'string',
     rlimits: Object.entries(config.rlimits).map(([name, limit]) => ({
       resource:
         host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number, // names come from RLIMIT_NAMES

@@ -112,7 +112,6 @@ async function listApplets(machine: StorageMachine, busybox: string, output: str
       program.sys('dup3', [fd, 1, 0], { about: 'stdout' });
     },
     exec: () => {
-      program.resetSignals();
       program.sys('execve', [
         busybox,
         program.vector(['busybox', '--list-full']),

@@ -106,7 +106,6 @@ function setAttributes(program: Program, path: string, how: number, attributes: 
 }
 
 function execTar(program: Program, run: TarRun): void {
-  program.resetSignals();
   program.sys('setsid', []);
   for (const [name, value] of Object.entries({
     RLIMIT_FSIZE: run.maxFileBytes,

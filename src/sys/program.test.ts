@@ -173,7 +173,6 @@ describe('encode()', () => {
     p.itoa(place, pid);
     p.keep(pid, 9, pid);
     p.removeTree(p.import(4), 'tree');
-    p.resetSignals();
     p.fakeinit(pid, 4, 5);
     const { steps } = decode(p.encode().bytes);
     assert.deepEqual(
@@ -186,7 +185,6 @@ describe('encode()', () => {
         [OP.itoa, [0, 24, 0, 0, 0]],
         [OP.keep, [0, 9, 0, 0, 0]],
         [OP.removeTree, [0, 0, 0, 0, 0]],
-        [OP.resetSignals, [0, 0, 0, 0, 0]],
         [OP.fakeinit, [0, 4, 5, 0, 0]],
       ],
     );

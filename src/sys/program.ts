@@ -21,11 +21,10 @@ export const OP = {
   jump: 7,
   keep: 8,
   exit: 9,
-  resetSignals: 10,
-  fakeinit: 11,
-  removeTree: 12,
-  takeProgram: 13,
-  broker: 14,
+  fakeinit: 10,
+  removeTree: 11,
+  takeProgram: 12,
+  broker: 13,
 } as const;
 const ARG = { imm: 0, data: 1, result: 2, import: 3 } as const;
 const RULE = { fail: 0, ignore: 1, jump: 2 } as const;
@@ -402,11 +401,6 @@ export class Program {
   /** Ends the process. */
   exit(status: number): void {
     this.#push(OP.exit, 'exit', [status]);
-  }
-
-  /** Default signal dispositions and an empty mask. */
-  resetSignals(): void {
-    this.#push(OP.resetSignals, 'reset_signals', []);
   }
 
   /** Becomes the guest's init, for the command with that pid; socket `tell` hears of its end, as that of `object`. Never returns. */
