@@ -7,6 +7,7 @@ import {
   FenceCode,
   type FenceTarget,
   FRAME,
+  NOWHERE,
   networkOrder,
   PROTOCOL,
   reg,
@@ -211,6 +212,10 @@ function reservePort(f: FenceCode): void {
 export function connectProgram(target: FenceTarget, family: Family): EbpfProgram {
   const f = new FenceCode(target, 'address');
   const { a } = f;
+  if (family === 4) {
+    // The broker, which wants a port for a moment.
+    a.load(1, 6, SOCK_ADDR.userIp4, 4).jumpIf32(1, '==', networkOrder(NOWHERE), 'pass');
+  }
   f.loadState().loadNetwork();
   readPortAndProtocol(f);
   readUserAddress(f, family, FRAME.remote);

@@ -17,14 +17,7 @@ import {
   planLoad,
   planMapTable,
 } from '../sys/bpf/load.ts';
-import {
-  type MapFd,
-  planCreateMap,
-  planDelete,
-  planLookup,
-  planLookupBatch,
-  planUpdate,
-} from '../sys/bpf/map.ts';
+import { planCreateMap, planDelete, planLookup, planLookupBatch, planUpdate } from '../sys/bpf/map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Data, type Import, Program, type Result } from '../sys/program.ts';
@@ -94,26 +87,7 @@ export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
   return new Fence(syscalld, handles);
 }
 
-/** Adds the step that enters a socket of the broker's, whatever it is, where wildcard UDP is found by its cookie. */
-export function planKnowSocket(p: Program, sockets: MapFd, socket: Result): void {
-  const cookie = p.data(8, '<cookie>');
-  const length = p.data(4, '<8>');
-  p.put(length, 8);
-  const value = p.data(8, '<socket>');
-  const [unknown, end] = [p.label(), p.label()];
-  p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
-    about: 'cookie',
-    otherwise: { on: [], to: unknown },
-  });
-  p.store(value.at(0, 4), socket);
-  planUpdate(p, sockets, cookie, value, { about: 'know the socket', ignore: [] });
-  p.jump(end);
-  p.place(unknown);
-  p.place(end);
-}
-
 const SOL_SOCKET = 1;
-const SO_COOKIE = 57;
 const SO_NETNS_COOKIE = 71;
 
 /** A fence that stands. */

@@ -40,4 +40,272 @@ describe('fence', { skip: unmet('root', 'cgroup2') }, () => {
       assert.equal(await outside.get("ask(('10.7.0.3', 80))"), 'ECONNREFUSED');
     });
   });
+
+  test('bind: foreign addresses are refused, own ones and loopback are not', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2, {
+        addresses4: [{ address: '10.7.0.2', prefix: 24 }, { address: '10.7.0.4' }],
+        addresses6: [{ address: 'fd07::2', prefix: 64 }],
+      });
+      const bind = async (address: string, type = 'STREAM', family = 'AF_INET'): Promise<unknown> =>
+        await two.get(`code(socket.socket(socket.${family}, socket.SOCK_${type}).bind, ('${address}', 0))`);
+      for (const type of ['STREAM', 'DGRAM']) {
+        for (const own of ['0.0.0.0', '127.0.0.1', '10.7.0.2', '10.7.0.4'])
+          assert.equal(await bind(own, type), 'ok', `${type} ${own}`);
+        for (const foreign of ['10.7.0.1', '10.7.0.3', '127.0.0.2', '127.0.3.1', '224.0.0.1', '10.7.0.255'])
+          assert.equal(await bind(foreign, type), 'EADDRNOTAVAIL', `${type} ${foreign}`);
+        for (const own of ['::', '::1', 'fd07::2', '::ffff:10.7.0.2', '::ffff:127.0.0.1', '::ffff:0.0.0.0'])
+          assert.equal(await bind(own, type, 'AF_INET6'), 'ok', `${type} ${own}`);
+        for (const foreign of [
+          'fd07::1',
+          '::ffff:10.7.0.1',
+          'ff02::1',
+          '::ffff:127.0.0.2',
+          'fd76:7365:7276:6572::3',
+        ])
+          assert.equal(await bind(foreign, type, 'AF_INET6'), 'EADDRNOTAVAIL', `${type} ${foreign}`);
+      }
+      const shown = async (address: string, family = 'AF_INET'): Promise<unknown> => {
+        await two.run(
+          `s = socket.socket(socket.${family}); s.bind(('${address}', 7000)); n = s.getsockname()[:2]; s.close()`,
+        );
+        return await two.get('n');
+      };
+      for (const address of ['0.0.0.0', '127.0.0.1', '10.7.0.2', '10.7.0.4'])
+        assert.deepEqual(await shown(address), [address, 7000]);
+      for (const address of ['::', '::1', 'fd07::2', '::ffff:10.7.0.2', '::ffff:127.0.0.1'])
+        assert.deepEqual(await shown(address, 'AF_INET6'), [address, 7000]);
+      const denials = await world.fence.readDenials(2);
+      assert.ok(
+        denials.some((d) => d.reason === 'foreign-address' && d.address === '10.7.0.1' && d.count === 2),
+      );
+    });
+  });
+
+  test('a port is taken once in a guest, and is free again when its socket is closed', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      const again = 'code(tcp, ("0.0.0.0", 8080))';
+      await two.run('s = tcp(("0.0.0.0", 8080))');
+      assert.equal(await two.get(again), 'EADDRINUSE');
+      assert.equal(await two.get('code(tcp, ("127.0.0.1", 8080))'), 'ok');
+      await two.run('s.close()');
+      assert.equal(await two.get(again), 'ok');
+      // SO_REUSEADDR does not let two listen at once.
+      await two.run('s = tcp(("0.0.0.0", 8080), reuse=socket.SO_REUSEADDR)');
+      assert.equal(
+        await two.get('code(tcp, ("0.0.0.0", 8080), socket.AF_INET, socket.SO_REUSEADDR)'),
+        'EADDRINUSE',
+      );
+      // A connection that is left from it does not hold the port.
+      await two.run("serve(s, 'x')");
+      assert.equal(await world.outside.get("ask(('10.7.0.2', 8080))"), 'x 10.7.0.2 10.7.0.100');
+      await two.run('s.shutdown(2); s.close(); time.sleep(0.1)');
+      assert.equal(await two.get(again), 'ok');
+    });
+  });
+
+  test('SO_REUSEPORT shares a port within a guest and steals none of another', async () => {
+    await withWorld(async (world) => {
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await two.run('a = tcp(("0.0.0.0", 81), reuse=socket.SO_REUSEPORT)');
+      await two.run('b = tcp(("0.0.0.0", 81), reuse=socket.SO_REUSEPORT)');
+      await three.run('a = serve(tcp(("0.0.0.0", 81), reuse=socket.SO_REUSEPORT), "three")');
+      assert.equal(
+        await three.get('code(tcp, ("10.7.0.2", 81), socket.AF_INET, socket.SO_REUSEPORT)'),
+        'EADDRNOTAVAIL',
+      );
+      await two.run('serve(a, "a"); serve(b, "b")');
+      const answers = new Set<unknown>();
+      for (let i = 0; i < 30; i++)
+        answers.add(String(await world.outside.get("ask(('10.7.0.2', 81))")).split(' ')[0]);
+      assert.deepEqual([...answers].sort(), ['a', 'b']);
+      await two.run('a.shutdown(2); a.close(); time.sleep(0.1)');
+      for (let i = 0; i < 10; i++)
+        assert.match(String(await world.outside.get("ask(('10.7.0.2', 81))")), /^b /);
+    });
+  });
+
+  test("loopback is each context's own, in both families", async () => {
+    await withWorld(async (world) => {
+      const { host } = world;
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await host.run(
+        "a = serve(tcp(('127.0.0.1', 5000)), 'host'); b = serve(tcp(('::1', 5001), socket.AF_INET6), 'host')",
+      );
+      assert.equal(await two.get("ask(('127.0.0.1', 5000))"), 'ECONNREFUSED');
+      assert.equal(await two.get("ask(('::1', 5001), socket.AF_INET6)"), 'ECONNREFUSED');
+      await two.run(
+        "a = serve(tcp(('127.0.0.1', 5000)), 'two'); b = serve(tcp(('::1', 5001), socket.AF_INET6, only=1), 'two')",
+      );
+      await two.run("c = serve(tcp(('127.0.0.1', 5001)), 'two4')"); // beside ::1, as PostgreSQL does it
+      assert.equal(await two.get("ask(('127.0.0.1', 5000))"), 'two 127.0.0.1 127.0.0.1');
+      assert.equal(await two.get("ask(('::1', 5001), socket.AF_INET6)"), 'two ::1 ::1');
+      assert.equal(await two.get("ask(('127.0.0.1', 5001))"), 'two4 127.0.0.1 127.0.0.1');
+      assert.equal(
+        await two.get("ask(('::ffff:127.0.0.1', 5000), socket.AF_INET6)"),
+        'two 127.0.0.1 127.0.0.1',
+      );
+      assert.equal(await host.get("ask(('127.0.0.1', 5000))"), 'host 127.0.0.1 127.0.0.1');
+      assert.equal(await host.get("ask(('127.0.2.1', 5000))"), 'ECONNREFUSED');
+      assert.equal(await three.get("ask(('127.0.2.1', 5000))"), 'EPERM');
+      assert.equal(await three.get("ask(('127.0.0.53', 53))"), 'EPERM');
+      assert.equal(await three.get("ask(('fd76:7365:7276:6572::2', 5001), socket.AF_INET6)"), 'EPERM');
+      await two.run(
+        "c = socket.create_connection(('127.0.0.1', 5000)); n = [c.getsockname()[0], c.getpeername()]",
+      );
+      assert.deepEqual(await two.get('n'), ['127.0.0.1', ['127.0.0.1', 5000]]);
+      await two.run(
+        "u = udp(('127.0.0.1', 5300)); v = udp(); v.sendto(b'hi', ('127.0.0.1', 5300)); d, p = u.recvfrom(9); u.sendto(d, p); e, q = v.recvfrom(9)",
+      );
+      assert.deepEqual(await two.get('[p[0], q, u.getsockname()]'), [
+        '127.0.0.1',
+        ['127.0.0.1', 5300],
+        ['127.0.0.1', 5300],
+      ]);
+      await two.run(
+        "u = udp(('::1', 5300), socket.AF_INET6); v = udp(family=socket.AF_INET6); v.sendto(b'hi', ('::1', 5300)); d, p = u.recvfrom(9); u.sendto(d, p); e, q = v.recvfrom(9)",
+      );
+      assert.deepEqual(await two.get('[p[0], q[:2]]'), ['::1', ['::1', 5300]]);
+    });
+  });
+
+  test('connections come from own addresses, from the network the peer is in', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const two = await guest(world, 2, {
+        addresses4: [
+          { address: '10.7.0.2', prefix: 24 },
+          { address: '10.8.0.2', prefix: 24 },
+        ],
+        addresses6: [{ address: 'fd07::2', prefix: 64 }],
+      });
+      await outside.run(
+        "a = serve(tcp(('0.0.0.0', 90)), 'out'); b = serve(tcp(('::', 91), socket.AF_INET6), 'out')",
+      );
+      assert.equal(await two.get("ask(('10.7.0.100', 90))"), 'out 10.7.0.100 10.7.0.2');
+      assert.equal(await two.get("ask(('10.8.0.100', 90))"), 'out 10.8.0.100 10.8.0.2');
+      assert.equal(
+        await two.get("ask(('10.7.0.100', 90), source=('10.8.0.2', 0))"),
+        'out 10.7.0.100 10.8.0.2',
+      );
+      assert.equal(
+        await two.get("ask(('10.7.0.100', 90), source=('0.0.0.0', 0))"),
+        'out 10.7.0.100 10.7.0.2',
+      );
+      assert.equal(await two.get("ask(('10.7.0.100', 90), source=('10.7.0.1', 0))"), 'EADDRNOTAVAIL');
+      assert.equal(await two.get("ask(('fd07::100', 91), socket.AF_INET6)"), 'out fd07::100 fd07::2');
+      assert.equal(
+        await two.get("ask(('::ffff:10.8.0.100', 90), socket.AF_INET6)"),
+        'out 10.8.0.100 10.8.0.2',
+      );
+      await outside.run("u = udp(('0.0.0.0', 92))");
+      await two.run("v = udp(); v.sendto(b'1', ('10.8.0.100', 92)); v.sendto(b'2', ('10.7.0.100', 92))");
+      assert.deepEqual(await outside.get('[u.recvfrom(9)[1][0], u.recvfrom(9)[1][0]]'), [
+        '10.8.0.2',
+        '10.7.0.2',
+      ]);
+      await two.run("v = udp(); v.connect(('10.8.0.100', 92)); v.send(b'3')");
+      assert.deepEqual(await outside.get('u.recvfrom(9)[1][0]'), '10.8.0.2');
+    });
+  });
+
+  test('a family without an address is unreachable', async () => {
+    await withWorld(async (world) => {
+      const none = await guest(world, 5, { addresses4: [], addresses6: [] });
+      const four = await guest(world, 4, { addresses4: [{ address: '10.7.0.4' }], addresses6: [] });
+      assert.equal(await none.get("ask(('10.7.0.100', 90))"), 'ENETUNREACH');
+      assert.equal(await none.get("ask(('fd07::100', 90), socket.AF_INET6)"), 'ENETUNREACH');
+      assert.equal(await none.get("code(udp().sendto, b'x', ('10.7.0.100', 90))"), 'ENETUNREACH');
+      assert.equal(await four.get("ask(('fd07::100', 90), socket.AF_INET6)"), 'ENETUNREACH');
+      assert.equal(
+        await four.get("code(udp(family=socket.AF_INET6).sendto, b'x', ('fd07::100', 90))"),
+        'ENETUNREACH',
+      );
+      await none.run("a = serve(tcp(('0.0.0.0', 80)), 'none')");
+      assert.equal(await none.get("ask(('127.0.0.1', 80))"), 'none 127.0.0.1 127.0.0.1');
+    });
+  });
+
+  test('a [::] listener takes both families unless it asks for one', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const [two, three] = [
+        await guest(world, 2),
+        await guest(world, 3, { addresses4: [{ address: '10.7.0.3' }], addresses6: [] }),
+      ];
+      await two.run(
+        "a = serve(tcp(('::', 80), socket.AF_INET6), 'two'); b = serve(tcp(('::', 81), socket.AF_INET6, only=1), 'two6')",
+      );
+      await three.run("a = serve(tcp(('::', 80), socket.AF_INET6), 'three')");
+      await world.host.run("a = serve(tcp(('::', 80), socket.AF_INET6), 'host')");
+      assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'two ::ffff:10.7.0.2 ::ffff:10.7.0.100');
+      assert.equal(await outside.get("ask(('fd07::2', 80), socket.AF_INET6)"), 'two fd07::2 fd07::100');
+      assert.equal(await outside.get("ask(('10.7.0.3', 80))"), 'three ::ffff:10.7.0.3 ::ffff:10.7.0.100');
+      assert.equal(await outside.get("ask(('10.7.0.1', 80))"), 'host ::ffff:10.7.0.1 ::ffff:10.7.0.100');
+      assert.equal(await outside.get("ask(('fd07::2', 81), socket.AF_INET6)"), 'two6 fd07::2 fd07::100');
+      assert.equal(await outside.get("ask(('10.7.0.2', 81))"), 'ECONNREFUSED');
+      assert.equal(await two.get("ask(('127.0.0.1', 80))"), 'two ::ffff:127.0.0.1 ::ffff:127.0.0.1');
+      assert.equal(await two.get("ask(('::1', 80), socket.AF_INET6)"), 'two ::1 ::1');
+      assert.deepEqual(await two.get('a.getsockname()[:2]'), ['::', 80]);
+      await two.run(
+        "c = serve(tcp(('0.0.0.0', 82)), 'four'); d = serve(tcp(('::', 82), socket.AF_INET6, only=1), 'six')",
+      );
+      assert.equal(await outside.get("ask(('10.7.0.2', 82))"), 'four 10.7.0.2 10.7.0.100');
+      assert.equal(await outside.get("ask(('fd07::2', 82), socket.AF_INET6)"), 'six fd07::2 fd07::100');
+    });
+  });
+
+  test('UDP at a wildcard gets what is sent to any of the addresses, and answers from the asked one', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const rules: NetworkRules = {
+        addresses4: [{ address: '10.7.0.2', prefix: 24 }, { address: '10.7.0.4' }],
+        addresses6: [{ address: 'fd07::2', prefix: 64 }],
+      };
+      const [two, three] = [await guest(world, 2, rules), await guest(world, 3)];
+      await two.run('u = udp(); u.setsockopt(0, 8, 1)'); // IP_PKTINFO
+      await world.prepare(two, 'u');
+      await two.run("u.bind(('0.0.0.0', 53))");
+      await three.run("u = udp(('0.0.0.0', 53))");
+      assert.deepEqual(await two.get('u.getsockname()'), ['0.0.0.0', 53]);
+      await outside.run(
+        "def query(at, family=socket.AF_INET):\n  c = udp(family=family); c.sendto(b'q', at); return c\nnames.update(query=query)",
+      );
+      await two.run(`
+def answer():
+    d, control, _, peer = u.recvmsg(9, 64)
+    u.sendmsg([d], [(0, 8, control[0][2])] if control else [], 0, peer)
+    return peer[0]
+names.update(answer=answer)`);
+      for (const asked of ['10.7.0.2', '10.7.0.4']) {
+        await outside.run(`c = query(('${asked}', 53))`);
+        assert.equal(await two.get('answer()'), '10.7.0.100');
+        assert.deepEqual(await outside.get('c.recvfrom(9)[1]'), [asked, 53]);
+      }
+      await two.run("c = udp(); c.sendto(b'q', ('127.0.0.1', 53))");
+      assert.equal(await two.get('answer()'), '127.0.0.1');
+      assert.deepEqual(await two.get('c.recvfrom(9)[1]'), ['127.0.0.1', 53]);
+      await outside.run("c = query(('10.7.0.3', 53))");
+      await three.run('d, p = u.recvfrom(9); u.sendto(d, p)');
+      assert.deepEqual(await outside.get('c.recvfrom(9)[1]'), ['10.7.0.3', 53]);
+
+      await two.run('w = udp(family=socket.AF_INET6)');
+      await world.prepare(two, 'w');
+      await two.run("w.bind(('::', 54))");
+      assert.deepEqual(await two.get('w.getsockname()[:2]'), ['::', 54]);
+      for (const [asked, family] of [
+        ['10.7.0.2', 'AF_INET'],
+        ['fd07::2', 'AF_INET6'],
+      ]) {
+        await outside.run(`c = query(('${asked}', 54), socket.${family})`);
+        await two.run('d, p = w.recvfrom(9); w.sendto(d, p)');
+        assert.deepEqual(await outside.get('c.recvfrom(9)[1][:2]'), [asked, 54]);
+      }
+      // A source that is not its own.
+      const spoof =
+        "code(u.sendmsg, [b'x'], [(0, 8, struct.pack('=I4s4s', 0, socket.inet_aton('10.7.0.1'), bytes(4)))], 0, ('10.7.0.100', 9))";
+      assert.equal(await two.get(spoof), 'EADDRNOTAVAIL');
+    });
+  });
 });

@@ -8,7 +8,8 @@ import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { createFence, type Fence, planKnowSocket } from '../../src/network/fence.ts';
+import { createFence, type Fence } from '../../src/network/fence.ts';
+import { planPrepareSocket } from '../../src/network/fence-broker.ts';
 import { discoverCgroups } from '../../src/resources/cgroup-layout.ts';
 import { Program } from '../../src/sys/program.ts';
 import { type Machine, withMachine } from './machine.ts';
@@ -77,8 +78,8 @@ export interface World {
   agent(nid: number, under?: readonly string[]): Promise<Agent>;
   /** The cgroup of a number; made if need be. */
   cgroup(nid: number): bigint;
-  /** Does for a UDP socket what the broker does for all. */
-  knowSocket(agent: Agent, name: string): Promise<void>;
+  /** Does for a datagram socket what the broker does for all; `protocol` as in socket(2). */
+  prepare(agent: Agent, name: string, protocol?: number): Promise<void>;
   /** Runs a program on the host's side of the namespace. */
   ip(...args: readonly string[]): void;
 }
@@ -142,13 +143,21 @@ export async function withWorld(body: (world: World) => Promise<void>): Promise<
           cgroup(nid);
           return await startAgent(children, netns, join(directory, String(nid)), under);
         },
-        knowSocket: async (agent, name) => {
+        prepare: async (agent, name, protocol = 0) => {
           const fd = Number(await agent.get(`${name}.fileno()`));
           const p = new Program(machine.abi);
           const pidfd = p.sys('pidfd_open', [agent.pid, 0]);
           const socket = p.sys('pidfd_getfd', [pidfd, fd, 0]);
-          planKnowSocket(p, p.import(fence.handles.objects.sockets), socket);
-          await machine.syscalld.run('know a socket', p);
+          const [type, protocolOf] = [2, protocol].map((number) =>
+            p.load(p.data(new Uint8Array(Int32Array.of(number).buffer))),
+          );
+          assert.ok(type && protocolOf);
+          planPrepareSocket(p, p.import(fence.handles.objects.sockets), {
+            socket,
+            type,
+            protocol: protocolOf,
+          });
+          await machine.syscalld.run('prepare a socket', p);
         },
       });
       fence.close();
