@@ -212,10 +212,7 @@ function reservePort(f: FenceCode): void {
 export function connectProgram(target: FenceTarget, family: Family): EbpfProgram {
   const f = new FenceCode(target, 'address');
   const { a } = f;
-  if (family === 4) {
-    // The broker, which wants a port for a moment.
-    a.load(1, 6, SOCK_ADDR.userIp4, 4).jumpIf32(1, '==', networkOrder(NOWHERE), 'pass');
-  }
+  prepareSocket(f, family);
   f.loadState().loadNetwork();
   readPortAndProtocol(f);
   readUserAddress(f, family, FRAME.remote);
@@ -242,6 +239,26 @@ export function connectProgram(target: FenceTarget, family: Family): EbpfProgram
   a.label('no address');
   f.refuse(undefined, 'ENETUNREACH');
   return f.finish();
+}
+
+/**
+ * The broker connects a new socket to nowhere. UDP needs nothing but a port for a moment. An ICMP echo socket, which calls
+ * no program when it is bound or sends, gets the context's first address, and keeps it.
+ */
+function prepareSocket(f: FenceCode, family: Family): void {
+  const { a } = f;
+  if (family === 6) {
+    for (const [i, word] of [0, 0, 0xffff].entries())
+      a.load(1, 6, SOCK_ADDR.userIp6 + 4 * i, 4).jumpIf32(1, '!=', networkOrder(word), 'a peer');
+  }
+  a.load(1, 6, family === 4 ? SOCK_ADDR.userIp4 : SOCK_ADDR.userIp6 + 12, 4);
+  a.jumpIf32(1, '!=', networkOrder(NOWHERE), 'a peer');
+  a.load(1, 6, SOCK_ADDR.protocol, 4).jumpIf(1, '!=', family === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, 'pass');
+  f.loadState().loadNetwork();
+  const first = family === 4 ? NETWORK.primary4 : NETWORK.primary6;
+  f.ifNoAddress(first, 'pass').copyAddress(10, FRAME.own, 8, first);
+  bindSource(f, family);
+  a.goto('pass').label('a peer');
 }
 
 /** Puts the peer into `remote` and the address to reach it from into `own`; leaves for `no address`. */

@@ -2,7 +2,7 @@
 import { endianness } from 'node:os';
 import { planUpdate } from '../sys/bpf/map.ts';
 import type { Import, Program, Result } from '../sys/program.ts';
-import { AF_INET, AF_INET6, NOWHERE, networkOrder, PROTOCOL } from './fence-code.ts';
+import { AF_INET, AF_INET6, NOWHERE, PROTOCOL } from './fence-code.ts';
 
 const SOL_SOCKET = 1;
 const SO_COOKIE = 57;
@@ -21,8 +21,7 @@ export interface NewSocket {
 
 /**
  * Adds the steps that make a datagram socket ready: a UDP socket is entered in the fence's `sockets`, where datagrams for
- * a wildcard find it; an ICMP echo socket is bound, since no program of the fence is called when it sends. Others stay as
- * they are. Nothing here fails.
+ * a wildcard find it; an ICMP echo socket is bound to an address of the context's. Others stay as they are. Nothing here fails.
  *
  * @param sockets the fence's map of that name
  */
@@ -38,34 +37,49 @@ export function planPrepareSocket(p: Program, sockets: Import, { socket, type, p
   const length = p.data(4, '<8>');
   p.put(length, 8);
   const value = p.data(8, '<socket>');
-  const nowhere = p.data(socketAddress(AF_INET, IP4_BYTES, NOWHERE), '127.255.255.254:1');
-  p.sys('connect', [socket, nowhere, IP4_BYTES], { otherwise: { on: [], to: end }, about: 'to nowhere' });
+  const nowhere4 = p.data(nowhereOf4(), '127.255.255.254:1');
+  p.sys('connect', [socket, nowhere4, nowhere4.length], {
+    about: 'to nowhere',
+    otherwise: { on: [], to: end },
+  });
   p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
     about: 'cookie',
     otherwise: { on: [], to: disconnect },
   });
   p.store(value, socket, 8);
   planUpdate(p, sockets, cookie, value, { about: 'a datagram socket', ...quiet });
+  p.jump(disconnect);
+
+  const nowhere6 = p.data(nowhereOf6(), '[::ffff:127.255.255.254]:1');
+  p.place(echo6);
+  p.sys('connect', [socket, nowhere6, nowhere6.length], { about: 'to nowhere', ...quiet });
+  p.jump(disconnect);
+  p.place(echo4);
+  p.sys('connect', [socket, nowhere4, nowhere4.length], { about: 'to nowhere', ...quiet });
   p.place(disconnect);
   p.sys('connect', [socket, p.data(IP4_BYTES, 'AF_UNSPEC'), FAMILY_BYTES], { about: 'no more', ...quiet });
-  p.jump(end);
-
-  p.place(echo4);
-  p.sys('bind', [socket, p.data(socketAddress(AF_INET, IP4_BYTES), '0.0.0.0:0'), IP4_BYTES], quiet);
-  p.jump(end);
-  p.place(echo6);
-  p.sys('bind', [socket, p.data(socketAddress(AF_INET6, IP6_BYTES), '[::]:0'), IP6_BYTES], quiet);
   p.place(end);
 }
 
-/** struct sockaddr_in, or sockaddr_in6 without an address. */
-function socketAddress(family: number, bytes: number, address = 0): Uint8Array {
-  const out = new Uint8Array(bytes);
-  const view = new DataView(out.buffer);
-  view.setUint16(0, family, endianness() === 'LE');
-  if (address !== 0) {
-    view.setUint16(2, 1);
-    view.setInt32(4, networkOrder(address), endianness() === 'LE');
-  }
-  return out;
+const LE = endianness() === 'LE';
+
+/** struct sockaddr_in */
+function nowhereOf4(): Uint8Array {
+  const bytes = new Uint8Array(IP4_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, AF_INET, LE);
+  view.setUint16(2, 1);
+  view.setUint32(4, NOWHERE);
+  return bytes;
+}
+
+/** struct sockaddr_in6 */
+function nowhereOf6(): Uint8Array {
+  const bytes = new Uint8Array(IP6_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, AF_INET6, LE);
+  view.setUint16(2, 1);
+  view.setUint16(18, 0xffff);
+  view.setUint32(20, NOWHERE);
+  return bytes;
 }

@@ -1,6 +1,7 @@
 /** The fence on this host's kernel: real sockets of real processes, in cgroups and network namespaces of the test's own. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { openFence } from '../../src/network/fence.ts';
 import type { NetworkRules } from '../../src/network/rules.ts';
 import { type Agent, type World, withWorld } from '../lib/fence-world.ts';
 import { unmet } from '../lib/requires.ts';
@@ -306,6 +307,347 @@ names.update(answer=answer)`);
       const spoof =
         "code(u.sendmsg, [b'x'], [(0, 8, struct.pack('=I4s4s', 0, socket.inet_aton('10.7.0.1'), bytes(4)))], 0, ('10.7.0.100', 9))";
       assert.equal(await two.get(spoof), 'EADDRNOTAVAIL');
+    });
+  });
+
+  test('policy: egress rules by network, port and protocol, live; denials are counted', async () => {
+    await withWorld(async (world) => {
+      const { outside, fence } = world;
+      await outside.run(
+        "a = serve(tcp(('0.0.0.0', 90)), 'x'); b = serve(tcp(('0.0.0.0', 91)), 'y'); c = serve(tcp(('::', 90), socket.AF_INET6, only=1), 'z'); u = udp(('0.0.0.0', 92))",
+      );
+      const two = await guest(
+        world,
+        2,
+        only(2, {
+          policy: { egress: [{ action: 'deny', to: '10.7.0.100', protocol: 'tcp', ports: [91, 95] }] },
+        }),
+      );
+      const tries = async (): Promise<unknown> =>
+        await two.get(
+          "[ask(('10.7.0.100', 90))[:1], ask(('10.7.0.100', 91))[:5], ask(('10.8.0.100', 91))[:5], ask(('fd07::100', 90), socket.AF_INET6)[:5], code(udp().sendto, b'x', ('10.7.0.100', 92))]",
+        );
+      assert.deepEqual(await tries(), ['x', 'EPERM', 'y 10.', 'z fd0', 'ok']);
+      // What was accepted answers, whatever the rules; and so does UDP.
+      await two.run(
+        "s = serve(tcp(('0.0.0.0', 80)), 'two'); v = udp(('0.0.0.0', 53)); keep = socket.create_connection(('10.7.0.100', 90)); keep.settimeout(1)",
+      );
+      await outside.run(
+        "k = socket.create_connection(('10.7.0.2', 80)); c = udp(); c.sendto(b'q', ('10.7.0.2', 53))",
+      );
+      await fence.setNetwork(2, only(2, { policy: { otherwise: 'deny' } }));
+      assert.deepEqual(await tries(), ['E', 'EPERM', 'EPERM', 'EPERM', 'EPERM']);
+      assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'two 10.7.0.2 10.7.0.100');
+      await outside.run("c = udp(); c.sendto(b'q', ('10.7.0.2', 53))");
+      await two.run('for i in range(2): d, p = v.recvfrom(9)\nv.sendto(d, p)');
+      assert.deepEqual(await outside.get('c.recvfrom(9)[1]'), ['10.7.0.2', 53]);
+      // The most specific network does not matter, the order does.
+      await fence.setNetwork(
+        2,
+        only(2, {
+          policy: {
+            egress: [
+              { action: 'allow', to: '10.7.0.0/16', ports: [90, 90] },
+              { action: 'deny', to: '10.7.0.100/32' },
+            ],
+          },
+        }),
+      );
+      assert.deepEqual(await tries(), ['x', 'EPERM', 'y 10.', 'z fd0', 'EPERM']);
+      await fence.setNetwork(2, only(2));
+      assert.deepEqual(await tries(), ['x', 'y 10.', 'y 10.', 'z fd0', 'ok']);
+      const denied = (await fence.readDenials(2)).filter(
+        (d) => d.reason === 'policy' && d.address === '10.7.0.100' && d.port === 91,
+      );
+      assert.deepEqual(
+        denied.map((d) => [d.direction, d.protocol, d.count]),
+        [['out', 6, 3]],
+      );
+    });
+  });
+
+  test('a change of policy cuts connections that are there', async () => {
+    await withWorld(async (world) => {
+      const { outside, fence } = world;
+      const two = await guest(world, 2);
+      await outside.run("l = tcp(('0.0.0.0', 90))");
+      await two.run("c = socket.create_connection(('10.7.0.100', 90)); c.settimeout(0.5)");
+      await outside.run('p = l.accept()[0]; p.settimeout(0.7)');
+      await two.run("c.send(b'1')");
+      assert.equal(await outside.get('p.recv(9).decode()'), '1');
+      await fence.setNetwork(2, only(2, { policy: { egress: [{ action: 'deny', to: '10.7.0.100' }] } }));
+      await two.run("code(c.send, b'2')");
+      assert.equal(await outside.get('code(p.recv, 9)'), 'TimeoutError');
+      await fence.setNetwork(2, only(2));
+      assert.equal(await outside.get('p.settimeout(5) or p.recv(9).decode()'), '2'); // TCP has tried again
+      await fence.removeNetwork(2);
+      await two.run("code(c.send, b'3')");
+      assert.equal(await outside.get('p.settimeout(0.7) or code(p.recv, 9)'), 'TimeoutError');
+      assert.equal(await two.get("ask(('10.7.0.100', 90))"), 'EPERM');
+    });
+  });
+
+  test('the cloud metadata address is out of reach unless it is allowed', async () => {
+    await withWorld(async (world) => {
+      await world.outside.run(
+        "a = serve(tcp(('169.254.169.254', 80)), 'secret'); u = udp(('169.254.169.254', 80))",
+      );
+      const two = await guest(world, 2);
+      const ask = "ask(('169.254.169.254', 80))";
+      assert.equal(await two.get(ask), 'EPERM');
+      assert.equal(await two.get("ask(('::ffff:169.254.169.254', 80), socket.AF_INET6)"), 'EPERM');
+      assert.equal(await two.get("ask(('fd00:ec2::254', 80), socket.AF_INET6)"), 'EPERM');
+      assert.equal(await two.get("code(udp().sendto, b'x', ('169.254.169.254', 80))"), 'EPERM');
+      assert.equal((await world.fence.readDenials(2)).filter((d) => d.reason === 'metadata').length, 3);
+      await world.fence.setNetwork(2, only(2, { policy: { metadata: 'allow' } }));
+      assert.equal(await two.get(ask), 'secret 169.254.169.254 10.7.0.2');
+    });
+  });
+
+  test('guests reach each other by pair or group alone, in both directions of a connection', async () => {
+    await withWorld(async (world) => {
+      const { fence } = world;
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await two.run("a = serve(tcp(('0.0.0.0', 80)), 'two'); u = udp(('10.7.0.2', 53))");
+      await three.run("a = serve(tcp(('0.0.0.0', 80)), 'three')");
+      const both = async (): Promise<unknown> => [
+        await two.get("ask(('10.7.0.3', 80))"),
+        await three.get("ask(('10.7.0.2', 80))"),
+        await three.get("ask(('fd07::2', 80), socket.AF_INET6)"),
+        await three.get("code(udp().sendto, b'x', ('10.7.0.2', 53))"),
+      ];
+      const [closed, open] = [
+        ['EPERM', 'EPERM', 'EPERM', 'EPERM'],
+        ['three 10.7.0.3 10.7.0.2', 'two 10.7.0.2 10.7.0.3', 'ECONNREFUSED', 'ok'],
+      ];
+      assert.deepEqual(await both(), closed);
+      await fence.setNetwork(2, only(2, { policy: { peers: [3] } }));
+      assert.deepEqual(await both(), open);
+      await fence.setNetwork(2, only(2));
+      assert.deepEqual(await both(), closed);
+      await fence.setNetwork(2, only(2, { policy: { groups: [7, 63] } }));
+      await fence.setNetwork(3, only(3, { policy: { groups: [8] } }));
+      assert.deepEqual(await both(), closed);
+      await fence.setNetwork(3, only(3, { policy: { groups: [8, 63] } }));
+      assert.deepEqual(await both(), open);
+      assert.ok((await fence.readDenials(3)).every((d) => d.reason === 'guest' && d.address.endsWith('2')));
+    });
+  });
+
+  test('addresses come and go under running sockets', async () => {
+    await withWorld(async (world) => {
+      const { outside, fence } = world;
+      const two = await guest(world, 2);
+      await two.run("a = serve(tcp(('0.0.0.0', 80)), 'two')");
+      const at = async (address: string): Promise<unknown> => await outside.get(`ask(('${address}', 80))`);
+      assert.equal(await at('10.7.0.4'), 'ECONNREFUSED');
+      const more = only(2, { addresses4: [{ address: '10.7.0.2', prefix: 24 }, { address: '10.7.0.4' }] });
+      await fence.setNetwork(2, more);
+      assert.equal(await at('10.7.0.4'), 'two 10.7.0.4 10.7.0.100');
+      await two.run("c = tcp(('10.7.0.4', 81))");
+      await fence.setNetwork(2, only(2, { addresses4: [{ address: '10.7.0.4' }] }));
+      assert.equal(await at('10.7.0.2'), 'ECONNREFUSED');
+      assert.equal(await at('10.7.0.4'), 'two 10.7.0.4 10.7.0.100');
+      await outside.run("serve(tcp(('0.0.0.0', 90)), 'out')");
+      assert.equal(await two.get("ask(('10.7.0.100', 90))"), 'out 10.7.0.100 10.7.0.4');
+      assert.equal(await two.get("code(tcp, ('10.7.0.2', 82))"), 'EADDRNOTAVAIL');
+      await assert.rejects(
+        fence.setNetwork(3, only(3, { addresses4: [{ address: '10.7.0.4' }] })),
+        /address-in-use|found it in network 2/,
+      );
+      await fence.setNetwork(2, { addresses4: [], addresses6: [], ranges: ['10.7.0.8/30', 'fd07::8/125'] });
+      assert.equal(await at('10.7.0.9'), 'two 10.7.0.9 10.7.0.100');
+      assert.equal(await two.get("code(tcp, ('10.7.0.8', 82))"), 'ok');
+      assert.equal(await two.get("code(tcp, ('10.7.0.7', 82))"), 'EADDRNOTAVAIL');
+    });
+  });
+
+  test('an address the host shares goes to the context first, then to the host', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const two = await guest(world, 2, {
+        addresses4: [{ address: '10.7.0.1', shared: true }],
+        addresses6: [],
+      });
+      await world.host.run(
+        "a = serve(tcp(('0.0.0.0', 80)), 'host'); b = serve(tcp(('0.0.0.0', 81)), 'host')",
+      );
+      await two.run("a = serve(tcp(('0.0.0.0', 80)), 'two')");
+      assert.equal(await outside.get("ask(('10.7.0.1', 80))"), 'two 10.7.0.1 10.7.0.100');
+      assert.equal(await outside.get("ask(('10.7.0.1', 81))"), 'host 10.7.0.1 10.7.0.100');
+      assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'host 10.7.0.4 10.7.0.100');
+    });
+  });
+
+  test('socket options and kinds that reach past the fence are refused', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      const options: readonly (readonly [string, number, number, string])[] = [
+        ['SO_MARK', 1, 36, '7'],
+        ['SO_BINDTODEVICE', 1, 25, "b'lo'"],
+        ['SO_BINDTOIFINDEX', 1, 62, '1'],
+        ['IP_FREEBIND', 0, 15, '1'],
+        ['IP_TRANSPARENT', 0, 19, '1'],
+        ['IP_UNICAST_IF', 0, 50, '1'],
+        ['IP_OPTIONS', 0, 4, "b'\\x07\\x03\\x04\\x00'"],
+        ['IP_ADD_MEMBERSHIP', 0, 35, "socket.inet_aton('224.1.1.1') + bytes(4)"],
+      ];
+      for (const [name, level, number, value] of options)
+        assert.equal(await two.get(`code(udp().setsockopt, ${level}, ${number}, ${value})`), 'EPERM', name);
+      for (const [name, number, value] of [
+        ['IPV6_TRANSPARENT', 75, '1'],
+        ['IPV6_FREEBIND', 78, '1'],
+        ['IPV6_UNICAST_IF', 76, '1'],
+        ['IPV6_ADD_MEMBERSHIP', 20, "socket.inet_pton(10, 'ff02::5') + bytes(4)"],
+      ])
+        assert.equal(
+          await two.get(`code(udp(family=10).setsockopt, 41, ${number}, ${value})`),
+          'EPERM',
+          String(name),
+        );
+      for (const [level, number, value] of [
+        [1, 2, '1'],
+        [1, 9, '1'],
+        [6, 1, '1'],
+        [0, 1, '16'],
+      ])
+        assert.equal(await two.get(`code(socket.socket().setsockopt, ${level}, ${number}, ${value})`), 'ok');
+      assert.equal(await two.get('code(udp().setsockopt, 1, 26, bytes(6000))'), 'EINVAL'); // as without the fence
+      assert.equal(await two.get('code(socket.socket, 2, 1, 262)'), 'EPROTONOSUPPORT', 'MPTCP');
+      assert.equal(await two.get('code(socket.socket, 10, 1, 262)'), 'EPROTONOSUPPORT', 'MPTCP');
+      assert.equal(await two.get('code(socket.socket, 2, 2, 136)'), 'EPROTONOSUPPORT', 'UDP-Lite');
+      assert.equal(await two.get('code(socket.socket, 2, 3, 1)'), 'EPERM', 'raw');
+      assert.ok(
+        (await world.fence.readDenials(2)).some((d) => d.reason === 'socket-option' && d.port === 36),
+      );
+      await world.fence.setNetwork(2, only(2, { policy: { multicast: true, raw: true } }));
+      assert.equal(
+        await two.get(
+          "code(udp().setsockopt, 0, 35, socket.inet_aton('224.1.1.1') + socket.inet_aton('10.7.0.2'))",
+        ),
+        'ok',
+      );
+      // A raw socket with headers of its own still sends from the context's addresses alone.
+      await two.run(
+        "r = socket.socket(2, 3, 255); h = lambda src: struct.pack('!BBHHHBBH4s4s', 69, 0, 20, 1, 0, 9, 253, 0, socket.inet_aton(src), socket.inet_aton('10.7.0.100'))",
+      );
+      assert.equal(await two.get("code(r.sendto, h('10.7.0.1'), ('10.7.0.100', 0))"), 'EPERM');
+      assert.equal(await two.get("code(r.sendto, h('10.7.0.2'), ('10.7.0.100', 0))"), 'ok');
+    });
+  });
+
+  test('ports below 1024 are for the root of the context', async () => {
+    await withWorld(async (world) => {
+      await guest(world, 2);
+      const [user, root] = [await world.agent(2), await world.agent(2)];
+      await user.run('os.setuid(131073)');
+      await root.run('os.setuid(131072)');
+      assert.equal(await user.get("code(tcp, ('0.0.0.0', 80))"), 'EACCES');
+      assert.equal(await user.get("code(udp, ('10.7.0.2', 53))"), 'EACCES');
+      assert.equal(await user.get("code(tcp, ('0.0.0.0', 1024))"), 'ok');
+      assert.equal(await root.get("code(tcp, ('0.0.0.0', 80))"), 'ok');
+      assert.equal(await root.get("code(udp, ('10.7.0.2', 53))"), 'ok');
+      await world.fence.setNetwork(2, only(2, { policy: { lowPorts: 'any' } }));
+      assert.equal(await user.get("code(tcp, ('0.0.0.0', 80))"), 'ok');
+    });
+  });
+
+  test('sockets stay under the fence of who made them, whoever holds them', async () => {
+    await withWorld(async (world) => {
+      const { host, outside } = world;
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await outside.run("serve(tcp(('0.0.0.0', 90)), 'out')");
+      const path = `${world.machine.root}/passed`;
+      const pass = async (from: Agent, to: Agent, make: string): Promise<void> => {
+        await to.run(
+          `l = socket.socket(socket.AF_UNIX); l.bind('${path}'); l.listen(); os.chmod('${path}', 0o777)`,
+        );
+        await from.run(
+          `m = ${make}; c = socket.socket(socket.AF_UNIX); c.connect('${path}'); socket.send_fds(c, [b'x'], [m.fileno()])`,
+        );
+        await to.run(
+          `d = socket.recv_fds(l.accept()[0], 1, 1)[1][0]; g = socket.socket(fileno=d); l.close(); os.unlink('${path}')`,
+        );
+      };
+      await pass(two, three, 'socket.socket()');
+      assert.equal(await three.get("code(g.bind, ('10.7.0.3', 0))"), 'EADDRNOTAVAIL');
+      assert.equal(await three.get("code(g.connect, ('10.7.0.100', 90))"), 'ok');
+      assert.equal(await three.get('g.recv(99).decode()'), 'out 10.7.0.100 10.7.0.2');
+      await pass(two, host, 'socket.socket()');
+      assert.equal(await host.get("code(g.bind, ('10.7.0.1', 0))"), 'EADDRNOTAVAIL');
+      assert.equal(await host.get("code(g.connect, ('169.254.169.254', 80))"), 'EPERM');
+    });
+  });
+
+  test('a socket made before its cgroup was bound is fenced from then on', async () => {
+    await withWorld(async (world) => {
+      const { outside, fence } = world;
+      await outside.run("serve(tcp(('0.0.0.0', 90)), 'out'); u = udp(('0.0.0.0', 92))");
+      const two = await world.agent(2);
+      await two.run(
+        "s = socket.socket(); c = socket.create_connection(('10.7.0.100', 90)); v = udp(('10.7.0.1', 0)); v.sendto(b'1', ('10.7.0.100', 92))",
+      );
+      assert.equal(await outside.get('u.recvfrom(9)[1][0]'), '10.7.0.1');
+      await fence.setNetwork(2, only(2));
+      await fence.bindGuest(world.cgroup(2), 2);
+      assert.equal(await two.get("code(s.bind, ('10.7.0.1', 0))"), 'EADDRNOTAVAIL');
+      assert.notEqual(await two.get("code(v.sendto, b'2', ('10.7.0.100', 92))"), 'ok');
+      assert.equal(await outside.get('code(u.recvfrom, 9)'), 'TimeoutError');
+      await fence.unbindGuest(world.cgroup(2));
+      assert.equal(await two.get("code(socket.socket().bind, ('10.7.0.1', 0))"), 'ok');
+    });
+  });
+
+  test('ICMP echo goes out from an own address, and comes back', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await two.run('s = socket.socket(2, 2, 1); s.settimeout(1)');
+      await world.prepare(two, 's', 1);
+      await two.run(
+        "s.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]) + b'hello', ('10.7.0.100', 0)); r, p = s.recvfrom(99)",
+      );
+      assert.deepEqual(await two.get('[s.getsockname()[0], p[0], r[0]]'), ['10.7.0.2', '10.7.0.100', 0]);
+    });
+  });
+
+  test('packets and bytes are counted by family and protocol', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await world.outside.run("l = tcp(('0.0.0.0', 90)); u = udp(('::', 92), socket.AF_INET6)");
+      await two.run(
+        "c = socket.create_connection(('10.7.0.100', 90)); c.sendall(bytes(100000)); v = udp(family=10); v.sendto(bytes(100), ('fd07::100', 92))",
+      );
+      await world.outside.run('p = l.accept()[0]\nn = 0\nwhile n < 100000: n += len(p.recv(65536))');
+      const { tcp4, udp6, udp4 } = await world.fence.readCounters(2);
+      assert.ok(tcp4.sent.bytes > 100_000 && tcp4.sent.bytes < 110_000, String(tcp4.sent.bytes));
+      assert.ok(tcp4.received.packets > 1 && tcp4.received.bytes < 100_000);
+      assert.deepEqual(
+        [udp6.sent, udp4.sent],
+        [
+          { packets: 1, bytes: 148 },
+          { packets: 0, bytes: 0 },
+        ],
+      );
+    });
+  });
+
+  test('holds while nobody is there, and a new vserverd goes on with it', async () => {
+    await withWorld(async (world) => {
+      const { machine, outside } = world;
+      const two = await guest(world, 2);
+      await two.run("a = serve(tcp(('0.0.0.0', 80)), 'two')");
+      const objects = await machine.restart(async () => {
+        assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'two 10.7.0.2 10.7.0.100');
+        assert.equal(await two.get("code(tcp, ('10.7.0.1', 80))"), 'EADDRNOTAVAIL');
+      });
+      const held = new Set(objects.map((object) => object.id));
+      assert.ok(Object.values(world.fence.handles.objects).every((id) => held.has(id)));
+      const again = openFence(machine.syscalld, JSON.parse(JSON.stringify(world.fence.handles)));
+      again.adopt(2, only(2));
+      await again.setNetwork(2, only(2, { addresses4: [{ address: '10.7.0.4' }] }));
+      assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'two 10.7.0.4 10.7.0.100');
+      assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'ECONNREFUSED');
+      again.close();
     });
   });
 });

@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout } from 'node:timers/promises';
 import { createFence, type Fence } from '../../src/network/fence.ts';
 import { planPrepareSocket } from '../../src/network/fence-broker.ts';
 import { discoverCgroups } from '../../src/resources/cgroup-layout.ts';
@@ -74,8 +75,8 @@ export interface World {
   readonly host: Agent;
   /** In a namespace of its own, at 10.7.0.100 and fd07::100. */
   readonly outside: Agent;
-  /** A process in the cgroup of a number; `under` runs it under another program. */
-  agent(nid: number, under?: readonly string[]): Promise<Agent>;
+  /** A process in the cgroup of a number. */
+  agent(nid: number): Promise<Agent>;
   /** The cgroup of a number; made if need be. */
   cgroup(nid: number): bigint;
   /** Does for a datagram socket what the broker does for all; `protocol` as in socket(2). */
@@ -117,6 +118,9 @@ export async function withWorld(body: (world: World) => Promise<void>): Promise<
     ip(beyond, ['addr', 'add', '10.8.0.100/24', 'dev', 'wire']);
     ip(beyond, ['addr', 'add', '169.254.169.254/32', 'dev', 'wire']);
     ip(beyond, ['addr', 'add', 'fd07::100/64', 'dev', 'wire', 'nodad']);
+    // The broker's group decides who may make ICMP echo sockets; here every group may.
+    const range = 'echo 0 65535 >/proc/sys/net/ipv4/ping_group_range';
+    assert.equal(spawnSync('nsenter', [`--net=${netns}`, 'sh', '-c', range]).status, 0);
     ip(inside, ['route', 'add', '169.254.169.254/32', 'dev', 'wire']);
 
     const cgroup = (nid: number): bigint => {
@@ -129,8 +133,8 @@ export async function withWorld(body: (world: World) => Promise<void>): Promise<
     };
     await withMachine(async (machine) => {
       const fence = await createFence(machine.syscalld, { cgroup: directory, guestLevel: 2, netns });
-      const host = await startAgent(children, netns, undefined, []);
-      const outside = await startAgent(children, `/proc/${beyond}/ns/net`, undefined, []);
+      const host = await startAgent(children, netns);
+      const outside = await startAgent(children, `/proc/${beyond}/ns/net`);
       await body({
         machine,
         fence,
@@ -139,9 +143,9 @@ export async function withWorld(body: (world: World) => Promise<void>): Promise<
         outside,
         cgroup,
         ip: (...args) => ip(inside, args),
-        agent: async (nid, under = []) => {
+        agent: async (nid) => {
           cgroup(nid);
-          return await startAgent(children, netns, join(directory, String(nid)), under);
+          return await startAgent(children, netns, join(directory, String(nid)));
         },
         prepare: async (agent, name, protocol = 0) => {
           const fd = Number(await agent.get(`${name}.fileno()`));
@@ -170,9 +174,23 @@ export async function withWorld(body: (world: World) => Promise<void>): Promise<
         await ended;
       }),
     );
-    for (const path of cgroups.reverse()) rmdirSync(path);
+    for (const path of cgroups.reverse()) await removeCgroup(path);
   }
 }
+
+/** A process that was killed leaves its cgroup a moment after its parent has heard of it. */
+async function removeCgroup(path: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      rmdirSync(path);
+      return;
+    } catch (error) {
+      if (tries === REMOVE_TRIES) throw error;
+      await setTimeout(10);
+    }
+  }
+}
+const REMOVE_TRIES = 200;
 
 /** A process that holds a network namespace of its own. */
 async function holder(children: ChildProcess[]): Promise<number> {
@@ -185,14 +203,9 @@ async function holder(children: ChildProcess[]): Promise<number> {
   return child.pid;
 }
 
-async function startAgent(
-  children: ChildProcess[],
-  netns: string,
-  cgroup: string | undefined,
-  under: readonly string[],
-): Promise<Agent> {
+async function startAgent(children: ChildProcess[], netns: string, cgroup?: string): Promise<Agent> {
   const join = cgroup === undefined ? '' : `echo $$ > '${cgroup}/cgroup.procs' && `;
-  const words = [`--net=${netns}`, 'sh', '-c', `${join}exec "$@"`, 'sh', ...under, 'python3', '-c', AGENT];
+  const words = [`--net=${netns}`, 'sh', '-c', `${join}exec "$@"`, 'sh', 'python3', '-c', AGENT];
   const child = spawn('nsenter', words, { stdio: ['pipe', 'pipe', 'inherit'] });
   children.push(child);
   const { stdin, stdout, pid } = child;
