@@ -170,8 +170,7 @@ static bool hello(void)
 static void request(void)
 {
 	for (int tries = 0; tries < START_TIMEOUT_MS / 10; tries++) {
-		if (sock >= 0)
-			close(sock);
+		close(sock);
 		reach();
 		if (hello())
 			return;

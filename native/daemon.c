@@ -246,7 +246,7 @@ static void process_reap(struct object *o)
 static void run_finish(struct object *w, int32_t error)
 {
 	const struct worker_note *done = (const struct worker_note *)w->reply;
-	uint32_t head[4] = { w->fail_step, (uint32_t)error, w->fail_role, error || !done ? 0 : done->result_count };
+	uint32_t head[4] = { w->fail_step, (uint32_t)error, 0, error || !done ? 0 : done->result_count };
 	struct iovec parts[2] = { { head, sizeof head } };
 	if (!error && done)
 		parts[1] = (struct iovec){ w->reply + sizeof *done, w->reply_len - sizeof *done };
@@ -349,7 +349,9 @@ static void worker_done(struct object *w, const struct worker_note *note, size_t
 		die("keep the results of a program");
 	w->reply_len = len;
 	memcpy(w->reply, note, len);
-	if (w->park)
+	if (w->park && w->fail_error) /* a child of it failed before it was done */
+		worker_end(w);
+	else if (w->park)
 		run_finish(w, 0);
 }
 
@@ -369,10 +371,11 @@ static void worker_read(struct object *w)
 		worker_spawned(w, note, fds.fd[0]);
 	} else if (note->kind == WORKER_DONE) {
 		worker_done(w, note, (size_t)n, &fds);
+	} else if (note->kind == WORKER_FAILED && note->role && (!w->run || note->serial != w->serial)) {
+		up_ints(UP_CHILD_FAILED, w->id, (int32_t)note->serial, (int32_t)note->step, note->error);
 	} else if (note->kind == WORKER_FAILED && !w->fail_error) {
 		w->fail_step = note->step;
 		w->fail_error = note->error;
-		w->fail_role = note->role && note->serial != w->serial ? 2 : note->role;
 	} else if (note->kind == WORKER_ENDED && (o = object_find(note->object)) && o->kind == OBJECT_PROCESS && !o->exited) {
 		o->ending = true;
 		o->status = note->error;
@@ -420,7 +423,7 @@ static void run(uint64_t id, const uint8_t *body, size_t len)
 	else if (w->run)
 		error = EBUSY;
 	if (error) {
-		up_ints(UP_DONE, id, 0, error, 0, 0);
+		up_ints(UP_DONE, id, -1, error, 0, 0);
 		return;
 	}
 	if (r.park && r.park != w->id)

@@ -29,7 +29,7 @@ struct object {
 		uint64_t signals;       /* CLIENT: what came before it was bound, a bit each */
 		struct {                /* WORKER */
 			uint32_t park, serial;
-			uint32_t fail_step, fail_role;
+			uint32_t fail_step;
 			int32_t fail_error;     /* errno of the first failure, or 0 */
 			uint32_t spawned[SPAWNS_MAX], spawned_count;
 			uint8_t *reply;         /* WORKER_DONE has come: it and what followed */

@@ -119,7 +119,7 @@ enum down {
 enum up {
 	UP_OBJECT = 101,     /* snapshot: id object; u32 kind, i32 pid, i32 exited, i32 wait status */
 	UP_SNAPSHOT_END,     /* i32 pid of syscalld */
-	UP_DONE,             /* id run; u32 step, i32 errno (0 done), u32 role (2: child of an earlier program), u32 n, n × i64 results, slice */
+	UP_DONE,             /* id run; i32 step (-1: none was begun), i32 errno (0 done), u32 0, u32 n, n × i64 results, slice */
 	UP_EXIT,             /* id process object; i32 wait status (-1: not our child, unknown) */
 	UP_ENDING,           /* id process object: a process 1 whose command has ended; what else there is in its namespace is still going */
 	UP_CLIENT_OPEN,      /* id client; i32 peer pid, hello payload */
@@ -127,6 +127,7 @@ enum up {
 	UP_CLIENT_SIGNAL,    /* id client; i32 signal */
 	UP_CLIENT_CLOSE,
 	UP_CLIENT_DETACH,    /* id client; u32 object that now holds the pty master */
+	UP_CHILD_FAILED,     /* id worker; u32 serial of its program that is over but for this child, u32 step, i32 errno */
 };
 
 enum object_kind { OBJECT_FD = 1, OBJECT_PROCESS, OBJECT_CLIENT, OBJECT_LOG, OBJECT_WORKER };

@@ -64,13 +64,25 @@ export class Contexts {
    */
   async take(request: ContextRequest): Promise<Context> {
     const ready = isUsual(request) ? this.#ready.shift() : undefined;
-    return ready ?? (await this.#make(request.xid ?? this.#registry.reserveXid(), request));
+    if (ready) return ready;
+    const xid = request.xid ?? this.#registry.reserveXid();
+    try {
+      return await this.#make(xid, request);
+    } catch (error) {
+      if (request.xid === undefined) this.#registry.release(xid);
+      throw error;
+    }
   }
 
   async #make(xid: Xid, request: Omit<ContextRequest, 'xid'>): Promise<Context> {
     const { program, init, objects } = this.plan(xid, request);
-    const outcome = await this.#host.syscalld.run(`make context ${xid}`, program);
-    return { xid, initPid: outcome.result(init), objects };
+    try {
+      const outcome = await this.#host.syscalld.run(`make context ${xid}`, program);
+      return { xid, initPid: outcome.result(init), objects };
+    } catch (error) {
+      await this.discard({ xid, initPid: 0, objects });
+      throw error;
+    }
   }
 
   /** Returns the program that makes a context. */

@@ -342,7 +342,13 @@ export class Manager {
       config.xid === undefined
         ? undefined
         : this.registry.add(name ?? this.inventName(config.xid), config.xid, config, true);
-    const context = await this.#contexts.take(contextRequest(config, config.xid));
+    let context: Context;
+    try {
+      context = await this.#contexts.take(contextRequest(config, config.xid));
+    } catch (error) {
+      if (early) this.registry.remove(early);
+      throw error;
+    }
     let guest: Guest;
     try {
       guest = early ?? this.registry.add(name ?? this.inventName(context.xid), context.xid, config, true);
@@ -501,14 +507,15 @@ export class Manager {
     };
     // The worker is at it while the other program is made.
     const [host, inside] = await Promise.allSettled([runHost(), runInside()]);
+    // Process 1 may have failed before it took its program, when that of its context was over already.
+    const early = this.host.syscalld.childFailure(what, objects.worker);
     this.host.syscalld.drop(objects.worker);
-    const isConsequence =
-      inside.status === 'rejected' &&
-      inside.reason instanceof StepError &&
-      inside.reason.errnoName === 'ECANCELED';
-    if (inside.status === 'rejected' && !(isConsequence && host.status === 'rejected')) throw inside.reason;
-    if (host.status === 'rejected') throw host.reason;
-    return host.value;
+    if (early) throw early;
+    const failures = [inside, host]
+      .filter((one) => one.status === 'rejected')
+      .map(({ reason }) => reason as unknown);
+    if (failures.length > 0) throw failures.find((one) => !isConsequence(one)) ?? failures[0];
+    return host.status === 'fulfilled' ? host.value : [];
   }
 
   #remember(guest: Guest, live: LiveRecord): void {
@@ -812,6 +819,13 @@ export class Manager {
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
   const { network, limits, sysctls } = config;
   return { xid, hostNetwork: network.mode === 'host', devBytes: limits.shmBytes, sysctls };
+}
+
+/** Whether a program of a start may have failed only since the other one did: nobody sends, receives or is there. */
+function isConsequence(error: unknown): boolean {
+  if (!(error instanceof StepError)) return false;
+  const { call, errnoName, stepIndex } = error;
+  return stepIndex < 0 || errnoName === 'ECANCELED' || (call === 'sendmsg' && errnoName === 'EPIPE');
 }
 
 /** A process 1 that halts its system ends by SIGINT (reboot(2)), which otherwise it can only if it wants to. */

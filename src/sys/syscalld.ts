@@ -53,17 +53,17 @@ export interface SyscalldEvents {
 
 /** A step of a program failed: which, and with what. */
 export class StepError extends SysError {
-  /** Index of the step. */
+  /** Index of the step; -1: syscalld has not begun the program. */
   readonly stepIndex: number;
   /** Name of the call or pseudo call. */
   readonly call: string;
 
-  constructor(what: string, abi: Abi, program: EncodedProgram, index: number, errno: number) {
-    const name = program.stepNames[index] ?? 'start';
+  constructor(what: string, abi: Abi, stepNames: readonly string[], index: number, errno: number) {
+    const name = stepNames[index] ?? 'begin';
     const errnoText = errnoName(abi, errno);
     super(
       'program-failed',
-      `cannot ${what}: ${name}: ${errnoText} (step ${index + 1} of ${program.stepNames.length})`,
+      `cannot ${what}: ${name}: ${errnoText} (step ${index + 1} of ${stepNames.length})`,
       {
         syscall: name.split(' ')[0] ?? name,
         errno,
@@ -79,8 +79,6 @@ export class StepError extends SysError {
 interface PendingRun {
   readonly what: string;
   readonly program: EncodedProgram;
-  /** The program that ran before it in the same worker. */
-  readonly earlier: EncodedProgram | undefined;
   readonly resolve: (outcome: RunOutcome) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -96,8 +94,12 @@ export class Syscalld {
   #events: SyscalldEvents | undefined;
   #ready: ((snapshot: { objects: readonly HeldObject[]; pid: number }) => void) | undefined;
   #isLost = false;
-  /** What runs last in each parked worker: a child of it may fail while a later program runs. */
-  readonly #parked = new Map<number, EncodedProgram>();
+  /** What each parked worker has run, names of the steps: a child of it may fail when its program is over. */
+  readonly #parked = new Map<number, (readonly string[])[]>();
+  readonly #childFailures = new Map<
+    number,
+    { readonly stepNames: readonly string[]; step: number; errno: number }
+  >();
   #nextRun = 1;
   #nextObject = 1;
 
@@ -133,9 +135,8 @@ export class Syscalld {
     const id = this.#nextRun++;
     return await new Promise((resolve, reject) => {
       if (this.#isLost) throw lostError(what);
-      this.#runs.set(id, { what, program: encoded, earlier: this.#parked.get(worker), resolve, reject });
-      this.#parked.delete(worker);
-      if (program.park !== 0) this.#parked.set(program.park, encoded);
+      this.#runs.set(id, { what, program: encoded, resolve, reject });
+      this.#remember(worker, program.park, encoded.stepNames);
       this.#send(
         DOWN.run,
         id,
@@ -145,9 +146,25 @@ export class Syscalld {
     });
   }
 
+  #remember(worker: number, park: number, stepNames: readonly string[]): void {
+    const ran = this.#parked.get(worker);
+    if (ran) ran.push(stepNames);
+    else if (park !== 0) this.#parked.set(park, [stepNames]);
+  }
+
+  /**
+   * Returns the failure of a child of a worker's that came when the program which spawned it was over, the first one;
+   * undefined if there is none. Known before anything that comes of it, the child's end above all, is told.
+   */
+  childFailure(what: string, worker: number): StepError | undefined {
+    const failure = this.#childFailures.get(worker);
+    return failure && new StepError(what, this.abi, failure.stepNames, failure.step, failure.errno);
+  }
+
   /** Forgets an object and closes its descriptor; a process is still reaped. */
   drop(object: number): void {
     this.#parked.delete(object);
+    this.#childFailures.delete(object);
     this.#send(DOWN.drop, object);
   }
 
@@ -224,6 +241,13 @@ export class Syscalld {
       case UP.done:
         this.#done(id, body);
         break;
+      case UP.childFailed: {
+        const [serial, step, errno] = [intAt(body, 0), intAt(body, 1), intAt(body, 2)];
+        const stepNames = this.#parked.get(id)?.[serial - 1];
+        if (stepNames && !this.#childFailures.has(id))
+          this.#childFailures.set(id, { stepNames, step, errno });
+        break;
+      }
       case UP.exit:
         this.#events?.exited(id, intAt(body, 0));
         break;
@@ -256,10 +280,9 @@ export class Syscalld {
     const run = this.#runs.get(id);
     this.#runs.delete(id);
     if (run === undefined) return;
-    const [step, errno, role, count] = [intAt(body, 0), intAt(body, 1), intAt(body, 2), intAt(body, 3)];
+    const [step, errno, count] = [intAt(body, 0), intAt(body, 1), intAt(body, 3)];
     if (errno !== 0) {
-      const failed = role === 2 && run.earlier !== undefined ? run.earlier : run.program;
-      run.reject(new StepError(run.what, this.abi, failed, step, errno));
+      run.reject(new StepError(run.what, this.abi, run.program.stepNames, step, errno));
       return;
     }
     const copy = Buffer.from(body);

@@ -31,6 +31,7 @@ export const UP = {
   clientSignal: 108,
   clientClose: 109,
   clientDetach: 110,
+  childFailed: 111,
 } as const;
 
 /** `enum object_kind` of native/wire.h. */

@@ -474,10 +474,33 @@ function runs(): void {
         });
         first.park = worker;
         await machine.syscalld.run('begin', first);
-        const second = run(machine, (p) => void p.sys('write', [p.import(mine), 'g', 1]), worker);
-        await assert.rejects(second, /cannot test: execve \/late: ENOENT/);
+        const second = programOf(machine, (p) => void p.sys('write', [p.import(mine), 'g', 1]));
+        second.park = worker;
+        await machine.syscalld.run('go on', second, worker);
         await machine.event('exited', child);
+        assert.match(
+          String(machine.syscalld.childFailure('test', worker)?.message),
+          /^cannot test: execve \/late: ENOENT \(step \d+ of \d+\)$/,
+        );
+        machine.syscalld.drop(worker);
         for (const object of [child, mine]) machine.syscalld.drop(object);
+      });
+    });
+
+    test('fail for a child that fails before they are done, and leave no worker', async () => {
+      await withMachine(async (machine) => {
+        const [worker, child] = [machine.syscalld.newObject(), machine.syscalld.newObject()];
+        const program = programOf(machine, (p) => {
+          const [a, b] = gate(p);
+          p.spawn('child', { object: child }, () => {
+            p.sys('execve', ['/early', p.vector([]), p.vector([])], { about: '/early' });
+          });
+          p.sys('close', [b]);
+          p.sys('read', [a, p.data(1), 1]); // until it has ended
+        });
+        program.park = worker;
+        await assert.rejects(machine.syscalld.run('begin', program), /cannot begin: execve \/early: ENOENT/);
+        machine.syscalld.drop(worker);
       });
     });
 

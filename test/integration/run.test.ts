@@ -79,6 +79,35 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     assert.equal(await v.ok(['list', '-a', '-q']), '');
   });
 
+  test('says what failed first, on whichever side', async () => {
+    // Twenty times each: the sides run at the same time, and the other one's failure may come first.
+    for (const [where, args, message] of [
+      [
+        'in process 1, before its start',
+        ['--sysctl', 'net.ipv4.nonsense=1'],
+        /"sys\/net\/ipv4\/nonsense": ENOENT/,
+      ],
+      ['in process 1, late in that', ['--sysctl', 'net.ipv4.ip_forward=x'], /ip_forward": EINVAL/],
+      ['in process 1, in its start', ['--tmpfs', '/etc/passwd'], /"passwd" in the guest: ENOTDIR/],
+      [
+        'in the worker',
+        ['--mount', 'type=bind,source=/proc/sys,target=/mnt,idmap'],
+        /IDMAP on "\/proc\/sys": EINVAL/,
+      ],
+      ['in the command', ['-w', '/no/such'], /working directory "\/no\/such": ENOENT/],
+    ] as const) {
+      for (let i = 0; i < 20; i++) {
+        const detach = i % 2 === 0 ? ['-d'] : ['--init=none'];
+        const outcome = await v.run(['run', ...detach, ...args, '--', 'true']);
+        assert.equal(outcome.code, 125, `${where}: ${outcome.stderr}`);
+        assert.match(outcome.stderr, message, where);
+      }
+    }
+    const early = ['run', '--rm', '--name', 'numbered', '--xid', '77'];
+    assert.equal((await v.run([...early, '--sysctl', 'net.ipv4.nonsense=1', '--', 'true'])).code, 125);
+    assert.equal(await v.ok([...early, '--', 'echo', 'free again']), 'free again\n');
+  });
+
   test('passes the three streams on, each for itself', async () => {
     const outcome = await v.run(['run', '--', 'sh', '-c', 'cat; echo err >&2'], { input: 'in\n' });
     assert.deepEqual(outcome, { code: 0, stdout: 'in\n', stderr: 'err\n' });
