@@ -110,6 +110,7 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a host command reported less than its wait status, which is a bug',
   },
+  'start-cancelled': { status: 409, exit: 1, meaning: 'a guest was stopped before it had started' },
   'syscalld-lost': { status: 503, exit: 1, meaning: 'syscalld ended while it was at work' },
   'template-changed': { status: 409, exit: 1, meaning: 'an archive changed while it was imported' },
   'template-missing': { status: 404, exit: 2, meaning: 'there is no such template' },

@@ -54,6 +54,8 @@ export interface Guest {
   earlyExit: number | undefined;
   /** Its command has ended before its start was over. */
   isEndingEarly: boolean;
+  /** Makes a start that is under way fail, wherever it is. */
+  cancelStart: (() => void) | undefined;
   /** Wait status of process 1, once it has followed its command. */
   gone: PromiseWithResolvers<number> | undefined;
   /** Resolved when the present run has ended and what it used is cleaned up. */

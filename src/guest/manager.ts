@@ -261,7 +261,7 @@ export class Manager {
    * @throws StateError guest-running
    */
   async delete(guest: Guest, force: boolean): Promise<void> {
-    if (force && isActive(guest)) await this.stop(guest, { timeoutMs: 0 });
+    if (force && guest.state !== 'stopped') await this.stop(guest, { timeoutMs: 0 });
     if (guest.isEphemeral) return; // gone with its run
     await this.#exclusive(guest, async () => {
       if (guest.state !== 'stopped') {
@@ -446,7 +446,9 @@ export class Manager {
       guest.state = 'stopped';
     });
     undo.defer('context', () => this.#contexts.discard(context));
-    const { spec, log } = await this.#planStart(guest, init, connect);
+    const cancelled = Promise.withResolvers<never>();
+    guest.cancelStart = () => cancelled.reject(startCancelled(guest));
+    const { spec, log } = await Promise.race([this.#planStart(guest, init, connect), cancelled.promise]);
     guest.gone = undefined;
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
@@ -456,7 +458,8 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    const logPipes = await this.#runStart(guest, context, spec);
+    const logPipes = await Promise.race([this.#runStart(guest, context, spec), cancelled.promise]);
+    guest.cancelStart = undefined;
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
     const { initPid } = context;
@@ -640,9 +643,14 @@ export class Manager {
   // ---- a running guest --------------------------------------------------------------------------------------------
 
   /**
-   * Asks a guest to stop and kills it when it has not in time. Resolves when it has ended; at once if it is stopped.
+   * Asks a guest to stop and kills it when it has not in time. Resolves when it has ended; at once if it is stopped. One
+   * that is just being started has nobody to ask: its start fails, and leaves nothing.
    */
   async stop(guest: Guest, request: StopRequest = {}): Promise<GuestExit | undefined> {
+    if (guest.state === 'starting') {
+      guest.cancelStart?.();
+      await guest.queue;
+    }
     const { live, ended } = guest;
     if (!live || !ended || !isActive(guest)) return undefined;
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
@@ -819,6 +827,13 @@ export class Manager {
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
   const { network, limits, sysctls } = config;
   return { xid, hostNetwork: network.mode === 'host', devBytes: limits.shmBytes, sysctls };
+}
+
+function startCancelled(guest: Guest): StateError {
+  return new StateError(
+    'start-cancelled',
+    `cannot start guest "${guest.name}": found it told to stop before it had started`,
+  );
 }
 
 /** Whether a program of a start may have failed only since the other one did: nobody sends, receives or is there. */

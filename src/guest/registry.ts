@@ -132,6 +132,7 @@ export class Registry {
       ended: undefined,
       earlyExit: undefined,
       isEndingEarly: false,
+      cancelStart: undefined,
       gone: undefined,
     };
     this.#byName.set(name, guest);

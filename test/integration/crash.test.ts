@@ -15,6 +15,21 @@ interface Daemons {
   readonly syscalldPid: number;
 }
 
+/** Children of a process that are process 1 of a pid namespace. */
+function inits(parent: number): readonly number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+        return status.includes(`\nPPid:\t${parent}\n`) && /^NSpid:\t\d+\t1$/m.test(status);
+      } catch {
+        return false; // it has ended
+      }
+    })
+    .map(Number);
+}
+
 describe('crashes', { skip: unmet('root', 'overlay') }, () => {
   let v: OpenInstance;
   beforeEach(async () => {
@@ -297,6 +312,41 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await v.run(['delete', '--all', '--force']);
     assert.equal(await v.ok(['list', '-a', '-q']), '');
     assert.equal(await v.ok(['ps', '--json']), '[]\n');
+  });
+
+  test('of starts that hang: who stops or deletes the guest, or all of them, ends them', async () => {
+    const { syscalldPid } = await daemons();
+    const hang = async (): Promise<void> => {
+      await v.ok(['run', '--', 'true']);
+      // Process 1 of each context that waits for a guest.
+      for (const pid of await eventually('contexts', () => {
+        const waiting = inits(syscalldPid);
+        return waiting.length >= 6 ? waiting : undefined;
+      }))
+        process.kill(pid, 'SIGSTOP');
+    };
+    const start = async (name: string): Promise<ReturnType<typeof v.run>[]> => {
+      const running = v.run(['run', '-d', '--rm', '--name', name, '--', 'sleep', '1000']);
+      await eventually('the start', async () =>
+        new RegExp(`^${name} .* starting`, 'm').test(await v.ok(['list', '-a'])) ? true : undefined,
+      );
+      return [running]; // not the promise itself, which await would wait for
+    };
+    const cancelled = async (running: Promise<Awaited<ReturnType<typeof v.run>>>): Promise<void> => {
+      const { code, stderr } = await running;
+      assert.equal(code, 125);
+      assert.match(stderr, /found it told to stop before it had started/);
+    };
+    await hang();
+    for (const verb of [['stop'], ['delete', '--force']]) {
+      const [running] = await start('slow');
+      await v.ok([...verb, 'slow']);
+      await cancelled(running!);
+    }
+    const all = [...(await start('one')), ...(await start('two'))];
+    await v.ok(['daemon', 'stop', '--guests']);
+    for (const running of all) await cancelled(running);
+    await v.ok(['run', '--', 'true']);
   });
 
   test('of the control plane while clients come: each is served in the end', async () => {
