@@ -383,7 +383,14 @@ static void worker_read(struct object *w)
 	}
 }
 
-/* A worker waits before it is needed: its fork is off the path of the next operation. */
+/* A worker waits before it is needed: forked in a lull, it is in no operation's way. */
+static void spare_make(void)
+{
+	struct object *spare = worker_fork();
+	if (spare)
+		d.spare = spare->id;
+}
+
 static struct object *worker_take(void)
 {
 	struct object *w = d.spare ? object_find(d.spare) : NULL;
@@ -434,11 +441,7 @@ static void run(uint64_t id, const uint8_t *body, size_t len)
 	if (message_send(w->fd, &(struct iovec){ (void *)r.program, r.program_len }, 1, &fds, MSG_DONTWAIT) < 0) {
 		w->fail_error = errno;
 		worker_end(w);
-		return;
 	}
-	struct object *spare = d.spare ? NULL : worker_fork();
-	if (spare)
-		d.spare = spare->id;
 }
 
 static void client_close(struct object *c)
@@ -779,7 +782,7 @@ static void dispatch(const struct epoll_event *ev)
 
 static int wait_ms(void)
 {
-	return d.control < 0 || dying_count ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
+	return d.control < 0 || dying_count || !d.spare ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
 }
 
 static void loop(void)
@@ -789,6 +792,8 @@ static void loop(void)
 		int n = epoll_wait(d.epoll, events, 64, wait_ms());
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
+		if (n == 0 && !d.spare)
+			spare_make();
 		reap();
 		if (log_paused())
 			log_tick();
@@ -831,8 +836,8 @@ int daemon_main(char **argv)
 	vserverd_path = argv[3];
 	umask(077);
 	sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL); /* the client that started us had blocked some */
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	for (int sig = 1; sig < NSIG; sig++)
+		signal(sig, sig == SIGPIPE || sig == SIGHUP ? SIG_IGN : SIG_DFL);
 	getrlimit(RLIMIT_NOFILE, &files_limit);
 	if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){ FILES_MAX, FILES_MAX })) /* not allowed everywhere */
 		setrlimit(RLIMIT_NOFILE, &(struct rlimit){ files_limit.rlim_max, files_limit.rlim_max });

@@ -90,15 +90,6 @@ static int64_t spawn(uint64_t flags, int64_t cgroup, uint32_t object)
 	return pid;
 }
 
-static void reset_signals(void)
-{
-	sigset_t none;
-	for (int sig = 1; sig < NSIG; sig++)
-		signal(sig, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
 /* The guest's init when it has none of its own: reaps orphans, passes signals on to the guest's command, and ends with
  * its status; the kernel then ends everything else in the pid namespace (pid_namespaces(7)). That takes a while: who has
  * the other end of socket `tell` hears of it before. */
@@ -252,7 +243,8 @@ _Noreturn void worker_main(int sock)
 {
 	/* Not dumpable: a guest that meets this process in its pid namespace can open none of its files and memory. */
 	prctl(PR_SET_DUMPABLE, 0);
-	reset_signals();
+	signal(SIGPIPE, SIG_DFL); /* what syscalld ignores */
+	signal(SIGHUP, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* an unused or half-done worker is worth nothing without syscalld */
 	serve(sock);
 }

@@ -15,6 +15,7 @@ import {
 import { constants, endianness } from 'node:os';
 import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { MACHINE_LIMITS, Program, type Result } from '../../src/sys/program.ts';
 import { StepError } from '../../src/sys/syscalld.ts';
 import { EXIT_AGAIN } from '../../src/sys/wire.ts';
@@ -984,6 +985,7 @@ function size(): void {
           for (const object of objects.slice(at, at + MACHINE_LIMITS.keeps)) p.keep(file, object);
         });
       }
+      await setTimeout(100); // a lull: then it shares its program with a worker that waits
       const rollup = readFileSync(`/proc/${machine.pid}/smaps_rollup`, 'utf8');
       const ownKib = [...rollup.matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB/gm)].reduce(
         (sum, [, kib]) => sum + Number(kib),
