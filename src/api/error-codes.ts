@@ -11,6 +11,7 @@ export interface ErrorCodeInfo {
 /** Every stable error code. A code is never renamed or given a second meaning; `docs/reference/errors.md` lists them. */
 export const ERROR_CODES = {
   'abi-missing': { status: 500, exit: 1, meaning: 'the native part is not built' },
+  'address-in-use': { status: 409, exit: 1, meaning: 'an address belongs to another network context' },
   'busybox-broken': { status: 409, exit: 1, meaning: 'the busybox of the host cannot be used in a guest' },
   'busybox-missing': { status: 409, exit: 1, meaning: 'the host has no static busybox for the template' },
   'cgroup-busy': { status: 409, exit: 1, meaning: "a guest's cgroup has processes that do not end" },
@@ -25,10 +26,25 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
+  'ebpf-jump': {
+    status: 500,
+    exit: 70,
+    meaning: 'an eBPF program jumps too far, which is a bug',
+  },
   'ebpf-label': {
     status: 500,
     exit: 70,
     meaning: 'an eBPF program jumps to a label that is nowhere, which is a bug',
+  },
+  'ebpf-map': {
+    status: 500,
+    exit: 70,
+    meaning: 'an eBPF program names a map that is nowhere, which is a bug',
+  },
+  'ebpf-refused': {
+    status: 500,
+    exit: 70,
+    meaning: 'the kernel refuses an eBPF program; the details have the words of its verifier',
   },
   'freeze-timeout': { status: 504, exit: 1, meaning: 'a guest did not freeze or thaw in time' },
   'guest-ephemeral': {
@@ -50,6 +66,7 @@ export const ERROR_CODES = {
     meaning: 'the host has no merged /usr, so its programs cannot be shown in a guest',
   },
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
+  'invalid-address': { status: 400, exit: 2, meaning: 'not an address of the family that is needed' },
   'invalid-archive': { status: 400, exit: 2, meaning: 'an archive cannot be read as a root' },
   'invalid-capability': { status: 400, exit: 2, meaning: 'not a capability or not a set of capabilities' },
   'invalid-config': {
@@ -58,7 +75,9 @@ export const ERROR_CODES = {
     meaning: 'a guest configuration is not valid; the message gives file, line and column',
   },
   'invalid-name': { status: 400, exit: 2, meaning: 'not a guest name' },
+  'invalid-network': { status: 400, exit: 2, meaning: 'not a network, which is an address and a prefix' },
   'invalid-rlimit': { status: 400, exit: 2, meaning: 'not a resource limit' },
+  'invalid-rule': { status: 400, exit: 2, meaning: 'not a rule of a network policy' },
   'invalid-seccomp-profile': { status: 400, exit: 2, meaning: 'a seccomp profile cannot be read' },
   'invalid-signal': { status: 400, exit: 2, meaning: 'not a signal name or number' },
   'invalid-template': { status: 400, exit: 2, meaning: 'not a template or not a name of one' },
@@ -118,6 +137,11 @@ export const ERROR_CODES = {
     status: 500,
     exit: 70,
     meaning: 'a step names more errnos than the machine takes, which is a bug',
+  },
+  'too-many-rules': {
+    status: 400,
+    exit: 2,
+    meaning: 'more egress rules apply to one address than the fence takes',
   },
   'unknown-constant': {
     status: 500,

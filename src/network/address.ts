@@ -63,11 +63,6 @@ export function networkOf(address: Uint8Array, prefix: number): Network {
   return { address: cleared, prefix };
 }
 
-/** Returns the last address of a network, its broadcast address if it is one of IPv4. */
-export function lastAddress({ address, prefix }: Network): Uint8Array {
-  return address.map((byte, i) => byte | (~maskByte(prefix, i) & 0xff));
-}
-
 /** Says whether one network lies in another, or is the same. */
 export function contains(outer: Network, inner: Network): boolean {
   return (
@@ -106,7 +101,8 @@ function parseIpv4(text: string): Uint8Array | undefined {
 function parseIpv6(text: string): Uint8Array | undefined {
   const halves = text.split('::');
   if (halves.length > 2) return undefined;
-  const [left = [], right = []] = halves.map(parseWords);
+  const left = parseWords(halves[0] ?? '');
+  const right = parseWords(halves[1] ?? '');
   if (left === undefined || right === undefined) return undefined;
   const missing = 8 - left.length - right.length;
   if (halves.length === 1 ? missing !== 0 : missing < 1) return undefined;

@@ -1,7 +1,7 @@
 /** What the socket broker does to a new socket before the guest gets it. */
 import { endianness } from 'node:os';
 import { planUpdate } from '../sys/bpf/map.ts';
-import type { Import, Program, Result } from '../sys/program.ts';
+import type { Arg, Program, Result } from '../sys/program.ts';
 import { AF_INET, AF_INET6, NOWHERE, PROTOCOL } from './fence-code.ts';
 
 const SOL_SOCKET = 1;
@@ -23,9 +23,9 @@ export interface NewSocket {
  * Adds the steps that make a datagram socket ready: a UDP socket is entered in the fence's `sockets`, where datagrams for
  * a wildcard find it; an ICMP echo socket is bound to an address of the context's. Others stay as they are. Nothing here fails.
  *
- * @param sockets the fence's map of that name
+ * @param sockets a descriptor of the fence's map of that name
  */
-export function planPrepareSocket(p: Program, sockets: Import, { socket, type, protocol }: NewSocket): void {
+export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, protocol }: NewSocket): void {
   const [end, echo4, echo6, disconnect] = [p.label(), p.label(), p.label(), p.label()];
   const quiet = { ignore: [] } as const;
   p.expect(type, '&', SOCK_DATAGRAM, 'EINVAL', 'a datagram socket', { mask: SOCK_TYPE_MASK, otherwise: end });

@@ -78,6 +78,11 @@ export function fencePrograms(target: FenceTarget): readonly ProgramSpec[] {
       program: packetProgram(target, 'out'),
     },
     { ...socket, name: 'create', attach: 'BPF_CGROUP_INET_SOCK_CREATE', program: createProgram(target) },
-    { type: 'skLookup', name: 'lookup', attach: 'BPF_SK_LOOKUP', program: lookupProgram() },
+    lookupSpec(),
   ];
+}
+
+/** The program that finds listeners: the only one that is not attached to the cgroup. */
+export function lookupSpec(): ProgramSpec {
+  return { type: 'skLookup', name: 'lookup', attach: 'BPF_SK_LOOKUP', program: lookupProgram() };
 }

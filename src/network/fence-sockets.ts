@@ -53,6 +53,8 @@ export function createProgram(target: FenceTarget): EbpfProgram {
 /** Frees the port of a socket that is closed. Accepted sockets have a copy of the listener's state: not theirs. */
 export function releaseProgram(target: FenceTarget): EbpfProgram {
   const f = new FenceCode(target, 'socket');
+  // No program of the cgroup uses this map: named here, it lives as long as they do (see `recoverFence`).
+  f.a.loadMap(1, 'sockets');
   loadOwnState(f);
   f.dropBinding();
   return f.finishOpen();

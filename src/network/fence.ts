@@ -11,13 +11,22 @@ import { possibleCpus } from '../sys/bpf/cpus.ts';
 import {
   explainLoad,
   type ProgramSpec,
+  planAttached,
   planAttachProgram,
   planDetachAll,
   planLink,
   planLoad,
   planMapTable,
 } from '../sys/bpf/load.ts';
-import { planCreateMap, planDelete, planLookup, planLookupBatch, planUpdate } from '../sys/bpf/map.ts';
+import {
+  planCreateMap,
+  planDelete,
+  planLookup,
+  planLookupBatch,
+  planMapId,
+  planOpenMap,
+  planUpdate,
+} from '../sys/bpf/map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Data, type Import, Program, type Result } from '../sys/program.ts';
@@ -35,7 +44,7 @@ import {
   GLOBAL_RANGES,
   GLOBALS,
 } from './fence-maps.ts';
-import { fencePrograms } from './fence-programs.ts';
+import { fencePrograms, lookupSpec } from './fence-programs.ts';
 import { parseCounters, parseDenials } from './fence-reading.ts';
 import type { Denial, NetworkCounters, NetworkRules, Nid } from './rules.ts';
 
@@ -54,6 +63,10 @@ export interface FenceHandles {
   readonly version: 1;
   /** Objects of syscalld: the maps, and the link. */
   readonly objects: Readonly<Record<FenceMap | 'link', number>>;
+  /** The kernel's ids of the maps, which live as long as the programs. */
+  readonly maps: Readonly<Record<FenceMap, number>>;
+  /** As in the options. */
+  readonly cgroup: string;
   /** As in the options. */
   readonly netns: string | null;
 }
@@ -65,21 +78,46 @@ export interface FenceHandles {
  * @throws SysError program-failed, BugError ebpf-refused
  */
 export async function createFence(syscalld: Syscalld, options: FenceOptions): Promise<Fence> {
-  const objects = Object.fromEntries(
-    [...FENCE_MAP_NAMES, 'link' as const].map((name) => [name, syscalld.newObject()]),
-  ) as Record<FenceMap | 'link', number>; // the same names
-  const handles: FenceHandles = { version: 1, objects, netns: options.netns ?? null };
-  const made: number[] = [];
+  const { cgroup, netns = null, guestLevel } = options;
+  const objects = newObjects(syscalld);
+  const { netnsCookie, maps } = await makeMaps(syscalld, objects, netns);
+  const handles: FenceHandles = { version: 1, objects, maps, cgroup, netns };
   try {
-    const netnsCookie = await makeMaps(syscalld, handles);
-    made.push(...FENCE_MAP_NAMES.map((name) => objects[name]));
-    const target = { errnos: fenceErrnos(syscalld.abi), guestLevel: options.guestLevel, netnsCookie };
-    await attachPrograms(syscalld, handles, options.cgroup, target);
+    const target = { errnos: fenceErrnos(syscalld.abi), guestLevel, netnsCookie };
+    await attachPrograms(syscalld, handles, fencePrograms(target));
   } catch (error) {
-    for (const object of made) syscalld.drop(object);
+    for (const name of FENCE_MAP_NAMES) syscalld.drop(objects[name]);
     throw error;
   }
   return openFence(syscalld, handles);
+}
+
+/**
+ * Goes on with a fence whose syscalld has died: the programs still stand, the maps are theirs, and only the program that
+ * finds listeners is linked again. Then `adopt` each context.
+ *
+ * @throws SysError program-failed when the fence is gone, and a new one has to be made
+ */
+export async function recoverFence(syscalld: Syscalld, before: FenceHandles): Promise<Fence> {
+  const handles: FenceHandles = { ...before, objects: newObjects(syscalld) };
+  const p = new Program(syscalld.abi);
+  const { count } = planAttached(p, 'BPF_CGROUP_INET_EGRESS', planOpen(p, handles.cgroup));
+  p.expect(count, '!=', 0, 'ENOENT', 'the fence');
+  for (const name of FENCE_MAP_NAMES)
+    p.keep(planOpenMap(p, name, handles.maps[name], FENCE_MAPS[name]), handles.objects[name]);
+  await syscalld.run('find the fence', p);
+  try {
+    await attachPrograms(syscalld, handles, [lookupSpec()]);
+  } catch (error) {
+    for (const name of FENCE_MAP_NAMES) syscalld.drop(handles.objects[name]);
+    throw error;
+  }
+  return openFence(syscalld, handles);
+}
+
+function newObjects(syscalld: Syscalld): FenceHandles['objects'] {
+  const names = [...FENCE_MAP_NAMES, 'link' as const];
+  return Object.fromEntries(names.map((name) => [name, syscalld.newObject()])) as FenceHandles['objects']; // the same names
 }
 
 /** Goes on with a fence; its objects must be among those syscalld holds. Then `adopt` each context. */
@@ -89,6 +127,7 @@ export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
 
 const SOL_SOCKET = 1;
 const SO_NETNS_COOKIE = 71;
+const COOKIE_BYTES = 8;
 
 /** A fence that stands. */
 export class Fence {
@@ -293,27 +332,41 @@ function planOpen(p: Program, path: string): Result {
 }
 
 /** Makes the maps, and returns the cookie of the namespace. */
-async function makeMaps(syscalld: Syscalld, handles: FenceHandles): Promise<bigint> {
+async function makeMaps(
+  syscalld: Syscalld,
+  objects: FenceHandles['objects'],
+  netns: string | null,
+): Promise<{ readonly netnsCookie: bigint; readonly maps: FenceHandles['maps'] }> {
   const p = new Program(syscalld.abi);
-  planEnter(p, handles.netns);
+  planEnter(p, netns);
   const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
-  const cookie = p.data(8, '<cookie>');
+  const out = p.data(COOKIE_BYTES + 4 * FENCE_MAP_NAMES.length, '<ids>');
   const length = p.data(4, '<8>');
-  p.put(length, 8);
-  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, cookie, length], { about: 'namespace' });
-  for (const name of FENCE_MAP_NAMES) p.keep(planCreateMap(p, name, FENCE_MAPS[name]), handles.objects[name]);
-  p.returns(cookie);
-  const { out } = await syscalld.run('make the fence', p);
-  return syscalld.abi.littleEndian ? out.readBigUInt64LE() : out.readBigUInt64BE();
+  p.put(length, COOKIE_BYTES);
+  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, out, length], { about: 'namespace' });
+  for (const [i, name] of FENCE_MAP_NAMES.entries()) {
+    const map = planCreateMap(p, name, FENCE_MAPS[name]);
+    p.store(out.at(COOKIE_BYTES + 4 * i, 4), p.load(planMapId(p, map, name)));
+    p.keep(map, objects[name]);
+  }
+  p.returns(out);
+  const bytes = (await syscalld.run('make the fence', p)).out;
+  const le = syscalld.abi.littleEndian;
+  const ids = FENCE_MAP_NAMES.map((name, i) => {
+    const at = COOKIE_BYTES + 4 * i;
+    return [name, le ? bytes.readUInt32LE(at) : bytes.readUInt32BE(at)] as const;
+  });
+  return {
+    netnsCookie: le ? bytes.readBigUInt64LE() : bytes.readBigUInt64BE(),
+    maps: Object.fromEntries(ids) as FenceHandles['maps'], // the same names
+  };
 }
 
 async function attachPrograms(
   syscalld: Syscalld,
   handles: FenceHandles,
-  cgroup: string,
-  target: FenceTarget,
+  specs: readonly ProgramSpec[],
 ): Promise<void> {
-  const specs = fencePrograms(target);
   const begin = (): { readonly p: Program; readonly maps: Data } => {
     const p = new Program(syscalld.abi);
     return {
@@ -325,7 +378,7 @@ async function attachPrograms(
     };
   };
   const { p, maps } = begin();
-  const directory = planOpen(p, cgroup);
+  const directory = planOpen(p, handles.cgroup);
   for (const spec of specs) {
     const program = planLoad(p, spec, maps);
     if (spec.type === 'skLookup') {

@@ -1,7 +1,8 @@
 /** The fence on this host's kernel: real sockets of real processes, in cgroups and network namespaces of the test's own. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { openFence } from '../../src/network/fence.ts';
+import { setTimeout } from 'node:timers/promises';
+import { createFence, openFence, recoverFence } from '../../src/network/fence.ts';
 import type { NetworkRules } from '../../src/network/rules.ts';
 import { type Agent, type World, withWorld } from '../lib/fence-world.ts';
 import { unmet } from '../lib/requires.ts';
@@ -647,7 +648,36 @@ names.update(answer=answer)`);
       await again.setNetwork(2, only(2, { addresses4: [{ address: '10.7.0.4' }] }));
       assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'two 10.7.0.4 10.7.0.100');
       assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'ECONNREFUSED');
+      // syscalld's death takes the descriptors, but not what the programs hold.
       again.close();
+      await setTimeout(100);
+      assert.equal(await two.get("code(tcp, ('10.7.0.1', 80))"), 'EADDRNOTAVAIL');
+      assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'ECONNREFUSED');
+      const third = await recoverFence(machine.syscalld, again.handles);
+      third.adopt(2, only(2, { addresses4: [{ address: '10.7.0.4' }] }));
+      assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'two 10.7.0.4 10.7.0.100');
+      await third.setNetwork(2, only(2));
+      assert.equal(await outside.get("ask(('10.7.0.2', 80))"), 'two 10.7.0.2 10.7.0.100');
+      // One that nobody has handles of any more is replaced; listeners begin anew.
+      third.close();
+      const fourth = await createFence(machine.syscalld, {
+        cgroup: third.handles.cgroup,
+        guestLevel: 2,
+        netns: String(third.handles.netns),
+      });
+      await fourth.setNetwork(2, only(2));
+      await fourth.bindGuest(world.cgroup(2), 2);
+      await two.run("b = serve(tcp(('0.0.0.0', 81)), 'two')");
+      assert.equal(await outside.get("ask(('10.7.0.2', 81))"), 'two 10.7.0.2 10.7.0.100');
+      assert.equal(await two.get("code(tcp, ('10.7.0.1', 80))"), 'EADDRNOTAVAIL');
+      await assert.rejects(
+        recoverFence(machine.syscalld, {
+          ...fourth.handles,
+          maps: { ...fourth.handles.maps, guests: fourth.handles.maps.networks },
+        }),
+        { code: 'program-failed' },
+      );
+      fourth.close();
     });
   });
 });

@@ -82,12 +82,12 @@ export function planAttachProgram(p: Program, spec: ProgramSpec, program: Result
   p.sys('bpf', [COMMAND.BPF_PROG_ATTACH, attr, ATTACH.bytes], { about: `attach "${spec.name}"` });
 }
 
-/**
- * Adds the steps that detach the program of a kind that somebody who is gone has left at a cgroup; one at most, as we
- * never leave more.
- */
-export function planDetachAll(p: Program, attach: AttachType, cgroup: Result): void {
-  const none = p.label();
+/** Adds the step that asks which program of a kind is attached to a cgroup: its id, and how many there are. */
+export function planAttached(
+  p: Program,
+  attach: AttachType,
+  cgroup: Result,
+): { readonly ids: Data; readonly count: Result } {
   const query = p.data(QUERY.bytes, `<query ${attach}>`);
   const ids = p.data(4, '<ids>');
   p.store(query.at(QUERY.target, 4), cgroup);
@@ -95,7 +95,17 @@ export function planDetachAll(p: Program, attach: AttachType, cgroup: Result): v
   p.pointer(query.at(QUERY.ids, 8), ids);
   p.put(query.at(QUERY.count, 4), 1);
   p.sys('bpf', [COMMAND.BPF_PROG_QUERY, query, QUERY.bytes], { about: `query ${attach}` });
-  p.expect(p.load(query.at(QUERY.count, 4)), '!=', 0, 'ENOENT', `a ${attach}`, { otherwise: none });
+  return { ids, count: p.load(query.at(QUERY.count, 4)) };
+}
+
+/**
+ * Adds the steps that detach the program of a kind that somebody who is gone has left at a cgroup; one at most, as we
+ * never leave more.
+ */
+export function planDetachAll(p: Program, attach: AttachType, cgroup: Result): void {
+  const none = p.label();
+  const { ids, count } = planAttached(p, attach, cgroup);
+  p.expect(count, '!=', 0, 'ENOENT', `a ${attach}`, { otherwise: none });
   const open = p.data(FD_BY_ID_BYTES, '<id>');
   p.store(open.at(0, 4), p.load(ids));
   const old = p.sys('bpf', [COMMAND.BPF_PROG_GET_FD_BY_ID, open, FD_BY_ID_BYTES], {

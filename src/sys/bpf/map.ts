@@ -3,7 +3,7 @@
  * Steps on eBPF maps. `union bpf_attr` of linux/bpf.h is the kernel's ABI and the same on every architecture; offsets in
  * bytes.
  */
-import { Data, type Import, type Program, type Result } from '../program.ts';
+import { type Arg, Data, type Program, type Result } from '../program.ts';
 import { planLoadBtf } from './btf.ts';
 import { BPF_F_NO_PREALLOC, COMMAND, MAP_TYPE, type MapType } from './uapi.ts';
 
@@ -24,12 +24,15 @@ const CREATE = { type: 0, key: 4, value: 8, entries: 12, flags: 16, name: 28, bt
 const ELEMENT = { map: 0, key: 8, value: 16, flags: 24, bytes: 32 } as const;
 /** MAP_*_BATCH: u64 in, out, keys, values; u32 count, map; u64 element flags, flags. */
 const BATCH = { from: 0, to: 8, keys: 16, values: 24, count: 32, map: 36, bytes: 56 } as const;
+/** MAP_GET_FD_BY_ID: u32 id, u32 next, u32 flags. */
+const FD_BY_ID_BYTES = 12;
+/** OBJ_GET_INFO_BY_FD: u32 descriptor, u32 length, u64 info. */
+const INFO_BY_FD = { map: 0, length: 4, info: 8, bytes: 16 } as const;
+/** struct bpf_map_info: u32 type, id, key, value, … */
+const INFO = { type: 0, id: 4, key: 8, value: 12, bytes: 40 } as const;
 const NAME_BYTES = 15;
 /** Kinds that take memory for all elements at once unless told not to. */
 const GROWING: readonly MapType[] = ['hash', 'perCpuHash', 'longestPrefix', 'socketStorage'];
-
-/** The descriptor of a map. */
-export type MapFd = Result | Import;
 
 /** Adds the step that makes a map; its result is the map's descriptor. */
 export function planCreateMap(p: Program, name: string, spec: MapSpec): Result {
@@ -50,7 +53,7 @@ export function planCreateMap(p: Program, name: string, spec: MapSpec): Result {
   return p.sys('bpf', [COMMAND.BPF_MAP_CREATE, attr, CREATE.bytes], { about: `make map "${name}"` });
 }
 
-function planElement(p: Program, map: MapFd, key: Data, value: Data | undefined, flags: number): Data {
+function planElement(p: Program, map: Arg, key: Data, value: Data | undefined, flags: number): Data {
   const attr = p.data(ELEMENT.bytes, `<element of ${key.text}>`);
   p.store(attr.at(ELEMENT.map, 4), map);
   p.pointer(attr.at(ELEMENT.key, 8), key);
@@ -62,7 +65,7 @@ function planElement(p: Program, map: MapFd, key: Data, value: Data | undefined,
 /** Adds the step that writes one element; the kernel replaces it whole. */
 export function planUpdate(
   p: Program,
-  map: MapFd,
+  map: Arg,
   key: Uint8Array | Data,
   value: Uint8Array | Data,
   options: { readonly about: string; readonly flags?: number; readonly ignore?: readonly string[] },
@@ -76,13 +79,13 @@ export function planUpdate(
 }
 
 /** Adds the step that removes one element, which need not be there. */
-export function planDelete(p: Program, map: MapFd, key: Uint8Array, about: string): void {
+export function planDelete(p: Program, map: Arg, key: Uint8Array, about: string): void {
   const attr = planElement(p, map, p.data(key), undefined, 0);
   p.sys('bpf', [COMMAND.BPF_MAP_DELETE_ELEM, attr, ELEMENT.bytes], { about, ignore: ['ENOENT'] });
 }
 
 /** Adds the step that reads one element into the data area; zeros when there is none. */
-export function planLookup(p: Program, map: MapFd, key: Uint8Array, valueBytes: number, about: string): Data {
+export function planLookup(p: Program, map: Arg, key: Uint8Array, valueBytes: number, about: string): Data {
   const value = p.data(valueBytes, about);
   const attr = planElement(p, map, p.data(key), value, 0);
   p.sys('bpf', [COMMAND.BPF_MAP_LOOKUP_ELEM, attr, ELEMENT.bytes], { about, ignore: ['ENOENT'] });
@@ -113,7 +116,7 @@ export function batchLayout(keyBytes: number, valueBytes: number, most: number):
  */
 export function planLookupBatch(
   p: Program,
-  map: MapFd,
+  map: Arg,
   spec: { readonly keyBytes: number; readonly valueBytes: number },
   most: number,
   position: Uint8Array | undefined,
@@ -134,6 +137,40 @@ export function planLookupBatch(
   p.store(out.at(layout.count, 4), p.load(attr.at(BATCH.count, 4)));
   p.returns(out);
   return layout;
+}
+
+/**
+ * Adds the steps that open a map by the kernel's id (Linux 4.13), if it is still the one that was made as `spec`; ESTALE
+ * otherwise.
+ */
+export function planOpenMap(p: Program, name: string, id: number, spec: MapSpec): Result {
+  const open = p.data(FD_BY_ID_BYTES, `<id ${id}>`);
+  p.put(open.at(0, 4), id);
+  const map = p.sys('bpf', [COMMAND.BPF_MAP_GET_FD_BY_ID, open, FD_BY_ID_BYTES], { about: `find "${name}"` });
+  const info = planMapInfo(p, map, name);
+  for (const [at, wanted] of [
+    [INFO.type, MAP_TYPE[spec.type]],
+    [INFO.key, spec.keyBytes],
+    [INFO.value, spec.valueBytes],
+  ] as const) {
+    p.expect(p.load(info.at(at, 4)), '==', wanted, 'ESTALE', `map "${name}"`);
+  }
+  return map;
+}
+
+/** Adds the step that asks for the kernel's id of a map; it is 4 bytes at the start of the result. */
+export function planMapId(p: Program, map: Arg, name: string): Data {
+  return planMapInfo(p, map, name).at(INFO.id, 4);
+}
+
+function planMapInfo(p: Program, map: Arg, name: string): Data {
+  const info = p.data(INFO.bytes, '<info>');
+  const attr = p.data(INFO_BY_FD.bytes, '<what map>');
+  p.store(attr.at(INFO_BY_FD.map, 4), map);
+  p.put(attr.at(INFO_BY_FD.length, 4), INFO.bytes);
+  p.pointer(attr.at(INFO_BY_FD.info, 8), info);
+  p.sys('bpf', [COMMAND.BPF_OBJ_GET_INFO_BY_FD, attr, INFO_BY_FD.bytes], { about: `look at "${name}"` });
+  return info;
 }
 
 function place(p: Program, bytes: Uint8Array | Data): Data {
