@@ -8,6 +8,7 @@
  */
 import { BugError } from '../base/errors.ts';
 import { type Abi, flags, offsetOf, sizeOf, widthOf } from './abi.ts';
+import { bytesOfText } from './byte-text.ts';
 
 /** `enum op` of native/wire.h. */
 export const OP = {
@@ -188,14 +189,15 @@ export class Program {
     return new Data(offset, length, text ?? `<${length} bytes>`);
   }
 
-  /** Puts a NUL-terminated text into the data area, each text once. */
+  /** Puts a NUL-terminated text into the data area, each text once; bytes that are not UTF-8 as `textOfBytes` has them. */
   text(value: string): Data {
     let place = this.#texts.get(value);
     if (place === undefined) {
       if (value.includes('\0')) throw new BugError('nul-in-text', 'cannot encode a text: found a NUL in it');
-      const length = Buffer.byteLength(value) + 1;
-      place = this.data(length, JSON.stringify(value));
-      this.#data.write(value, place.offset);
+      const bytes = value.isWellFormed() ? undefined : bytesOfText(value);
+      place = this.data((bytes?.length ?? Buffer.byteLength(value)) + 1, JSON.stringify(value));
+      if (bytes) this.#data.set(bytes, place.offset);
+      else this.#data.write(value, place.offset);
       this.#texts.set(value, place);
     }
     return place;

@@ -5,6 +5,7 @@
  */
 import { endianness } from 'node:os';
 import { BugError } from '../base/errors.ts';
+import { textOfBytes } from './byte-text.ts';
 
 /** `enum down` of native/wire.h: vserverd → syscalld. */
 export const DOWN = {
@@ -110,7 +111,7 @@ export class FrameReader {
   }
 }
 
-/** What a client says when it comes. */
+/** What a client says when it comes; texts as `textOfBytes` makes them. */
 export interface Hello {
   readonly pid: number;
   /** Which of its stdin, stdout, stderr are terminals. */
@@ -129,7 +130,7 @@ export function parseHello(body: Buffer): Hello {
   const bits = intAt(body, 1);
   const size = intAt(body, 2);
   const count = intAt(body, 3) >>> 0;
-  const texts = body.subarray(16).toString('utf8').split('\0');
+  const texts = textOfBytes(body.subarray(16)).split('\0');
   texts.pop(); // what follows the last NUL
   if (texts.length < 1 + count) {
     throw new BugError(

@@ -195,6 +195,24 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     ]);
   });
 
+  test('gives arguments and environment byte by byte, also what is no UTF-8', async () => {
+    const under = [
+      'sh',
+      '-c',
+      `A="$(printf 'a\\377\\303\\274')"; export A; exec "$0" "$@" "$(printf '\\200\\355\\262\\200b')"`,
+    ];
+    const show = ['sh', '-c', 'printf "%s" "$1$A" | od -An -tx1', 'x'];
+    const shown = ' 80 ed b2 80 62 61 ff c3 bc\n';
+    assert.equal(await v.ok(['run', '-e', 'A', '--', ...show], { under }), shown);
+    await v.ok(['create', '--env', 'A', 'bytes', '--', 'sh', '-c', `${show[2]}; exec sleep 1000`, 'x'], {
+      under,
+    });
+    await v.ok(['start', 'bytes']);
+    await eventually('its output', async () => (await v.ok(['logs', 'bytes'])) === shown || undefined);
+    assert.equal(await v.ok(['exec', '-e', 'A', 'bytes', ...show], { under }), shown);
+    await v.ok(['delete', '--force', 'bytes']);
+  });
+
   test('runs as the user that was asked for', async () => {
     const id = 'echo $(id -u):$(id -g):$(id -G)';
     assert.equal(await inGuest([], id), '0:0:0\n');
