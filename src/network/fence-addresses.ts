@@ -68,7 +68,7 @@ export function bindProgram(target: FenceTarget, family: Family): EbpfProgram {
   const { a } = f;
   f.loadState().loadNetwork();
   a.load(1, 6, SOCK_ADDR.socket, 8).load(1, 1, SOCK.sourcePort, 4).jumpIf(1, '!=', 0, 'pass'); // EINVAL follows
-  f.dropBinding();
+  f.dropOwnBinding();
   readPortAndProtocol(f);
   readUserAddress(f, family, FRAME.remote);
   checkLowPort(f);
@@ -228,7 +228,7 @@ export function connectProgram(target: FenceTarget, family: Family): EbpfProgram
   a.store(7, STATE.verified, 0, 8);
   // The port it asked for was for a listener: as a client it has the real one, and says so.
   a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, 'keeps its port');
-  f.dropBinding();
+  f.dropOwnBinding();
   a.label('keeps its port');
   f.setStateFlags(0, STATE_FLAG.wild | STATE_FLAG.moved);
   a.load(2, 6, SOCK_ADDR.socket, 8).load(1, 2, SOCK.sourcePort, 4).jumpIf(1, '!=', 0, 'pass');

@@ -485,6 +485,18 @@ export class FenceCode {
     return this.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
   }
 
+  /** As `dropBinding`, unless the state is a copy of a listener's. */
+  dropOwnBinding(): this {
+    const { a } = this;
+    const [copy, done] = [a.fresh('copy of a state'), a.fresh('own binding is gone')];
+    a.move(1, reg(6)).call('get_socket_cookie').load(1, 7, STATE.cookie, 8).jumpIf(0, '!=', reg(1), copy);
+    this.dropBinding();
+    a.goto(done).label(copy);
+    this.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
+    a.label(done);
+    return this;
+  }
+
   /** Enters a UDP socket's binding, as its state has it, into `ports`; r9 must hold the socket's cookie. */
   enterBinding(): this {
     const { a } = this;

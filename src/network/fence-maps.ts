@@ -64,8 +64,8 @@ export const LISTENER_SLOTS = 4;
 
 /**
  * `state`, for each socket: u32 nid; u16 the port it asked for, u16 flags; u64 cookie of the socket that was bound (an
- * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address,
- * protocol and kind of its binding.
+ * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address of
+ * its binding, the socket's protocol, and the kind of the binding.
  */
 export const STATE = {
   nid: 0,

@@ -41,16 +41,22 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
   a.load(1, 6, SKB.protocol, 4).swapToBigEndian(1, 16);
   a.jumpIf(1, '==', ETH_P_IP, 'IPv4').jumpIf(1, '==', ETH_P_IPV6, 'IPv6').goto('pass');
   for (const ip of [4, 6] as const) {
-    a.label(`IPv${ip}`);
+    a.label(`IPv${ip}`).load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, `IPv${ip}, not TCP`);
+    a.store(10, FRAME.protocol, PROTOCOL.tcp, 8);
+    count(f, ip, direction);
+    ifVerified(f, 'pass');
+    readHeader(f, ip, direction);
+    a.goto(`IPv${ip}, unknown`).label(`IPv${ip}, not TCP`);
     readHeader(f, ip, direction);
     count(f, ip, direction);
-    unlessVerified(f);
+    a.label(`IPv${ip}, unknown`);
     f.loadNetwork();
     readPorts(f, ip, direction);
     if (direction === 'out') checkSent(f, ip);
     else checkReceived(f, ip);
     a.label(`IPv${ip} is right`);
-    a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, 'pass');
+    // A raw socket can write TCP as well, to and from anywhere: only what the socket itself is counts.
+    a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'pass');
     a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').call('sk_fullsock').jumpIf(0, '==', 0, 'pass');
     a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', TCP_LISTEN, 'pass');
     loadGeneration(f);
@@ -103,14 +109,13 @@ function count(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
   a.store(2, COUNTER.contents, reg(1), 8).label(none);
 }
 
-/** TCP whose peer was found right since the last edit passes at once. */
-function unlessVerified(f: FenceCode): void {
+/** Goes to a label if the socket's peer was found right since the last edit. */
+function ifVerified(f: FenceCode, target: string): void {
   const { a } = f;
   const no = a.fresh('not verified');
-  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, no);
   a.load(9, 7, STATE.verified, 8).jumpIf(9, '==', 0, no);
   loadGeneration(f);
-  a.jumpIf(0, '==', 0, no).load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), 'pass').label(no);
+  a.jumpIf(0, '==', 0, no).load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target).label(no);
 }
 
 /** Ports into the frame, where there are any: not in later fragments, not behind extension headers. */
@@ -163,7 +168,7 @@ function checkSent(f: FenceCode, ip: 4 | 6): void {
   a.goto(right).label(outside);
   // What was accepted answers: policy is about who begins.
   const begins = a.fresh('begins');
-  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, begins);
+  a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, begins);
   f.ifStateFlag(STATE_FLAG.active, false, right);
   a.label(begins);
   f.checkOutside(ip);

@@ -31,6 +31,7 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   a.store(10, FRAME.initial + STATE.flags, STATE_FLAG.pass, 2).goto('keep');
 
   a.label('our namespace').load(1, 6, SOCK.protocol, 4).store(10, FRAME.protocol, reg(1), 8);
+  a.store(10, FRAME.initial + STATE.protocol, reg(1), 1);
   a.load(2, 6, SOCK.type, 4).jumpIf(2, '==', SOCKET_TYPE.raw, 'raw');
   a.jumpIf(2, '==', SOCKET_TYPE.datagram, 'datagram').jumpIf(2, '!=', SOCKET_TYPE.stream, 'other');
   a.jumpIf(1, '==', PROTOCOL.tcp, 'keep').goto('other');

@@ -534,6 +534,16 @@ names.update(answer=answer)`);
       );
       assert.equal(await two.get("code(r.sendto, h('10.7.0.1'), ('10.7.0.100', 0))"), 'EPERM');
       assert.equal(await two.get("code(r.sendto, h('10.7.0.2'), ('10.7.0.100', 0))"), 'ok');
+      // Nor does it help to look like an answer of TCP.
+      const tcp =
+        "h = lambda src, to: struct.pack('!BBHHHBBH4s4sHHIIHHHH', 69, 0, 40, 1, 0, 9, 6, 0, socket.inet_aton(src), socket.inet_aton(to), 80, 80, 0, 0, 0x5010, 0, 0, 0)";
+      await two.run(tcp);
+      assert.equal(await two.get("code(r.sendto, h('10.7.0.2', '10.7.0.100'), ('10.7.0.100', 0))"), 'ok');
+      assert.equal(await two.get("code(r.sendto, h('10.7.0.1', '10.7.0.100'), ('10.7.0.100', 0))"), 'EPERM');
+      assert.equal(
+        await two.get("code(r.sendto, h('10.7.0.2', '169.254.169.254'), ('169.254.169.254', 0))"),
+        'EPERM',
+      );
     });
   });
 
