@@ -130,12 +130,12 @@ static _Noreturn void serve(int sock);
 static void run_steps(void);
 
 /* Answers for others: the descriptors that come over `control` are import 0 of the handler, a program, which runs
- * whenever one is readable. Ends with the last of them, or with `control` if none ever came. */
+ * whenever one is readable. Ends when nobody has the other end of any of them nor of `control`. */
 static _Noreturn void broker(int control, const void *handler, size_t len)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.fd = control };
 	struct fds fds;
-	int epoll = epoll_create1(EPOLL_CLOEXEC), count = 0;
+	int epoll = epoll_create1(EPOLL_CLOEXEC), count = 1;
 	title_set("broker");
 	memmove(message, handler, len);
 	madvise(message + HANDLER_MAX, sizeof message - HANDLER_MAX, MADV_DONTNEED); /* the worker's */
@@ -157,8 +157,7 @@ static _Noreturn void broker(int control, const void *handler, size_t len)
 		} else {
 			epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
 			close(fd);
-			count -= fd != control;
-			if (count == 0)
+			if (--count == 0)
 				_exit(0);
 		}
 	}

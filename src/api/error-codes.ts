@@ -66,7 +66,11 @@ export const ERROR_CODES = {
     meaning: 'the host has no merged /usr, so its programs cannot be shown in a guest',
   },
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
-  'invalid-address': { status: 400, exit: 2, meaning: 'not an address of the family that is needed' },
+  'invalid-address': {
+    status: 400,
+    exit: 2,
+    meaning: 'an IP address cannot be read, or is of the wrong family',
+  },
   'invalid-archive': { status: 400, exit: 2, meaning: 'an archive cannot be read as a root' },
   'invalid-capability': { status: 400, exit: 2, meaning: 'not a capability or not a set of capabilities' },
   'invalid-config': {
@@ -102,6 +106,11 @@ export const ERROR_CODES = {
   },
   'malformed-log': { status: 500, exit: 1, meaning: 'the log of a guest is damaged' },
   'mount-source-missing': { status: 400, exit: 2, meaning: 'the source of a mount is not on the host' },
+  'network-not-shareable': {
+    status: 400,
+    exit: 2,
+    meaning: 'a guest is to share a network that cannot be shared',
+  },
   'no-client': {
     status: 500,
     exit: 70,
@@ -109,6 +118,12 @@ export const ERROR_CODES = {
   },
   'no-free-xid': { status: 409, exit: 1, meaning: 'every xid is in use' },
   'no-key': { status: 500, exit: 70, meaning: 'a template has no key, which is a bug' },
+  'no-link-kind': {
+    status: 409,
+    exit: 1,
+    meaning: 'the kernel has no interface that could show a guest its addresses',
+  },
+  'no-root': { status: 500, exit: 70, meaning: 'a start has no root to begin with, which is a bug' },
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },
   'not-a-root': { status: 400, exit: 2, meaning: 'an archive or directory does not have the form of a root' },
   'nul-in-text': { status: 500, exit: 70, meaning: 'a text for the kernel has a NUL in it, which is a bug' },

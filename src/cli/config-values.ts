@@ -51,7 +51,14 @@ export function configValuesOf(
         shm: sizeText(options.shmSize),
       }),
     ),
-    network: options.network === undefined ? undefined : { mode: options.network },
+    network: unlessEmpty(
+      defined({
+        mode: options.network,
+        addresses: options.ip.length === 0 ? undefined : options.ip,
+        interface: options.networkInterface,
+        shareWith: options.networkOf,
+      }),
+    ),
     bcaps: bcaps.length === 0 ? undefined : bcaps,
     seccomp: options.securityOpt.findLast((one) => one.kind === 'seccomp')?.choice,
     noNewPrivileges: options.securityOpt.findLast((one) => one.kind === 'noNewPrivileges')?.isOn,

@@ -1,4 +1,5 @@
 import { UserError } from '../base/errors.ts';
+import { formatIpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { formatSignal, parseSignal } from '../base/signals.ts';
 import { cpuSharesToWeight, parseCount, parseCpus, parseDuration, parseSize } from '../base/units.ts';
@@ -31,6 +32,11 @@ function refuse(text: string, need: string): UserError {
 export function parseText(text: string): string {
   if (text === '') throw refuse(text, 'a value that is not empty');
   return text;
+}
+
+/** Parses an address, with or without the length of its network's prefix, into the form of the configuration file. */
+export function parseAddress(text: string): string {
+  return formatIpPrefix(parseIpPrefix(text));
 }
 
 /** Parses a command and its arguments from one text; at least one word. */

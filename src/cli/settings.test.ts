@@ -49,6 +49,6 @@ describe('settings', () => {
 
   test('but for limits come with the next start', () => {
     const changes = ['limits.memory=1g', 'limits.shm=1m', 'env.A=b', 'limits={}'].map(parseSetting);
-    assert.deepEqual(keysForNextStart(changes), ['limits.shm', 'env.A']);
+    assert.deepEqual(keysForNextStart(changes, false), ['limits.shm', 'env.A']);
   });
 });

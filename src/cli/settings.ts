@@ -39,9 +39,35 @@ export function parseUnset(key: string): ConfigChange {
   return { path: parseKey(key), value: undefined };
 }
 
-/** Names the keys whose changes a running guest sees only with its next start. */
-export function keysForNextStart(changes: readonly ConfigChange[]): readonly string[] {
-  return changes.map(({ path }) => path.join('.')).filter((key) => !LIVE_KEYS.has(key) && key !== 'limits');
+/**
+ * Returns the change that adds addresses to a guest's and removes others; one that it has not is refused.
+ *
+ * @param present of its configuration file
+ * @throws UserError usage
+ */
+export function changeAddresses(
+  present: readonly string[],
+  added: readonly string[],
+  removed: readonly string[],
+): ConfigChange {
+  const hostPart = (address: string): string | undefined => address.split('/')[0];
+  const gone = new Set(removed.map(hostPart));
+  const missing = removed.find((one) => !present.some((other) => hostPart(other) === hostPart(one)));
+  if (missing !== undefined) {
+    throw new UserError(
+      'usage',
+      `cannot remove address ${hostPart(missing)}: found ${present.join(', ') || 'no addresses'}; need one of the guest's`,
+    );
+  }
+  const value = [...present.filter((one) => !gone.has(hostPart(one))), ...added];
+  return { path: ['network', 'addresses'], value: value.length === 0 ? undefined : value };
+}
+
+/** Names the keys whose changes a running guest, with or without a network, sees only with its next start. */
+export function keysForNextStart(changes: readonly ConfigChange[], hasNetwork: boolean): readonly string[] {
+  const isLive = (key: string): boolean =>
+    key === 'network.addresses' ? hasNetwork : LIVE_KEYS.has(key) || key === 'limits';
+  return changes.map(({ path }) => path.join('.')).filter((key) => !isLive(key));
 }
 
 function parseKey(key: string): ConfigChange['path'] {

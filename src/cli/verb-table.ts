@@ -3,6 +3,7 @@ import { parseCount, parseSize } from '../base/units.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
 import {
   oneOf,
+  parseAddress,
   parseBcaps,
   parseCapAdd,
   parseCapDrop,
@@ -99,7 +100,7 @@ const ANY_GUESTS: OperandSpec = { ...GUESTS, min: 0 };
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 const DAEMON_ACTIONS = ['start', 'stop', 'status'] as const;
 const INIT_STYLES = ['fake', 'none', 'own'] as const;
-const NETWORK_MODES = ['none', 'host'] as const;
+const NETWORK_MODES = ['isolated', 'none', 'host'] as const;
 
 const EXPLAIN = flag('print the syscall program of the operation and do not run it');
 const USER = value('USER', 'USER or USER:GROUP in the guest, names or numbers', parseText, { short: 'u' });
@@ -146,9 +147,19 @@ const CONFIG: OptionTable<ConfigOptions> = {
   cpuWeight: value('WEIGHT', 'share of contended CPUs, 1 to 10000', parseCpuWeight),
   pidsLimit: value('COUNT', 'limit of processes and threads', parsePidsLimit),
   shmSize: value('SIZE', 'size of /dev with /dev/shm', parseSize),
-  network: value('MODE', "none = loopback only, host = the host's network unfenced", oneOf(NETWORK_MODES), {
-    choices: NETWORK_MODES,
-  }),
+  network: value(
+    'MODE',
+    "isolated = its --ip addresses on the host's network (the default with --ip), none = loopback only, host = the host's network unfenced",
+    oneOf(NETWORK_MODES),
+    { choices: NETWORK_MODES },
+  ),
+  ip: list('ADDRESS[/LENGTH]', 'address of the guest, IPv4 or IPv6, for example 10.0.0.5/24', parseAddress),
+  networkInterface: value(
+    'NAME',
+    'interface of the host that gets the addresses while the guest runs',
+    parseText,
+  ),
+  networkOf: value('GUEST', 'share the addresses and the loopback of another guest', parseGuestName),
   capAdd: list('NAME', 'add a capability to the upper bound', parseCapAdd),
   capDrop: list('NAME', 'remove a capability from the upper bound', parseCapDrop),
   bcaps: joinedList(
@@ -212,6 +223,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver run -it -- sh', "a shell on the host's programs, gone afterwards"],
       ['vserver run -d --name web --template busybox -m 64m -- httpd -f', 'a service with a memory limit'],
+      ['vserver run -d --ip 10.0.0.5/24 -- httpd -f', "a service on its own address in the host's network"],
       ['vserver run --explain --template busybox -- true', 'what the kernel would be asked to do'],
     ],
     exits: COMMAND_EXITS,
@@ -395,13 +407,18 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   set: {
     summary: 'change the configuration of a guest',
     description:
-      "Changes values in the guest's configuration file and keeps its comments. Limits change at once in a running guest, the rest with its next start. Without KEY=VALUE and --unset it prints the file.",
+      "Changes values in the guest's configuration file and keeps its comments. Limits and addresses change at once in a running guest, the rest with its next start. Without KEY=VALUE and options it prints the file.",
     operands: [GUEST, { name: 'KEY=VALUE', kind: 'text', min: 0, isMany: true, check: parseKeyValue }],
     command: 'none',
-    options: { unset: list('KEY', 'give a key its default back', parseText) },
+    options: {
+      unset: list('KEY', 'give a key its default back', parseText),
+      ipAdd: list('ADDRESS[/LENGTH]', 'give the guest one more address', parseAddress),
+      ipRm: list('ADDRESS', 'take an address from the guest', parseAddress),
+    },
     examples: [
       ['vserver set web limits.memory=1g limits.cpus=2', 'more room, at once'],
       ['vserver set web --unset limits.memory', 'no limit any more'],
+      ['vserver set web --ip-add 10.0.0.6/24 --ip-rm 10.0.0.5', 'another address'],
     ],
     exits: [],
   },

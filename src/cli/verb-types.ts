@@ -33,6 +33,11 @@ export interface ConfigOptions {
   readonly pidsLimit: number | 'max' | undefined;
   readonly shmSize: number | undefined;
   readonly network: NetworkMode | undefined;
+  /** Addresses in the form of the configuration file. */
+  readonly ip: readonly string[];
+  readonly networkInterface: string | undefined;
+  /** Guest whose network it shares. */
+  readonly networkOf: GuestName | undefined;
   /** Words for `bcaps`: `+NAME`. */
   readonly capAdd: readonly string[];
   /** Words for `bcaps`: `-NAME`. */
@@ -108,7 +113,11 @@ export interface VerbOptions {
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;
-  readonly set: { readonly unset: readonly string[] };
+  readonly set: {
+    readonly unset: readonly string[];
+    readonly ipAdd: readonly string[];
+    readonly ipRm: readonly string[];
+  };
   readonly logs: {
     readonly follow: boolean;
     /** Lines from the end; absent: all. */

@@ -1,13 +1,14 @@
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
-import { isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
+import { isGuestName, isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
+import { formatIpPrefix, isUnicast, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
 import { parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
-import type { GuestConfig, GuestMount, Rlimit } from './config-types.ts';
+import type { GuestConfig, GuestMount, GuestNetwork, Rlimit } from './config-types.ts';
 
 /** One thing wrong with a configuration's values. */
 export interface ConfigIssue {
@@ -252,6 +253,48 @@ const limits = z.strictObject(
   { error: NEED_MAP },
 );
 
+const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
+const NEED_INTERFACE = 'the name of an interface of the host';
+
+const network = z.strictObject(
+  {
+    mode: choice(['isolated', 'none', 'host'])
+      .optional()
+      .meta({
+        description:
+          "isolated = its addresses on the host's network, none = only a loopback of its own, host = the host's network " +
+          'unfenced; default isolated with addresses or shareWith, else none',
+        example: ['isolated'],
+      }),
+    addresses: z
+      .array(
+        parsed(z.string({ error: NEED_ADDRESS }), NEED_ADDRESS, parseIpPrefix)
+          .refine(isUnicast, { error: NEED_ADDRESS })
+          .transform(formatIpPrefix),
+        { error: 'a list of addresses' },
+      )
+      .default([])
+      .meta({
+        description: 'IPv4 and IPv6 addresses of the guest, with the length of the prefix of their network',
+        example: [['10.0.0.5/24', '2001:db8::5/64']],
+      }),
+    interface: text(
+      NEED_INTERFACE,
+      (value) => /^[^/\s:]{1,15}$/.test(value) && value !== '.' && value !== '..',
+    )
+      .optional()
+      .meta({
+        description:
+          'interface of the host that gets the addresses while the guest runs; default: none gets them',
+        example: ['eth0'],
+      }),
+    shareWith: text('the name of a guest', isGuestName)
+      .optional()
+      .meta({ description: 'guest whose addresses and loopback this one has too, in place of its own' }),
+  },
+  { error: NEED_MAP },
+);
+
 const log = z.strictObject(
   {
     maxBytes: size(MIN_LOG_BYTES)
@@ -301,20 +344,7 @@ const schema = z.strictObject(
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
     limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
-    network: z
-      .strictObject(
-        {
-          mode: choice(['none', 'host'])
-            .default('none')
-            .meta({
-              description: "none = only a loopback of its own, host = the host's network unfenced",
-              example: ['host'],
-            }),
-        },
-        { error: NEED_MAP },
-      )
-      .prefault({})
-      .meta({ description: 'network of the guest' }),
+    network: network.prefault({}).meta({ description: 'network of the guest' }),
     bcaps: bcaps.default([]).meta({
       description:
         'upper bound of capabilities: +NAME and -NAME change the default, which has SETPCAP only with init: own; NAME without a sign is of the whole set',
@@ -437,6 +467,7 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   if (memorySwap !== undefined && memorySwap !== 'max' && (memory === 'max' || memorySwap < memory)) {
     refuse(['limits', 'memorySwap'], 'limits.memory that is not above it, since it counts memory and swap');
   }
+  for (const [key, need] of networkIssues(config.network)) refuse(['network', ...key], need);
   if (config.network.mode === 'host') {
     for (const key of Object.keys(config.sysctls).filter((name) => name.startsWith('net.'))) {
       refuse(['sysctls', key], 'network.mode: none, since with host it would change the host');
@@ -447,6 +478,35 @@ function crossIssues(config: Parsed): ConfigIssue[] {
     if (targets.indexOf(one) < index) refuse(['mounts', index, 'target'], 'a target that no other mount has');
   });
   return issues;
+}
+
+function* networkIssues(
+  network: Parsed['network'],
+): Generator<readonly [key: readonly (string | number)[], need: string]> {
+  const { mode, addresses, shareWith } = network;
+  if (mode === 'none' || mode === 'host') {
+    const need = `network.mode: isolated, since with ${mode} it has no effect`;
+    if (addresses.length > 0) yield [['addresses'], need];
+    if (network.interface !== undefined) yield [['interface'], need];
+    if (shareWith !== undefined) yield [['shareWith'], need];
+    return;
+  }
+  if (shareWith !== undefined && addresses.length > 0)
+    yield [['addresses'], 'no addresses of its own with network.shareWith'];
+  const hosts = addresses.map((address) => address.split('/')[0]);
+  for (const [index, host] of hosts.entries())
+    if (hosts.indexOf(host) < index)
+      yield [['addresses', index], 'an address that is not in the list before'];
+}
+
+function completeNetwork(network: Parsed['network']): GuestNetwork {
+  const { mode, addresses, shareWith } = network;
+  return {
+    mode: mode ?? (addresses.length > 0 || shareWith !== undefined ? 'isolated' : 'none'),
+    addresses,
+    ...(network.interface === undefined ? {} : { interface: network.interface }),
+    ...(shareWith === undefined ? {} : { shareWith }),
+  };
 }
 
 function complete(config: Parsed): GuestConfig {
@@ -474,7 +534,7 @@ function complete(config: Parsed): GuestConfig {
       cpuWeight: limits.cpuWeight,
       shmBytes: limits.shm,
     },
-    network: config.network,
+    network: completeNetwork(config.network),
     bcaps: config.bcaps,
     seccomp: config.seccomp,
     noNewPrivileges: config.noNewPrivileges ?? !isOwn,

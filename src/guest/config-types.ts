@@ -8,8 +8,22 @@ import type { RlimitName } from '../context/rlimits.ts';
  */
 export type InitStyle = 'fake' | 'none' | 'own';
 
-/** `none`: no network but the guest's own loopback; `host`: the host's network, without a fence. */
-export type NetworkMode = 'none' | 'host';
+/**
+ * `isolated`: addresses of its own on the host's network; `none`: no network but the guest's own loopback; `host`: the
+ * host's network, without a fence.
+ */
+export type NetworkMode = 'isolated' | 'none' | 'host';
+
+/** A guest's place in the network. */
+export interface GuestNetwork {
+  readonly mode: NetworkMode;
+  /** Mode `isolated`: as `10.0.0.5/24`, each once; none if it shares another guest's. */
+  readonly addresses: readonly string[];
+  /** Interface of the host that has the addresses while the guest runs; absent: they are somebody else's matter. */
+  readonly interface?: string;
+  /** Guest whose addresses and loopback it has too. */
+  readonly shareWith?: string;
+}
 
 /** The guest's system call filter. */
 export type SeccompChoice = 'default' | 'unconfined' | { readonly profile: string };
@@ -67,7 +81,7 @@ export interface GuestConfig {
   readonly init: InitStyle;
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
   readonly limits: GuestLimits;
-  readonly network: { readonly mode: NetworkMode };
+  readonly network: GuestNetwork;
   /** Words of a capability expression (`parseCapabilityExpression`), checked; none is the default. */
   readonly bcaps: readonly string[];
   readonly seccomp: SeccompChoice;
@@ -113,7 +127,12 @@ export interface GuestConfigValues {
     readonly cpuWeight?: number;
     readonly shm?: number | string;
   };
-  readonly network?: { readonly mode?: NetworkMode };
+  readonly network?: {
+    readonly mode?: NetworkMode;
+    readonly addresses?: readonly string[];
+    readonly interface?: string;
+    readonly shareWith?: string;
+  };
   readonly bcaps?: readonly string[];
   readonly seccomp?: SeccompChoice;
   readonly noNewPrivileges?: boolean;

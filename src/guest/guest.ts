@@ -14,6 +14,20 @@ export interface GuestExit {
   readonly at: string;
 }
 
+/** The network of a run, for one with addresses of its own. */
+export interface LiveNetwork {
+  /** Number of its network context: of the guest whose addresses it has. */
+  readonly nid: number;
+  /** Inode number of the guest's cgroup2 directory. */
+  readonly cgroupId: string;
+  /** Objects of syscalld: the broker of its sockets, and the socket by which that is given more to serve. */
+  readonly process: number;
+  readonly control: number;
+  /** Interface of the host that has the addresses, and those it did not have before. */
+  readonly interface: string | undefined;
+  readonly added: readonly string[];
+}
+
 /** The run of a guest, as `run/guests/NAME.json` holds it. */
 export interface LiveRecord {
   readonly name: GuestName;
@@ -31,6 +45,7 @@ export interface LiveRecord {
   readonly logPipes: readonly number[];
   /** The client that relays the command's terminal, or 0. */
   readonly client: number;
+  readonly network: LiveNetwork | undefined;
   readonly startedAt: string;
   readonly isPaused: boolean;
   /** The configuration the run was started with. */

@@ -13,15 +13,17 @@ import { deviceFilter } from '../context/devices.ts';
 import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
 import { compileSeccomp } from '../context/seccomp.ts';
 import { defaultSeccompProfile } from '../context/seccomp-default.ts';
+import { compileSocketFilter } from '../context/socket-filter.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
 import { Program } from '../sys/program.ts';
-import type { Syscalld } from '../sys/syscalld.ts';
+import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import type { InstancePaths } from './paths.ts';
 import { planScaffold } from './plan-context.ts';
+import { LINK_KINDS, planTryLink } from './plan-network.ts';
 import { planNumberPath } from './plan-paths.ts';
 import type { Mask } from './plan-types.ts';
 
@@ -50,6 +52,8 @@ export class Host {
   /** Object of syscalld: see `planScaffold`. */
   scaffold = 0;
   readonly #filters = new Map<string, Uint8Array>();
+  #socketFilter: Uint8Array | undefined;
+  #linkKind: Promise<string> | undefined;
 
   constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
     this.abi = abi;
@@ -174,6 +178,37 @@ export class Host {
       this.#filters.set(key, filter);
     }
     return filter;
+  }
+
+  /** Returns the filter of guests whose sockets a broker makes. */
+  socketFilter(): Uint8Array {
+    this.#socketFilter ??= compileSocketFilter(this.abi);
+    return this.#socketFilter;
+  }
+
+  /** Returns a kind of interface that guests can have for show. @throws StateError no-link-kind */
+  async linkKind(): Promise<string> {
+    this.#linkKind ??= this.#findLinkKind();
+    return await this.#linkKind;
+  }
+
+  async #findLinkKind(): Promise<string> {
+    for (const kind of LINK_KINDS) {
+      const p = this.program();
+      planTryLink(p, kind);
+      try {
+        await this.syscalld.run(`try an interface of kind "${kind}"`, p);
+        return kind;
+      } catch (error) {
+        if (!(error instanceof StepError)) throw error;
+      }
+    }
+    this.#linkKind = undefined; // a module may be loaded later
+    throw new StateError(
+      'no-link-kind',
+      `cannot show a guest its addresses: found none of the interfaces ${LINK_KINDS.join(', ')} in this kernel; ` +
+        'need one of them, for example: modprobe dummy',
+    );
   }
 }
 

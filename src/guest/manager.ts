@@ -23,9 +23,10 @@ import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
-import { type Guest, type GuestExit, isActive, type LiveRecord } from './guest.ts';
+import { type Guest, type GuestExit, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
+import { Networks } from './networks.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
@@ -88,6 +89,7 @@ export class Manager {
   readonly registry: Registry;
   readonly #templates: TemplateStore;
   readonly #contexts: Contexts;
+  readonly #networks: Networks;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
@@ -97,6 +99,7 @@ export class Manager {
     this.registry = new Registry(host.paths);
     this.#templates = templates;
     this.#contexts = new Contexts(host, this.registry);
+    this.#networks = new Networks(host, this.registry);
   }
 
   // ---- start-up and repair ----------------------------------------------------------------------------------------
@@ -104,13 +107,22 @@ export class Manager {
   /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
   async recover(held: readonly HeldObject[]): Promise<void> {
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
-    const known = new Set<number>();
+    const known = new Set<number>(this.#networks.recover(held));
     for (const record of this.registry.load(this.#bootId)) {
       const object = processes.get(record.initObject);
       // By pid too: a former syscalld had other objects of the same ids.
       const held = object?.pid === record.initPid ? object : undefined;
       if (held) known.add(record.initObject).add(record.logObject);
+      if (held && record.network) known.add(record.network.process).add(record.network.control);
       await this.#attempt(`take over guest "${record.name}"`, () => this.#adopt(record, held));
+    }
+    await this.#attempt('fence the guests that run', () => this.#networks.adopt(this.registry.list()));
+    for (const guest of this.registry.list()) {
+      const { network } = guest.live ?? {};
+      if (network?.control !== 0 || !isActive(guest)) continue;
+      await this.#attempt(`start the socket broker of guest "${guest.name}"`, () =>
+        this.#restartBroker(guest),
+      );
     }
     for (const object of held)
       if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#adoptStray(object);
@@ -155,7 +167,8 @@ export class Manager {
   async #adoptOrphan(guest: Guest, record: LiveRecord): Promise<void> {
     // What the record says of objects is of the former syscalld; here the same ids are others'.
     const initObject = this.host.syscalld.newObject();
-    guest.live = { ...record, initObject, logObject: 0, client: 0 };
+    const network = record.network && { ...record.network, process: 0, control: 0 };
+    guest.live = { ...record, initObject, logObject: 0, client: 0, network };
     if (!isAlive({ pid: record.initPid, startTicks: record.initStartTicks })) {
       await this.#finish(guest, -1);
       return;
@@ -175,6 +188,13 @@ export class Manager {
     await this.#attempt(`go on with the log of guest "${guest.name}"`, () =>
       this.#reopenLog(guest, record.logPipes),
     );
+  }
+
+  /** The first one goes on with the processes it knows; commands to come need one that is known here. */
+  async #restartBroker(guest: Guest): Promise<void> {
+    if (!guest.live?.network) return;
+    const network = await this.#networks.restartBroker(guest, guest.live.network);
+    this.#remember(guest, { ...guest.live, network });
   }
 
   /** The guest has the pipes to its log open for reading too, so what it wrote in between is still in there. */
@@ -230,6 +250,7 @@ export class Manager {
     undo.defer('guest in memory', () => {
       this.registry.remove(guest);
     });
+    await this.#networks.check(guest, parsed);
     const template = await this.#templates.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#removeFiles(name));
@@ -423,6 +444,7 @@ export class Manager {
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
+      network: await this.#networks.plan(guest),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
   }
@@ -445,6 +467,11 @@ export class Manager {
     undo.defer('state', () => {
       guest.state = 'stopped';
     });
+    let network: LiveNetwork | undefined;
+    // After the context: its sockets are fenced as long as it has any process.
+    undo.defer('network', async () => {
+      if (network) await this.#networks.close(guest, network);
+    });
     undo.defer('context', () => this.#contexts.discard(context));
     const cancelled = Promise.withResolvers<never>();
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
@@ -458,6 +485,7 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
+    if (spec.network) network = await this.#networks.open(guest, spec.network);
     const logPipes = await Promise.race([this.#runStart(guest, context, spec), cancelled.promise]);
     guest.cancelStart = undefined;
     // Before anybody else hears of the run: its end may be told in the same breath.
@@ -475,6 +503,7 @@ export class Manager {
       logObject: log.file,
       logPipes,
       client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
+      network,
       startedAt: new Date().toISOString(),
       isPaused: false,
       config: guest.config,
@@ -615,6 +644,7 @@ export class Manager {
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
+      if (run?.network) await this.#closeNetwork(guest, run.network);
       if (guest.isEphemeral) {
         await this.#attempt(`delete guest "${guest.name}"`, () => this.#removeFiles(guest.name));
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
@@ -625,6 +655,12 @@ export class Manager {
       guest.state = 'stopped';
     });
     if (exit) ended?.resolve(exit);
+  }
+
+  async #closeNetwork(guest: Guest, network: LiveNetwork): Promise<void> {
+    await this.#attempt(`end the network of guest "${guest.name}"`, () =>
+      this.#networks.close(guest, network),
+    );
   }
 
   /** Does what must not be in the way of the rest when it fails; the next start of vserverd tries it again. */
@@ -775,6 +811,7 @@ export class Manager {
       cgroupLeaf: leaf,
       joins,
       hostNetwork: config.network.mode === 'host',
+      brokerObject: live.network?.control ?? 0,
       command,
     });
     return { program, object };
@@ -793,11 +830,14 @@ export class Manager {
       }
       const edited = editConfigText(text, changes, paths.config);
       const config = parseGuestConfig(edited, paths.config);
+      await this.#networks.check(guest, config);
       let effective: Effective | undefined;
       if (guest.live && isActive(guest)) {
         // First the kernel, which may refuse; then the file.
         effective = this.host.cgroups.apply(guest.xid, limitsOf(config));
         this.#remember(guest, { ...guest.live, config: { ...guest.live.config, limits: config.limits } });
+        const live = await this.#networks.change(guest, guest.live, config.network);
+        if (live) this.#remember(guest, live);
       }
       writeDurable(paths.config, edited);
       guest.config = config;
@@ -808,6 +848,7 @@ export class Manager {
   /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
   async close(): Promise<void> {
     await this.#contexts.close();
+    await this.#networks.end();
     this.host.cgroups.removeInstance();
   }
 

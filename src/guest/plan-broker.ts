@@ -9,7 +9,6 @@
  */
 import { planSocketHandler } from '../network/socket-handler.ts';
 import { type Arg, Program, type Result } from '../sys/program.ts';
-import { planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 
 /** Where a broker is born. */
@@ -22,9 +21,12 @@ export interface BrokerSpec {
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
   readonly objects: { readonly process: number; readonly control: number };
+  /** Objects of the fence: the map that knows its sockets, and a link that lasts as long as anybody has it. */
+  readonly fence: { readonly sockets: number; readonly link: number } | undefined;
 }
 
 const CONTROL_FD = 100;
+const SOCKETS_FD = 101;
 const OOM_NEVER = '-1000';
 
 /** Adds the steps that start a broker. Returns the socket by which it is given listeners. */
@@ -39,20 +41,26 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
     about: 'control of the broker',
   });
+  const fence = spec.fence ? [p.import(spec.fence.sockets), p.import(spec.fence.link)] : [];
   const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
-    p.sys('dup3', [its, CONTROL_FD, p.flags('O_CLOEXEC')], { about: `as descriptor ${CONTROL_FD}` });
+    const held: readonly (readonly [Arg, number])[] = [
+      [its, CONTROL_FD],
+      ...fence.map((one, i) => [one, SOCKETS_FD + i] as const),
+    ];
+    for (const [fd, number] of held)
+      p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
     planFilesLimit(p);
     planOomScore(p);
     p.sys('close_range', [0, CONTROL_FD - 1, 0]);
-    p.sys('close_range', [CONTROL_FD + 1, 0xffffffff, 0]);
+    p.sys('close_range', [CONTROL_FD + held.length, 0xffffffff, 0]);
     p.sys('setgroups', [0, 0]);
     // Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities.
     p.sys('setresuid', [spec.uid, spec.uid, spec.uid]);
     p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
     p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
     const handler = new Program(p.abi);
-    planSocketHandler(handler);
+    planSocketHandler(handler, spec.fence ? SOCKETS_FD : undefined);
     p.broker(CONTROL_FD, handler);
   });
   p.sys('close', [its]);
@@ -78,22 +86,4 @@ function planOomScore(p: Program): void {
   );
   // Needs CAP_SYS_RESOURCE, which not every host's root has.
   p.sys('write', [fd, OOM_NEVER, OOM_NEVER.length], { about: 'oom_score_adj', ignore: ['EACCES'] });
-}
-
-/**
- * Adds the steps by which a process, and what it will start, has its sockets made by a broker. It needs CAP_SYS_ADMIN in
- * its user namespace, and keeps no way to the broker but the calls.
- */
-export function planSocketFilter(p: Program, filter: Uint8Array, control: Arg): void {
-  const program = p.struct('sock_fprog', {
-    len: filter.length / 8,
-    filter: p.data(filter, `<filter of ${filter.length / 8}>`),
-  });
-  // Killable: once the broker has the call, a signal waits until it is answered, as with a call that never sleeps.
-  const flags = p.flags('SECCOMP_FILTER_FLAG_NEW_LISTENER', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV');
-  const listener = p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), flags, program], {
-    about: 'socket filter',
-  });
-  planSendFds(p, control, p.data(8), [listener], 'listener to the broker');
-  p.sys('close', [listener]);
 }

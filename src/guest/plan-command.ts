@@ -22,16 +22,20 @@ function execPaths(command: string, path: string): readonly string[] {
   return path.split(':').map((directory) => `${directory === '' ? '.' : directory}/${command}`);
 }
 
+/** Descriptors that a command gets, beside those of its client. */
+export interface CommandEnds {
+  /** Where its output goes. */
+  readonly pipes: ReadonlyMap<Stdio, Result>;
+  /** Control socket of the guest's socket broker, if it has one. */
+  readonly broker: Arg | undefined;
+}
+
 /**
  * Adds the steps that turn the current process, guest root with all its capabilities, into the command.
  *
- * @param waitForRoot adds the steps after which the guest's root is there, and returns the pipes for the command's output
+ * @param waitForRoot adds the steps after which the guest's root is there, and returns what the command gets
  */
-export function planCommand(
-  p: Program,
-  command: CommandSpec,
-  waitForRoot: () => ReadonlyMap<Stdio, Result>,
-): void {
+export function planCommand(p: Program, command: CommandSpec, waitForRoot: () => CommandEnds): void {
   if (isPreparedAhead(command)) planAhead(p, command, waitForRoot);
   else planInOrder(p, command, waitForRoot());
   planExec(p, command);
@@ -45,22 +49,25 @@ function isPreparedAhead(command: CommandSpec): boolean {
   return !command.terminal && command.noNewPrivileges && command.isUsualFilter;
 }
 
-function planAhead(p: Program, command: CommandSpec, waitForRoot: () => ReadonlyMap<Stdio, Result>): void {
+function planAhead(p: Program, command: CommandSpec, waitForRoot: () => CommandEnds): void {
   planSession(p);
   planIdentity(p, command);
   planNoNewPrivileges(p);
   if (command.seccomp) planSeccomp(p, command.seccomp);
-  planStdio(p, command, waitForRoot(), undefined);
+  const { pipes, broker } = waitForRoot();
+  planSocketFilter(p, command, broker);
+  planStdio(p, command, pipes, undefined);
   planDirectory(p, command.cwd);
   planLimits(p, command);
   planCloseOnExec(p);
 }
 
-function planInOrder(p: Program, command: CommandSpec, pipes: ReadonlyMap<Stdio, Result>): void {
+function planInOrder(p: Program, command: CommandSpec, { pipes, broker }: CommandEnds): void {
   planSession(p);
   const slave = command.terminal ? planTerminal(p, command.terminal) : undefined;
   planStdio(p, command, pipes, slave);
   const { seccomp } = command;
+  planSocketFilter(p, command, broker);
   // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before that is dropped; with it, last of all, so
   // that a strict profile need not allow what the steps between do.
   if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);
@@ -169,11 +176,39 @@ function planStdio(
 }
 
 function planSeccomp(p: Program, filter: Uint8Array): void {
-  const program = p.struct('sock_fprog', {
+  p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), 0, filterProgram(p, filter)], {
+    about: 'system call filter',
+  });
+}
+
+function filterProgram(p: Program, filter: Uint8Array): Data {
+  return p.struct('sock_fprog', {
     len: filter.length / 8,
     filter: p.data(filter, `<filter of ${filter.length / 8}>`),
   });
-  p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), 0, program], { about: 'system call filter' });
+}
+
+/**
+ * Adds the steps by which a process, and what it will start, has its sockets made by a broker. It needs CAP_SYS_ADMIN in
+ * its user namespace or no_new_privs, and keeps no way to the broker but the calls.
+ */
+export function planSocketFilter(
+  p: Program,
+  { socketFilter }: Pick<CommandSpec, 'socketFilter'>,
+  broker: Arg | undefined,
+): void {
+  if (broker === undefined || socketFilter === undefined) return;
+  // Killable: once the broker has the call, a signal waits until it is answered, as with a call that never sleeps.
+  const flags = p.flags('SECCOMP_FILTER_FLAG_NEW_LISTENER', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV');
+  const listener = p.sys(
+    'seccomp',
+    [p.flags('SECCOMP_SET_MODE_FILTER'), flags, filterProgram(p, socketFilter)],
+    {
+      about: 'socket filter',
+    },
+  );
+  planSendFds(p, broker, p.data(8), [listener], 'listener to the broker');
+  p.sys('close', [listener]);
 }
 
 function planIdentity(p: Program, command: CommandSpec): void {

@@ -19,6 +19,8 @@ export interface ExecSpec {
   /** Files of v1 cgroups to join. */
   readonly joins: readonly string[];
   readonly hostNetwork: boolean;
+  /** Object: control socket of the guest's socket broker; 0: it has none. */
+  readonly brokerObject: number;
   readonly command: CommandSpec;
 }
 
@@ -26,11 +28,12 @@ export interface ExecSpec {
 export function planExec(p: Program, spec: ExecSpec): void {
   for (const path of spec.joins) planJoin(p, path);
   const init = p.import(spec.initObject);
+  const broker = spec.brokerObject === 0 ? undefined : p.import(spec.brokerObject);
   const leaf = openLeaf(p, spec.cgroupLeaf);
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
   p.spawn('command', { cgroup: leaf, object: spec.processObject }, () => {
     planEnter(p, init, spec.hostNetwork);
-    planCommand(p, spec.command, () => new Map());
+    planCommand(p, spec.command, () => ({ pipes: new Map(), broker }));
   });
 }
 

@@ -10,8 +10,10 @@ import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
-import { planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
+import { planBroker } from './plan-broker.ts';
+import { type CommandEnds, planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
+import { planDisplay, planNetworkFiles } from './plan-network.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
 import { planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
@@ -30,7 +32,8 @@ export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
   if (spec.init === 'own') planDelegate(p, spec.cgroupLeaf, spec.ids);
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
-  const fds = [...mounts, ...pipes.map(({ end }) => end)];
+  const broker = spec.network ? [planBroker(p, spec.network.broker)] : [];
+  const fds = [...mounts, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
   const master = spec.command.terminal?.master;
   if (master?.kind === 'log') {
@@ -47,22 +50,22 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
   // Before the command's process is made: it is born into the new time namespace.
   planTime(p, spec);
   if (spec.init !== 'fake') {
-    const pipes = planRoot(p, spec);
-    planCommand(p, spec.command, () => pipes);
+    const ends = planRoot(p, spec);
+    planCommand(p, spec.command, () => ends);
     return;
   }
-  const ends = pipeEnds(spec);
   const gate = planSocketPair(p, 'gate of the command');
   const command = p.spawn('command', {}, () => {
     planCommand(p, spec.command, () => {
-      const fds = planReceiveFds(p, gate.child, ends.length, 'wait for process 1');
+      const fds = planReceiveFds(p, gate.child, endCount(spec), 'wait for process 1');
       // pivot_root took the root along, but this is still the host's.
       p.sys('chdir', ['/']);
-      return new Map(ends.map((end, i) => [end, fds[i] as Result]));
+      return endsOf(spec, fds);
     });
   });
-  const pipes = planRoot(p, spec);
-  planSendFds(p, gate.worker, p.data(8), [...pipes.values()], 'let the command go');
+  const { pipes, broker } = planRoot(p, spec);
+  const fds = [...pipes.values(), ...(broker === undefined ? [] : [broker])];
+  planSendFds(p, gate.worker, p.data(8), fds, 'let the command go');
   planCapset(p, INIT_CAPABILITIES);
   p.fakeinit(command, INIT_FD.gate, spec.objects.init);
 }
@@ -71,11 +74,24 @@ function pipeEnds(spec: StartSpec): readonly Stdio[] {
   return spec.command.stdio.filter((end) => end.kind === 'pipe');
 }
 
-/** Adds the steps that take the mounts from the worker and make the guest's root of them; returns the pipes to the log. */
-function planRoot(p: Program, spec: StartSpec): ReadonlyMap<Stdio, Result> {
+/** How many descriptors the command gets beside its client's: pipes to the log, then the way to the socket broker. */
+function endCount(spec: StartSpec): number {
+  return pipeEnds(spec).length + (spec.network ? 1 : 0);
+}
+
+function endsOf(spec: StartSpec, fds: readonly Result[]): CommandEnds {
   const ends = pipeEnds(spec);
+  return {
+    pipes: new Map(ends.map((end, i) => [end, fds[i] as Result])),
+    broker: fds[ends.length],
+  };
+}
+
+/** Adds the steps that take the mounts from the worker and make the guest's root of them; returns what the command gets. */
+function planRoot(p: Program, spec: StartSpec): CommandEnds {
+  if (spec.network) planDisplay(p, spec.network);
   const count = hostMountCount(spec);
-  const fds = planReceiveFds(p, INIT_FD.gate, count + ends.length, 'wait for the host side');
+  const fds = planReceiveFds(p, INIT_FD.gate, count + endCount(spec), 'wait for the host side');
   const [root, ...rest] = fds.slice(0, count);
   if (!root) throw new BugError('no-root', 'cannot plan a start: found no root among the mounts');
   const usr = spec.root.hostUsr ? rest.shift() : undefined;
@@ -94,10 +110,11 @@ function planRoot(p: Program, spec: StartSpec): ReadonlyMap<Stdio, Result> {
     if (fd) planConfiguredTarget(p, root, mount, fd);
   });
   if (spec.init === 'own') planOwnInit(p, spec.hostNetwork);
+  if (spec.networkFiles) planNetworkFiles(p, root, spec.networkFiles);
   p.sys('sethostname', [spec.hostname, Buffer.byteLength(spec.hostname)]);
   const { domainname } = spec;
   if (domainname !== undefined) p.sys('setdomainname', [domainname, Buffer.byteLength(domainname)]);
-  return new Map(ends.map((end, i) => [end, fds[count + i] as Result]));
+  return endsOf(spec, fds.slice(count));
 }
 
 /** Uptime starts at 0: the boot clock of the guest's time namespace is set back (time_namespaces(7), Linux 5.6). */

@@ -1,4 +1,6 @@
+import type { IpPrefix } from '../base/ip.ts';
 import type { IdRange } from '../context/id-map.ts';
+import type { BrokerSpec } from './plan-broker.ts';
 
 /** One of the three standard descriptors of a guest's command. */
 export type Stdio =
@@ -43,6 +45,8 @@ export interface CommandSpec {
   readonly seccomp: Uint8Array | undefined;
   /** There is none, or the default one, which allows whatever comes before execve. */
   readonly isUsualFilter: boolean;
+  /** The same for the filter by which a broker makes its sockets. */
+  readonly socketFilter: Uint8Array | undefined;
   readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
   readonly stdio: readonly [Stdio, Stdio, Stdio];
   readonly terminal: TerminalSpec | undefined;
@@ -92,8 +96,21 @@ export interface StartSpec {
   /** Limits: files of the guest's cgroups and what is written there. */
   readonly cgroupWrites: readonly { readonly path: string; readonly text: string }[];
   readonly hostNetwork: boolean;
+  /** Of a guest with addresses of its own. */
+  readonly network: NetworkSpec | undefined;
+  /** Texts of /etc/hosts and /etc/resolv.conf; undefined: they are left as they are. */
+  readonly networkFiles: { readonly hosts: string; readonly resolvConf: string } | undefined;
   /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */
   readonly bootOffset: { readonly seconds: number; readonly nanoseconds: number };
+}
+
+/** The network of a guest whose sockets are made on the host's. */
+export interface NetworkSpec {
+  /** What the guest sees of itself. */
+  readonly addresses: readonly IpPrefix[];
+  /** Kind of the interface in the guest that has them for show. */
+  readonly linkKind: string;
+  readonly broker: BrokerSpec;
 }
 
 /** What the guest's root is made of. All paths are the host's and trusted; what lies below `lower` is not. */

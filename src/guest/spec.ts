@@ -21,6 +21,7 @@ import type { GuestConfig } from './config-types.ts';
 import type { Host } from './host.ts';
 import type { GuestPaths } from './paths.ts';
 import type { CommandSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
+import { guestHosts, guestResolvConf } from './resolver.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** A quarter: so a guest that fills its root leaves the host and others room. */
@@ -118,6 +119,7 @@ export function commandSpec(
     noNewPrivileges: config.noNewPrivileges,
     seccomp: host.seccompFilter(config.seccomp, bcaps),
     isUsualFilter: typeof config.seccomp === 'string',
+    socketFilter: config.network.mode === 'isolated' ? host.socketFilter() : undefined,
     rlimits: Object.entries(config.rlimits).map(([name, limit]) => ({
       resource:
         host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number, // names come from RLIMIT_NAMES
@@ -152,6 +154,7 @@ export interface StartCircumstances {
   readonly cgroup: Pick<CgroupPlan, 'writes' | 'leaf'>;
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
+  readonly network: StartSpec['network'];
 }
 
 /** Returns all decisions of a start. @throws UserError mount-source-missing */
@@ -187,7 +190,18 @@ export function startSpec(
     cgroupWrites: at.cgroup.writes,
     cgroupLeaf: at.cgroup.leaf,
     hostNetwork: config.network.mode === 'host',
+    network: at.network,
+    networkFiles: networkFiles(config, at),
     bootOffset: { seconds: -whole, nanoseconds },
+  };
+}
+
+function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['networkFiles'] {
+  if (config.network.mode === 'none') return undefined;
+  const addresses = at.network?.addresses ?? [];
+  return {
+    hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses),
+    resolvConf: guestResolvConf(),
   };
 }
 

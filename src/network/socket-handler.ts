@@ -3,12 +3,19 @@
  * in the host's network namespace and below the guest's cgroup, and puts it into the process in place of the result.
  */
 import type { Program } from '../sys/program.ts';
+import { planPrepareSocket } from './fence-broker.ts';
 
 const ARGUMENT_BYTES = 8;
+const INT_MASK = 0xffff_ffff;
+const IPPROTO_ICMPV6 = 58;
 
-/** Adds the steps that answer one call; import 0 is the listener of the filter that asks (seccomp_unotify(2)). */
-export function planSocketHandler(h: Program): void {
-  const [end, plain, failed, answer] = [h.label(), h.label(), h.label(), h.label()];
+/**
+ * Adds the steps that answer one call; import 0 is the listener of the filter that asks (seccomp_unotify(2)).
+ *
+ * @param sockets descriptor, in the broker, of the fence's map of that name; undefined: there is no fence
+ */
+export function planSocketHandler(h: Program, sockets: number | undefined): void {
+  const [end, plain, failed, refuse, answer] = [h.label(), h.label(), h.label(), h.label(), h.label()];
   const listener = h.import(0);
   const request = h.struct('seccomp_notif', {});
   // The kernel refuses one that is not all zero.
@@ -24,8 +31,18 @@ export function planSocketHandler(h: Program): void {
   if (!family || !type || !protocol) return;
 
   const response = h.struct('seccomp_notif_resp', {});
-  const refuse = h.label();
   const socket = h.sys('socket', [family, type, protocol], { otherwise: { on: [], to: refuse } });
+  if (sockets !== undefined) {
+    const [prepare, six, ready] = [h.label(), h.label(), h.label()];
+    h.expect(family, '&', h.flags('AF_INET'), 'EINVAL', 'IPv4', { mask: INT_MASK, otherwise: six });
+    h.jump(prepare);
+    h.place(six);
+    // Connecting leaves a mark on a UDP socket for IPv6 that disconnecting does not take away (net/ipv6/udp.c).
+    h.expect(protocol, '&', IPPROTO_ICMPV6, 'EINVAL', 'echo', { mask: INT_MASK, otherwise: ready });
+    h.place(prepare);
+    planPrepareSocket(h, sockets, { socket, type, protocol });
+    h.place(ready);
+  }
   const add = h.struct('seccomp_notif_addfd', { flags: h.flags('SECCOMP_ADDFD_FLAG_SEND') });
   const flags = h.field(add, 'seccomp_notif_addfd', 'newfd_flags').at(0, 4);
   h.store(flags, 0);

@@ -13,6 +13,11 @@ export interface CgroupPlan {
   readonly leaf: string;
   /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
   readonly joins: readonly string[];
+  /**
+   * Where a process of ours that serves the guest is: charged to the guest, but not frozen with it; on v1, once the worker
+   * has written "0" into `joins` as well, not counted among its tasks either.
+   */
+  readonly service: { readonly leaf: string; readonly joins: readonly string[] };
   /** Limits that were asked for and that nothing on this host enforces. */
   readonly unenforced: readonly LimitKind[];
 }

@@ -86,6 +86,8 @@ test('plans a guest on hybrid cgroups', () => {
     ],
     leaf: `${root}/unified/vserver/7/g`,
     joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/7/tasks`],
+    // The hierarchy that counts tasks, here together with cpu.
+    service: { leaf: `${root}/unified/vserver/7/b`, joins: [`${root}/cpu/vserver/tasks`] },
     unenforced: [],
   });
 });
@@ -113,6 +115,7 @@ test('plans a guest on cgroup2, with controllers handed down to it', () => {
     ],
     leaf: `${guest}/g`,
     joins: [],
+    service: { leaf: `${guest}/b`, joins: [] },
     unenforced: [],
   });
 });
@@ -321,9 +324,9 @@ test('thaws a guest that does not freeze in time', async () => {
   using _ = tree;
   start(tree, driver, {});
   await assert.rejects(driver.freeze(XID, 5), { code: 'freeze-timeout' });
-  const file = 'unified/vserver/7/cgroup.freeze';
+  const file = 'unified/vserver/7/g/cgroup.freeze';
   assert.deepEqual(tree.writes.splice(0), [`${file} 1`, `${file} 0`]);
-  tree.set('unified/vserver/7/cgroup.events', 'populated 1\nfrozen 1\n');
+  tree.set('unified/vserver/7/g/cgroup.events', 'populated 1\nfrozen 1\n');
   await driver.freeze(XID, 0);
   await assert.rejects(driver.thaw(XID, 5), { code: 'freeze-timeout' });
 });

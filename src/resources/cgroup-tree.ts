@@ -47,6 +47,8 @@ const IO_STAT = 'io.stat';
 
 /** Holds the guest's processes: a cgroup2 directory with children gets its limits but may have no process. */
 const LEAF = 'g';
+/** Holds what serves the guest: its socket broker. */
+const SERVICE_LEAF = 'b';
 /** Controllers a version 2 tree hands down to guests. */
 const DELEGATED = ['memory', 'cpu', 'pids', 'io', 'cpuset'];
 /** Levels a guest can make below its own: enough for a nested init and engine, few enough for PATH_MAX in `remove`. */
@@ -129,6 +131,12 @@ class CgroupTree implements CgroupDriver {
       ],
       leaf,
       joins: v1.map((directory) => `${directory}/${CGROUP1_TASKS}`),
+      service: {
+        leaf: `${guest}/${SERVICE_LEAF}`,
+        joins: this.#bindings
+          .filter(({ name, version }) => name === 'pids' && version === 'v1')
+          .map(({ parent }) => `${parent}/${CGROUP1_TASKS}`),
+      },
       unenforced: unenforcedOf(limits, enforced),
     };
   }
@@ -175,9 +183,10 @@ class CgroupTree implements CgroupDriver {
   }
 
   async freeze(xid: Xid, timeoutMs: number): Promise<void> {
-    const path = `${this.#unified}/${xid}/${CGROUP_FREEZE}`;
+    const leaf = `${xid}/${LEAF}`;
+    const path = `${this.#unified}/${leaf}/${CGROUP_FREEZE}`;
     this.#inGuest('freeze', xid, () => this.#files.write(path, '1'));
-    if (await this.#waitFor(xid, ({ frozen }) => frozen, timeoutMs)) return;
+    if (await this.#waitFor(leaf, ({ frozen }) => frozen, timeoutMs)) return;
     this.#inGuest('thaw', xid, () => this.#files.write(path, '0'));
     throw new StateError(
       'freeze-timeout',
@@ -186,8 +195,9 @@ class CgroupTree implements CgroupDriver {
   }
 
   async thaw(xid: Xid, timeoutMs: number): Promise<void> {
-    this.#inGuest('thaw', xid, () => this.#files.write(`${this.#unified}/${xid}/${CGROUP_FREEZE}`, '0'));
-    if (await this.#waitFor(xid, ({ frozen }) => !frozen, timeoutMs)) return;
+    const leaf = `${xid}/${LEAF}`;
+    this.#inGuest('thaw', xid, () => this.#files.write(`${this.#unified}/${leaf}/${CGROUP_FREEZE}`, '0'));
+    if (await this.#waitFor(leaf, ({ frozen }) => !frozen, timeoutMs)) return;
     throw new StateError(
       'freeze-timeout',
       `cannot thaw guest ${xid}: found it frozen after ${timeoutMs} ms; need the cgroups above it thawed`,
@@ -200,17 +210,17 @@ class CgroupTree implements CgroupDriver {
   }
 
   waitEmpty(xid: Xid, timeoutMs: number): Promise<boolean> {
-    return this.#waitFor(xid, ({ populated }) => !populated, timeoutMs);
+    return this.#waitFor(String(xid), ({ populated }) => !populated, timeoutMs);
   }
 
   pids(xid: Xid): readonly number[] {
-    return subtree(this.#files, `${this.#unified}/${xid}`).flatMap((directory) =>
+    return subtree(this.#files, `${this.#unified}/${xid}/${LEAF}`).flatMap((directory) =>
       pidsIn(this.#files, directory),
     );
   }
 
   isPopulated(xid: Xid): boolean {
-    return this.#events(xid).populated;
+    return this.#events(String(xid)).populated;
   }
 
   remove(xid: Xid): void {
@@ -303,19 +313,19 @@ class CgroupTree implements CgroupDriver {
     );
   }
 
-  #events(xid: Xid): CgroupEvents {
-    const text = readIfPresent(this.#files, `${this.#unified}/${xid}/${CGROUP_EVENTS}`);
+  #events(directory: string): CgroupEvents {
+    const text = readIfPresent(this.#files, `${this.#unified}/${directory}/${CGROUP_EVENTS}`);
     return text === undefined ? { populated: false, frozen: false } : parseEvents(text);
   }
 
   async #waitFor(
-    xid: Xid,
+    directory: string,
     isReached: (events: CgroupEvents) => boolean,
     timeoutMs: number,
   ): Promise<boolean> {
     const deadlineMs = performance.now() + timeoutMs;
     // The change takes well under a millisecond unless a process is in an uninterruptible sleep.
-    for (let pauseMs = 1; !isReached(this.#events(xid)); pauseMs = Math.min(pauseMs * 2, POLL_MAX_MS)) {
+    for (let pauseMs = 1; !isReached(this.#events(directory)); pauseMs = Math.min(pauseMs * 2, POLL_MAX_MS)) {
       if (performance.now() >= deadlineMs) return false;
       await setTimeout(pauseMs);
     }

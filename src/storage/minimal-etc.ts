@@ -98,7 +98,10 @@ shopt -s checkwinsize
 PS1='\\u@\\h:\\w\\$ '
 `;
 
-const HOSTS = `127.0.0.1 localhost
+/** First line of files that every start writes anew, as long as they begin with it. */
+export const FILLED_AT_START = '# filled when the guest starts\n';
+
+const HOSTS = `${FILLED_AT_START}127.0.0.1 localhost
 ::1 localhost ip6-localhost ip6-loopback
 `;
 
@@ -139,7 +142,7 @@ export function minimalEtc(rootShell: string): readonly TreeEntry[] {
     file('etc/hosts', HOSTS),
     file('etc/host.conf', 'multi on\n'),
     file('etc/nsswitch.conf', nsswitch()),
-    file('etc/resolv.conf', '# filled when the guest starts\n'),
+    file('etc/resolv.conf', FILLED_AT_START),
     file('etc/machine-id', '', 0o444),
     file('etc/fstab', ''),
     file('etc/environment', ''),

@@ -351,7 +351,7 @@ export class Program {
   }
 
   /** Fails with `errno` unless the bytes at `place`, which a call wrote there, are the wanted ones. */
-  expectBytes(place: Data, wanted: Uint8Array, errno: string, about: string): void {
+  expectBytes(place: Data, wanted: Uint8Array, errno: string, about: string, otherwise?: Label): void {
     const length = wanted.length;
     if (length > place.length)
       throw new BugError('comparison-too-long', `cannot compare ${length} bytes: found ${place.length}`);
@@ -359,7 +359,7 @@ export class Program {
       OP.expectBytes,
       'expect_bytes',
       [place.offset, length, this.data(wanted).offset, 0, this.#errno(errno)],
-      { about },
+      otherwise === undefined ? { about } : { about, otherwise: { on: [errno], to: otherwise } },
     );
   }
 
@@ -412,8 +412,8 @@ export class Program {
 
   /**
    * Becomes a broker: `handler`, a program with one import and no children, runs whenever a descriptor that came over
-   * `control` is readable, with that as its import 0. Ends with the last of these descriptors, or with `control` if none
-   * ever came. Never returns. A step of the handler that fails ends the broker.
+   * `control` is readable, with that as its import 0. Ends when nobody has the other end of any of these, nor of
+   * `control`. Never returns. A step of the handler that fails ends the broker.
    */
   broker(control: Arg, handler: Program): void {
     const bytes = handler.encode().bytes;

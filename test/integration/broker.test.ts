@@ -5,7 +5,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSy
 import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { compileSocketFilter } from '../../src/context/socket-filter.ts';
-import { planBroker, planSocketFilter } from '../../src/guest/plan-broker.ts';
+import { planBroker } from '../../src/guest/plan-broker.ts';
+import { planSocketFilter } from '../../src/guest/plan-command.ts';
 import { parseMountInfo } from '../../src/spec/mountinfo.ts';
 import { type Arg, Program, type Result } from '../../src/sys/program.ts';
 import { type Machine, waitUntil, withMachine } from '../lib/machine.ts';
@@ -44,7 +45,7 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
     const { syscalld, abi } = machine;
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const p = new Program(abi);
-    planBroker(p, { cgroup, joins: [], uid: BROKER_UID, objects });
+    planBroker(p, { cgroup, joins: [], uid: BROKER_UID, objects, fence: undefined });
     const spawn = p.explain().match(/^ *(\d+) clone3/m);
     const outcome = await syscalld.run('start the broker', p);
     const pid = outcome.result({ step: { index: Number(spawn?.[1]) } } as Result);
@@ -75,7 +76,7 @@ async function runBrokered(machine: Machine, control: number, script: string): P
   const p = new Program(abi);
   const child = p.spawn('command', { object }, () => {
     p.sys('unshare', [p.flags('CLONE_NEWNET')]);
-    planSocketFilter(p, compileSocketFilter(abi), p.import(control));
+    planSocketFilter(p, { socketFilter: compileSocketFilter(abi) }, p.import(control));
     const flags = p.flags('O_WRONLY', 'O_CREAT', 'O_CLOEXEC');
     const output: Arg = p.sys('openat', [p.flags('AT_FDCWD'), name, flags, 0o600]);
     for (const fd of [1, 2]) p.sys('dup3', [output, fd, 0]);
@@ -183,7 +184,7 @@ for (const { name, target, binary, skip } of BUILDS) {
       });
     });
 
-    test('serves many commands, each for itself, and ends with the last of them', async () => {
+    test('serves many commands, each for itself, as long as more may come', async () => {
       await withBroker(async (broker) => {
         const host = native('inet')['tcp'];
         const long = await broker.run(`sleep 0.5; exec ${buildProbe()} inet`);
@@ -191,11 +192,18 @@ for (const { name, target, binary, skip } of BUILDS) {
           Array.from({ length: 20 }, () => broker.run(`exec ${buildProbe()} inet`)),
         );
         for (const one of commands) assert.equal(parseFindings(await one.ended())['tcp'], host);
-        assert.ok(existsSync(`/proc/${broker.pid}`));
         assert.equal(parseFindings(await long.ended())['tcp'], host);
+        assert.equal((await probed(broker, 'inet'))['tcp'], host);
+        broker.machine.syscalld.drop(broker.objects.control);
         const { value } = await broker.machine.event('exited', broker.objects.process);
         assert.equal(value, 0);
-        // Who comes later is told, and does not run without.
+      });
+    });
+
+    test('whose end is not noticed lets nobody run without it', async () => {
+      await withBroker(async (broker) => {
+        process.kill(broker.pid, 'SIGKILL');
+        await broker.machine.event('exited', broker.objects.process);
         await assert.rejects(broker.run('true'), /listener to the broker: EPIPE/);
       });
     });
@@ -205,12 +213,9 @@ for (const { name, target, binary, skip } of BUILDS) {
         const host = native('inet')['tcp'];
         const long = await broker.run(`while [ ! -e ../go ]; do sleep 0.05; done; exec ${buildProbe()} inet`);
         await broker.machine.restart();
+        broker.machine.syscalld.drop(broker.objects.control);
         mkdirSync(join(broker.machine.root, 'go'));
         assert.equal(parseFindings(await long.ended())['tcp'], host);
-        await broker.machine.event('exited', broker.objects.process);
-      });
-      await withBroker(async (broker) => {
-        broker.machine.syscalld.drop(broker.objects.control);
         await broker.machine.event('exited', broker.objects.process);
       });
     });

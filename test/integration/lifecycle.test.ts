@@ -99,7 +99,7 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     const guest = await inspect('told');
     assert.deepEqual(
       [guest['name'], guest['xid'], guest['state'], guest['template'], guest['network']],
-      ['told', 4321, 'running', 'host', { mode: 'none' }],
+      ['told', 4321, 'running', 'host', { mode: 'none', addresses: [] }],
     );
     assert.match(readFileSync(`/proc/${guest['initPid']}/status`, 'utf8'), /^NSpid:\s+\d+\s+1$/m);
     assert.ok(Math.abs(Date.parse(String(guest['startedAt'])) - started) < 10_000);

@@ -67,6 +67,8 @@ export interface Instance {
 export interface InstanceOptions {
   /** Directory with `bin/vserver`, `build`, `src`, `tools/node` and `node_modules`; default this checkout. */
   readonly checkout?: string;
+  /** Program under which every call of the client runs, for example `['nsenter', '--net=/run/netns/x']`. */
+  readonly under?: readonly string[];
 }
 
 /**
@@ -102,7 +104,10 @@ export interface OpenInstance extends Instance {
 }
 
 /** Opens an instance; `withInstance` is the safer form. The control plane starts with the first call. */
-export async function openInstance({ checkout = CHECKOUT }: InstanceOptions = {}): Promise<OpenInstance> {
+export async function openInstance({
+  checkout = CHECKOUT,
+  under: always = [],
+}: InstanceOptions = {}): Promise<OpenInstance> {
   const home = realpathSync(mkdtempSync(join(tmpdir(), 'vserver-test-')));
   const root = join(home, 'state');
   const scratch = mkdtempSync(join(home, 'scratch-'));
@@ -113,7 +118,7 @@ export async function openInstance({ checkout = CHECKOUT }: InstanceOptions = {}
     { env, cwd, under }: RunOptions,
     stdin: 'ignore' | 'pipe',
   ): ChildProcess => {
-    const [program = '', ...rest] = [...(under ?? []), join(checkout, 'bin/vserver'), ...args];
+    const [program = '', ...rest] = [...always, ...(under ?? []), join(checkout, 'bin/vserver'), ...args];
     const client = spawn(program, rest, {
       cwd: cwd ?? scratch,
       env: { PATH: process.env['PATH'] ?? '', HOME: '/root', VSERVER_ROOT: root, ...env },

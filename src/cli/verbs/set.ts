@@ -7,15 +7,20 @@ import { warn } from '../for-each.ts';
 import { currentConfig, unenforcedLimits, viewLimits } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
-import { keysForNextStart, parseSetting, parseUnset } from '../settings.ts';
+import { changeAddresses, keysForNextStart, parseSetting, parseUnset } from '../settings.ts';
 import type { ParsedVerb } from '../verb-types.ts';
 
 /** `vserver set`: changes a guest's configuration, and its limits at once; without changes prints the file. */
 export async function set(parsed: ParsedVerb<'set'>, io: Io, services: Services): Promise<VerbResult> {
   const { manager } = services;
   const [name = '', ...settings] = parsed.operands;
-  const changes = [...settings.map(parseSetting), ...parsed.options.unset.map(parseUnset)];
+  const { unset, ipAdd, ipRm } = parsed.options;
   const guest = manager.registry.find(name);
+  const changes = [...settings.map(parseSetting), ...unset.map(parseUnset)];
+  if (ipAdd.length + ipRm.length > 0) {
+    const { network } = guest.isEphemeral ? guest.config : manager.registry.readConfig(guest.name);
+    changes.push(changeAddresses(network.addresses, ipAdd, ipRm));
+  }
   if (changes.length > 0) {
     refuseFixedKeys(guest, changes);
     await manager.set(guest, changes);
@@ -44,7 +49,7 @@ async function warnOf(
   io: Io,
   services: Services,
 ): Promise<void> {
-  const later = isActive(guest) ? keysForNextStart(changes) : [];
+  const later = isActive(guest) ? keysForNextStart(changes, guest.live?.network !== undefined) : [];
   if (later.length > 0) {
     await warn(io, `guest "${guest.name}" is running: ${later.join(', ')} will change with its next start`);
   }

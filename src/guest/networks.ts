@@ -1,0 +1,352 @@
+/**
+ * The networks of running guests: addresses that are nobody else's, on the host's interface if the guest names one, the
+ * fence around them, and the broker that makes the guest's sockets.
+ */
+import { rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { StateError, UserError } from '../base/errors.ts';
+import { formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
+import type { NetworkRules, OwnAddress } from '../network/rules.ts';
+import { readIfThere, writeVolatile } from '../sys/files.ts';
+import { type HeldObject, StepError } from '../sys/syscalld.ts';
+import { OBJECT_KIND } from '../sys/wire.ts';
+import type { GuestConfig, GuestNetwork } from './config-types.ts';
+import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
+import type { Host } from './host.ts';
+import { type BrokerSpec, planBroker } from './plan-broker.ts';
+import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
+import type { NetworkSpec } from './plan-types.ts';
+import type { Registry } from './registry.ts';
+
+/** Depth of a guest's cgroup below the root of the cgroup2 tree. */
+const GUEST_LEVEL = 2;
+
+interface OpenFence {
+  readonly fence: Fence;
+  /** What it holds was set by a former vserverd. */
+  readonly isKept: boolean;
+}
+
+/** Keeps the networks of one instance. */
+export class Networks {
+  readonly #host: Host;
+  readonly #registry: Registry;
+
+  /** Made for the first guest that needs it. */
+  #fence: Promise<OpenFence> | undefined;
+  /** Of a fence that stands since before syscalld was started anew. */
+  #former: FenceHandles | undefined;
+
+  constructor(host: Host, registry: Registry) {
+    this.#host = host;
+    this.#registry = registry;
+  }
+
+  get #fenceFile(): string {
+    return join(this.#host.paths.run, 'fence.json');
+  }
+
+  /**
+   * Goes on with the fence of a former vserverd.
+   *
+   * @returns its objects; none when there is no fence, or syscalld was started anew: it is found again when it is needed
+   */
+  recover(held: readonly HeldObject[]): readonly number[] {
+    const text = readIfThere(this.#fenceFile);
+    const handles = text === undefined ? undefined : (JSON.parse(text) as FenceHandles); // our own file
+    const ids = Object.values(handles?.objects ?? {});
+    const there = new Set(held.filter(({ kind }) => kind === OBJECT_KIND.fd).map(({ id }) => id));
+    if (handles === undefined || !ids.every((id) => there.has(id))) {
+      this.#former = handles;
+      return [];
+    }
+    this.#fence = Promise.resolve({ fence: openFence(this.#host.syscalld, handles), isKept: true });
+    return ids;
+  }
+
+  /** Takes over the networks of the guests that run: a fence that was lost is put up again around them. */
+  async adopt(guests: readonly Guest[]): Promise<void> {
+    const running = guests.filter((one) => one.live?.network && isActive(one));
+    if (running.length === 0) return;
+    const { fence, isKept } = await this.#openFence();
+    for (const guest of running) {
+      const { network } = guest.live ?? {};
+      if (!network) continue;
+      const rules = rulesOf(this.#addresses(guest));
+      if (isKept) {
+        fence.adopt(network.nid, rules);
+      } else {
+        await fence.setNetwork(network.nid, rules);
+        await fence.bindGuest(BigInt(network.cgroupId), network.nid);
+      }
+    }
+  }
+
+  async #openFence(): Promise<OpenFence> {
+    this.#fence ??= this.#makeFence();
+    try {
+      return await this.#fence;
+    } catch (error) {
+      this.#fence = undefined;
+      throw error;
+    }
+  }
+
+  async #makeFence(): Promise<OpenFence> {
+    const { syscalld, cgroups } = this.#host;
+    const kept = await this.#findFence();
+    const options = { cgroup: cgroups.directory, guestLevel: GUEST_LEVEL };
+    const fence = kept ?? (await createFence(syscalld, options));
+    writeVolatile(this.#fenceFile, JSON.stringify(fence.handles));
+    return { fence, isKept: kept !== undefined };
+  }
+
+  async #findFence(): Promise<Fence | undefined> {
+    const former = this.#former;
+    this.#former = undefined;
+    try {
+      return former && (await recoverFence(this.#host.syscalld, former));
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      return undefined; // it went with its cgroup
+    }
+  }
+
+  #addresses(guest: Guest): readonly IpPrefix[] {
+    const owner = this.#owner(guest, configOf(guest).network) ?? guest;
+    return configOf(owner).network.addresses.map(parseIpPrefix);
+  }
+
+  #broker(guest: Guest, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
+    const { service } = this.#host.cgroups.plan(guest.xid, {});
+    const { sockets, link } = fence.handles.objects;
+    const uid = idRangeOf(guest.xid).hostBase;
+    return { cgroup: service.leaf, joins: service.joins, uid, objects, fence: { sockets, link } };
+  }
+
+  /**
+   * Refuses a configuration whose addresses another guest has, running or not.
+   *
+   * @throws StateError address-in-use; UserError guest-not-found, network-not-shareable
+   */
+  async check(guest: Pick<Guest, 'name'>, { network }: Pick<GuestConfig, 'network'>): Promise<void> {
+    this.#owner(guest, network);
+    for (;;) {
+      const taken = this.#findTaken(guest, network);
+      if (taken === undefined) return;
+      const { other, address } = taken;
+      if (other.isEphemeral && other.state === 'stopping' && other.ended) {
+        await other.ended.promise; // its command has ended, it will be gone in a moment
+        continue;
+      }
+      throw new StateError(
+        'address-in-use',
+        `cannot use address ${hostPart(address)} for guest "${guest.name}": found it taken by guest "${other.name}"; ` +
+          `need another one, or network.shareWith: ${other.name}`,
+      );
+    }
+  }
+
+  #findTaken(
+    guest: Pick<Guest, 'name'>,
+    network: GuestNetwork,
+  ): { readonly other: Guest; readonly address: string } | undefined {
+    const wanted = new Set(network.addresses.map(hostPart));
+    for (const other of this.#registry.list()) {
+      if (other.name === guest.name) continue;
+      const address = configOf(other).network.addresses.find((one) => wanted.has(hostPart(one)));
+      if (address !== undefined) return { other, address };
+    }
+    return undefined;
+  }
+
+  /** The guest whose network context it is in: itself, or the one it shares with. */
+  #owner(guest: Pick<Guest, 'name'>, network: GuestNetwork): Guest | undefined {
+    if (network.shareWith === undefined) return this.#registry.list().find((one) => one.name === guest.name);
+    const owner = this.#registry.find(network.shareWith);
+    const { mode, shareWith } = configOf(owner).network;
+    if (owner.name === guest.name || mode !== 'isolated' || shareWith !== undefined) {
+      throw new UserError(
+        'network-not-shareable',
+        `cannot share the network of guest "${owner.name}" with guest "${guest.name}": found that it ` +
+          (owner.name === guest.name ? 'is the same guest' : 'has no addresses of its own') +
+          '; need a guest with network.addresses',
+      );
+    }
+    return owner;
+  }
+
+  /**
+   * Decides a guest's network. Changes nothing that lasts but that there is a fence.
+   *
+   * @returns undefined for a guest without one
+   * @throws StateError address-in-use, no-link-kind; UserError network-not-shareable; StepError
+   */
+  async plan(guest: Guest): Promise<NetworkSpec | undefined> {
+    if (guest.config.network.mode !== 'isolated') return undefined;
+    await this.check(guest, guest.config);
+    const { syscalld } = this.#host;
+    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
+    const { fence } = await this.#openFence();
+    return {
+      addresses: this.#addresses(guest),
+      linkKind: await this.#host.linkKind(),
+      broker: this.#broker(guest, objects, fence),
+    };
+  }
+
+  /**
+   * Makes a guest's network ready for its start; `close` undoes it. Leaves nothing when it fails.
+   *
+   * @throws StepError
+   */
+  async open(guest: Guest, { addresses, broker }: NetworkSpec): Promise<LiveNetwork> {
+    const { network } = guest.config;
+    const { fence } = await this.#openFence();
+    const { ino } = statSync(`${this.#host.cgroups.directory}/${guest.xid}`, { bigint: true });
+    const live: LiveNetwork = {
+      nid: (this.#owner(guest, network) ?? guest).xid,
+      cgroupId: String(ino),
+      ...broker.objects,
+      interface: network.interface,
+      added: [],
+    };
+    try {
+      // The fence first: no address is there before it is guarded.
+      await fence.setNetwork(live.nid, rulesOf(addresses));
+      await fence.bindGuest(ino, live.nid);
+      if (network.interface === undefined) return live;
+      return { ...live, added: await this.#addAddresses(guest, network.interface, addresses) };
+    } catch (error) {
+      await this.close(guest, live);
+      throw error;
+    }
+  }
+
+  /** Returns the addresses that the interface had not had. */
+  async #addAddresses(
+    guest: Guest,
+    name: string,
+    addresses: readonly IpPrefix[],
+  ): Promise<readonly string[]> {
+    const p = this.#host.program();
+    const results = planHostAddresses(p, name, addresses);
+    const outcome = await this.#host.syscalld.run(
+      `put the addresses of guest "${guest.name}" on "${name}"`,
+      p,
+    );
+    return addresses
+      .filter((_, i) => {
+        const result = results[i];
+        return result !== undefined && outcome.result(result) === 0;
+      })
+      .map(formatIpPrefix);
+  }
+
+  async #removeAddresses(guest: Guest, name: string, addresses: readonly string[]): Promise<void> {
+    if (addresses.length === 0) return;
+    const p = this.#host.program();
+    planHostAddressesGone(p, name, addresses.map(parseIpPrefix));
+    try {
+      await this.#host.syscalld.run(`take the addresses of guest "${guest.name}" from "${name}"`, p);
+    } catch (error) {
+      if (!(error instanceof StepError && error.errnoName === 'ENODEV')) throw error; // they went with it
+    }
+  }
+
+  /** Ends a guest's network, when its run has ended. */
+  async close(guest: Guest, live: LiveNetwork): Promise<void> {
+    const { syscalld } = this.#host;
+    for (const object of [live.control, live.process]) syscalld.drop(object);
+    if (live.interface !== undefined) await this.#removeAddresses(guest, live.interface, live.added);
+    const isShared = this.#registry
+      .list()
+      .some((one) => one !== guest && isActive(one) && one.live?.network?.nid === live.nid);
+    const { fence } = await this.#openFence();
+    await fence.unbindGuest(BigInt(live.cgroupId));
+    if (!isShared) await fence.removeNetwork(live.nid);
+  }
+
+  /** Forgets the fence, when no guest runs any more. */
+  async end(): Promise<void> {
+    const open = await this.#fence?.catch(() => undefined);
+    if (this.#registry.list().some(isActive)) return;
+    open?.fence.close();
+    rmSync(this.#fenceFile, { force: true });
+  }
+
+  /** Starts another broker for a running guest, whose first one only serves those that know it. */
+  async restartBroker(guest: Guest, live: LiveNetwork): Promise<LiveNetwork> {
+    const { syscalld, cgroups } = this.#host;
+    const { joins } = cgroups.plan(guest.xid, {});
+    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
+    const { fence } = await this.#openFence();
+    const broker = this.#broker(guest, objects, fence);
+    const p = this.#host.program();
+    planBroker(p, { ...broker, joins: [...joins, ...broker.joins] });
+    await syscalld.run(`start the socket broker of guest "${guest.name}"`, p);
+    return { ...live, ...objects };
+  }
+
+  /**
+   * Changes the addresses of a running guest, and of those that share them.
+   *
+   * @returns its record after that; undefined when nothing changes before its next start
+   */
+  async change(guest: Guest, live: LiveRecord, after: GuestNetwork): Promise<LiveRecord | undefined> {
+    const before = live.config.network;
+    if (!live.network || after.mode !== 'isolated' || after.shareWith !== before.shareWith) return undefined;
+    const added = after.addresses.filter((one) => !before.addresses.includes(one)).map(parseIpPrefix);
+    const removed = before.addresses.filter((one) => !after.addresses.includes(one)).map(parseIpPrefix);
+    if (added.length + removed.length === 0) return undefined;
+    const { nid } = live.network;
+    const { fence } = await this.#openFence();
+    await fence.setNetwork(nid, rulesOf(after.addresses.map(parseIpPrefix)));
+    const network = await this.#changeHost(guest, live.network, added, removed.map(formatIpPrefix));
+    for (const one of this.#registry.list()) {
+      if (!one.live || !isActive(one) || one.live.network?.nid !== nid) continue;
+      const p = this.#host.program();
+      planDisplayChange(p, p.import(one.live.initObject), added, removed);
+      await this.#host.syscalld.run(`show guest "${one.name}" its addresses`, p);
+    }
+    const config = { ...live.config, network: { ...before, addresses: after.addresses } };
+    return { ...live, config, network };
+  }
+
+  async #changeHost(
+    guest: Guest,
+    network: LiveNetwork,
+    added: readonly IpPrefix[],
+    removed: readonly string[],
+  ): Promise<LiveNetwork> {
+    const name = network.interface;
+    if (name === undefined) return network;
+    const stay = network.added.filter((one) => !removed.includes(one));
+    await this.#removeAddresses(
+      guest,
+      name,
+      network.added.filter((one) => removed.includes(one)),
+    );
+    const fresh = added.length === 0 ? [] : await this.#addAddresses(guest, name, added);
+    return { ...network, added: [...stay, ...fresh] };
+  }
+}
+
+/** What a guest runs with, or would be started with. */
+function configOf(guest: Guest): GuestConfig {
+  return guest.live && isActive(guest) ? guest.live.config : guest.config;
+}
+
+function rulesOf(addresses: readonly IpPrefix[]): NetworkRules {
+  const of = (family: 4 | 6): readonly OwnAddress[] =>
+    addresses
+      .filter((one) => one.family === family)
+      .map(({ bytes, length }) => ({ address: formatIpAddress(bytes), prefix: length }));
+  return { addresses4: of(4), addresses6: of(6) };
+}
+
+function hostPart(address: string): string {
+  return address.split('/')[0] ?? address;
+}

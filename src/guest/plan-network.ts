@@ -1,0 +1,130 @@
+/**
+ * What a guest sees of its network: an interface with its addresses, for show only, and the files by which names are found.
+ */
+import type { IpPrefix } from '../base/ip.ts';
+import { FILLED_AT_START } from '../storage/minimal-etc.ts';
+import { sizeOf } from '../sys/abi.ts';
+import {
+  deleteAddress,
+  linkUp,
+  linkWithoutOwnAddress,
+  newAddress,
+  newLink,
+  planInterfaceIndex,
+  planRoute,
+  planRouteSocket,
+} from '../sys/netlink.ts';
+import type { Import, Program, Result } from '../sys/program.ts';
+import type { NetworkSpec } from './plan-types.ts';
+
+/** Kinds of interfaces that can stand there for show, the cheapest first; which of them a kernel has differs. */
+export const LINK_KINDS: readonly string[] = ['dummy', 'ifb', 'bridge'];
+
+const NAME = 'eth0';
+/** A new network namespace has its loopback as 1. */
+const INDEX = 2;
+
+/** Adds the steps that show a guest's addresses; done by process 1, in the guest's network namespace. */
+export function planDisplay(p: Program, { linkKind, addresses }: NetworkSpec): void {
+  const socket = planRouteSocket(p);
+  planRoute(p, socket, newLink(linkKind, NAME, INDEX));
+  // A kernel without IPv6 gives none by itself.
+  planRoute(p, socket, linkWithoutOwnAddress(INDEX), ['EOPNOTSUPP', 'EINVAL']);
+  planRoute(p, socket, linkUp(INDEX));
+  for (const prefix of addresses) planRoute(p, socket, newAddress(INDEX, prefix, 'shown address'));
+  p.sys('close', [socket]);
+}
+
+/** Adds the steps that try a kind of interface, in a network namespace that goes with the worker. */
+export function planTryLink(p: Program, kind: string): void {
+  p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace' });
+  planRoute(p, planRouteSocket(p), newLink(kind, NAME, INDEX));
+}
+
+/** Adds the steps that change what a running guest sees. */
+export function planDisplayChange(
+  p: Program,
+  init: Import,
+  added: readonly IpPrefix[],
+  removed: readonly IpPrefix[],
+): void {
+  p.sys('setns', [init, p.flags('CLONE_NEWNET')], { about: 'network namespace of the guest' });
+  planKeepSecondaries(p, NAME);
+  const socket = planRouteSocket(p);
+  for (const prefix of added) planRoute(p, socket, newAddress(INDEX, prefix, 'shown address'), ['EEXIST']);
+  for (const prefix of removed)
+    planRoute(p, socket, deleteAddress(INDEX, prefix, 'shown address'), ['EADDRNOTAVAIL']);
+}
+
+/**
+ * Adds the steps that put addresses on an interface of the host.
+ *
+ * @returns for each address 0, or the negative errno of what the interface had already
+ */
+export function planHostAddresses(p: Program, name: string, added: readonly IpPrefix[]): readonly Result[] {
+  planKeepSecondaries(p, name);
+  const index = planInterfaceIndex(p, name);
+  const socket = planRouteSocket(p);
+  return added.map((prefix) =>
+    planRoute(p, socket, newAddress(0, prefix, `address on "${name}"`), ['EEXIST'], index),
+  );
+}
+
+/** Adds the steps that take addresses from an interface of the host; fine when they are gone. */
+export function planHostAddressesGone(p: Program, name: string, removed: readonly IpPrefix[]): void {
+  const index = planInterfaceIndex(p, name);
+  const socket = planRouteSocket(p);
+  for (const prefix of removed)
+    planRoute(p, socket, deleteAddress(0, prefix, `address on "${name}"`), ['EADDRNOTAVAIL'], index);
+}
+
+/**
+ * The first address of an IPv4 network would take the others of that network with it when it goes, whosever they are
+ * (promote_secondaries of ip-sysctl; systemd turns it on as well). The file is that of the worker's network namespace.
+ */
+function planKeepSecondaries(p: Program, name: string): void {
+  const path = `/proc/sys/net/ipv4/conf/${name}/promote_secondaries`;
+  const skip = p.label();
+  const file = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {
+    about: `"${path}"`,
+    otherwise: { on: [], to: skip },
+  });
+  p.sys('write', [file, '1', 1], { about: `"${path}"`, ignore: [] });
+  p.place(skip);
+}
+
+/**
+ * Adds the steps that write /etc/hosts and /etc/resolv.conf of a guest: where there is none, an empty one, or one of
+ * ours. Whatever stands in the way is the guest's own, and stays.
+ */
+export function planNetworkFiles(
+  p: Program,
+  root: Result,
+  { hosts, resolvConf }: { readonly hosts: string; readonly resolvConf: string },
+): void {
+  planFile(p, root, 'etc/hosts', hosts);
+  planFile(p, root, 'etc/resolv.conf', resolvConf);
+}
+
+function planFile(p: Program, root: Result, path: string, content: string): void {
+  const [write, skip] = [p.label(), p.label()];
+  const mark = Buffer.from(FILLED_AT_START);
+  const how = p.struct('open_how', {
+    flags: p.flags('O_RDWR', 'O_CREAT', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC'),
+    mode: 0o644,
+    resolve: p.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
+  });
+  const about = `"/${path}" in the guest`;
+  const otherwise = { on: [], to: skip };
+  const file = p.sys('openat2', [root, path, how, sizeOf(p.abi, 'open_how')], { about, otherwise });
+  const start = p.data(mark.length);
+  const length = p.sys('pread64', [file, start, mark.length, 0], { about, otherwise });
+  p.expect(length, '!=', 0, 'EEXIST', about, { otherwise: write });
+  p.expectBytes(start, mark, 'EEXIST', about, skip);
+  p.place(write);
+  const text = FILLED_AT_START + content;
+  p.sys('ftruncate', [file, 0], { about, ignore: [] });
+  p.sys('pwrite64', [file, text, Buffer.byteLength(text), 0], { about, ignore: [] });
+  p.sys('close', [file]);
+  p.place(skip);
+}

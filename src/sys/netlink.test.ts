@@ -1,0 +1,54 @@
+import assert from 'node:assert/strict';
+import { endianness } from 'node:os';
+import { test } from 'node:test';
+import { parseIpPrefix } from '../base/ip.ts';
+import { deleteAddress, linkUp, linkWithoutOwnAddress, newAddress, newLink } from './netlink.ts';
+
+/** Takes a message apart as the kernel does, one level of attributes. */
+function decode(bytes: Uint8Array, bodyBytes: number): readonly (number | readonly [number, number[]])[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const le = endianness() === 'LE';
+  assert.equal(view.getUint32(0, le), bytes.length);
+  const found: (number | readonly [number, number[]])[] = [view.getUint16(4, le), view.getUint16(6, le)];
+  let at = 16 + bodyBytes;
+  while (at < bytes.length) {
+    const length = view.getUint16(at, le);
+    assert.ok(length >= 4 && at + length <= bytes.length);
+    found.push([view.getUint16(at + 2, le), [...bytes.subarray(at + 4, at + length)]]);
+    at += (length + 3) & ~3;
+  }
+  assert.equal(at, bytes.length);
+  return found;
+}
+
+const IFADDR = 8;
+const IFINFO = 16;
+const [REQUEST_ACK, CREATE_EXCL] = [0x5, 0x605];
+
+test('addresses', () => {
+  const v4 = newAddress(2, parseIpPrefix('10.0.0.5/20'), 'x').bytes;
+  assert.deepEqual(decode(v4, IFADDR), [
+    20,
+    CREATE_EXCL,
+    [2, [10, 0, 0, 5]],
+    [1, [10, 0, 0, 5]],
+    [4, [10, 0, 15, 255]],
+  ]);
+  assert.deepEqual([...v4.subarray(16, 20)], [2, 20, 2, 0]);
+  const v6 = deleteAddress(2, parseIpPrefix('fd00::5/64'), 'x').bytes;
+  const bytes = [...parseIpPrefix('fd00::5').bytes];
+  assert.deepEqual(decode(v6, IFADDR), [21, REQUEST_ACK, [2, bytes], [1, bytes]]);
+  assert.deepEqual([...v6.subarray(16, 18)], [10, 64]);
+  // A network of two addresses, or one, has no broadcast address.
+  for (const text of ['10.0.0.5', '10.0.0.5/31'])
+    assert.equal(decode(newAddress(2, parseIpPrefix(text), 'x').bytes, IFADDR).length, 4);
+});
+
+test('interfaces', () => {
+  const name = [...Buffer.from('eth0\0')];
+  const [type, flags, own, info] = decode(newLink('dummy', 'eth0', 2).bytes, IFINFO);
+  assert.deepEqual([type, flags, own], [16, CREATE_EXCL, [3, name]]);
+  assert.equal(Array.isArray(info) ? info[0] : 0, 18);
+  assert.deepEqual(decode(linkUp(2).bytes, IFINFO), [16, REQUEST_ACK]);
+  assert.equal(decode(linkWithoutOwnAddress(2).bytes, IFINFO).length, 3);
+});

@@ -1,0 +1,174 @@
+/**
+ * Messages of rtnetlink(7), and the steps that send them.
+ *
+ *     nlmsghdr: u32 length, u16 type, u16 flags, u32 sequence, u32 port | a structure of the type | attributes
+ *     attribute: u16 length, u16 type, bytes, up to a multiple of 4            all in host byte order
+ */
+import { endianness } from 'node:os';
+import type { IpPrefix } from '../base/ip.ts';
+import type { Arg, Program, Result } from './program.ts';
+
+/** linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h: the kernel's ABI. */
+const RTM = { newLink: 16, newAddress: 20, deleteAddress: 21 } as const;
+const NLM_F = { request: 0x1, ack: 0x4, excl: 0x200, create: 0x400 } as const;
+const IFLA = { name: 3, linkInfo: 18, afSpec: 26, infoKind: 1, inet6AddrGenMode: 8 } as const;
+const IFA = { address: 1, local: 2, broadcast: 4 } as const;
+const IFA_F_NODAD = 0x02;
+const IFF_UP = 1;
+const IN6_ADDR_GEN_MODE_NONE = 1;
+const FAMILY = { 4: 2, 6: 10 } as const;
+const HEADER_BYTES = 16;
+/** Where struct ifaddrmsg has the index of the interface: u8 family, prefix length, flags, scope, u32 index. */
+const ADDRESS_INDEX_OFFSET = HEADER_BYTES + 4;
+/** struct nlmsgerr behind the header: i32 error, 0 or negative; then the request. */
+const REPLY = { error: HEADER_BYTES, bytes: 512 } as const;
+
+const LE = endianness() === 'LE';
+
+/** A message, and what it is for. */
+export interface RouteMessage {
+  readonly bytes: Uint8Array;
+  readonly about: string;
+}
+
+/** An interface of a kind such as `dummy`, which is to have this index. */
+export function newLink(kind: string, name: string, index: number): RouteMessage {
+  const info = attribute(IFLA.linkInfo, attribute(IFLA.infoKind, text(kind)));
+  const body = concat(ifinfo(index, 0), attribute(IFLA.name, text(name)), info);
+  return {
+    bytes: message(RTM.newLink, NLM_F.create | NLM_F.excl, body),
+    about: `interface ${name}, a ${kind}`,
+  };
+}
+
+/** Lets an interface have no address but those it is given; to be sent before it is up. */
+export function linkWithoutOwnAddress(index: number): RouteMessage {
+  const mode = attribute(IFLA.inet6AddrGenMode, Uint8Array.of(IN6_ADDR_GEN_MODE_NONE));
+  const spec = attribute(IFLA.afSpec, attribute(FAMILY[6], mode));
+  return {
+    bytes: message(RTM.newLink, 0, concat(ifinfo(index, 0), spec)),
+    about: `interface ${index} without addresses`,
+  };
+}
+
+/** Brings an interface up. */
+export function linkUp(index: number): RouteMessage {
+  return { bytes: message(RTM.newLink, 0, ifinfo(index, IFF_UP)), about: `interface ${index} up` };
+}
+
+/** Adds an address to an interface. */
+export function newAddress(index: number, prefix: IpPrefix, about: string): RouteMessage {
+  return { bytes: address(RTM.newAddress, NLM_F.create | NLM_F.excl, index, prefix), about };
+}
+
+/** Takes an address from an interface. */
+export function deleteAddress(index: number, prefix: IpPrefix, about: string): RouteMessage {
+  return { bytes: address(RTM.deleteAddress, 0, index, prefix), about };
+}
+
+function address(
+  type: number,
+  flags: number,
+  index: number,
+  { family, bytes, length }: IpPrefix,
+): Uint8Array {
+  const head = Uint8Array.of(FAMILY[family], length, IFA_F_NODAD, 0);
+  const broadcast =
+    family === 4 && length < 31 ? attribute(IFA.broadcast, lastOf(bytes, length)) : new Uint8Array(0);
+  const local = concat(attribute(IFA.local, bytes), attribute(IFA.address, bytes), broadcast);
+  return message(type, flags, concat(head, u32(index), local));
+}
+
+/** The last address of a network. */
+function lastOf(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.map((byte, i) => byte | (0xff >> Math.min(8, Math.max(0, length - 8 * i))));
+}
+
+/** Adds the steps that open a socket for messages about the network namespace the process is in. */
+export function planRouteSocket(p: Program): Result {
+  return p.sys('socket', [p.flags('AF_NETLINK'), p.flags('SOCK_RAW', 'SOCK_CLOEXEC'), 0], {
+    about: 'rtnetlink',
+  });
+}
+
+/**
+ * Adds the steps that send a message and read what the kernel says to it.
+ *
+ * @param ignored names of errnos that are as good as success
+ * @param interfaceIndex of a message about an address, when it is known only then
+ * @returns 0 or the negative errno
+ */
+export function planRoute(
+  p: Program,
+  socket: Arg,
+  { bytes, about }: RouteMessage,
+  ignored: readonly string[] = [],
+  interfaceIndex?: Result,
+): Result {
+  const request = p.data(bytes, about);
+  if (interfaceIndex) p.store(request.at(ADDRESS_INDEX_OFFSET, 4), interfaceIndex);
+  const reply = p.data(REPLY.bytes);
+  p.sys('write', [socket, request, bytes.length], { about });
+  p.sys('read', [socket, reply, reply.length], { about });
+  const error = p.load(reply.at(REPLY.error, 4));
+  const done = p.label();
+  for (const name of ignored) {
+    p.expect(error, '!=', -(p.abi.errnos[name] ?? 0), name, about, { otherwise: done });
+  }
+  for (const name of ['EPERM', 'EOPNOTSUPP', 'EEXIST', 'EINVAL', 'EADDRNOTAVAIL', 'ENODEV', 'EACCES']) {
+    if (!ignored.includes(name)) p.expect(error, '!=', -(p.abi.errnos[name] ?? 0), name, about);
+  }
+  p.expect(error, '==', 0, 'EPROTO', about);
+  p.place(done);
+  return error;
+}
+
+/** struct ifreq (netdevice(7)): 16 bytes of name, then the index; 40 bytes in all on 64-bit machines. */
+const IFREQ = { index: 16, bytes: 40 } as const;
+
+/** Adds the steps that find an interface of the network namespace the process is in. Fails with ENODEV. */
+export function planInterfaceIndex(p: Program, name: string): Result {
+  const request = p.data(IFREQ.bytes, `interface ${name}`);
+  p.putText(request, name);
+  const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
+  p.sys('ioctl', [socket, p.flags('SIOCGIFINDEX'), request], { about: `interface "${name}"` });
+  return p.load(request.at(IFREQ.index, 4));
+}
+
+function message(type: number, flags: number, body: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(HEADER_BYTES + body.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, bytes.length, LE);
+  view.setUint16(4, type, LE);
+  view.setUint16(6, NLM_F.request | NLM_F.ack | flags, LE);
+  bytes.set(body, HEADER_BYTES);
+  return bytes;
+}
+
+/** u8 family, u8 0, u16 type, i32 index, u32 flags, u32 which of them to change */
+function ifinfo(index: number, flags: number): Uint8Array {
+  return concat(new Uint8Array(4), u32(index), u32(flags), u32(flags));
+}
+
+function attribute(type: number, content: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array((4 + content.length + 3) & ~3);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, 4 + content.length, LE);
+  view.setUint16(2, type, LE);
+  bytes.set(content, 4);
+  return bytes;
+}
+
+function text(value: string): Uint8Array {
+  return Buffer.from(`${value}\0`);
+}
+
+function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, LE);
+  return bytes;
+}
+
+function concat(...parts: readonly Uint8Array[]): Uint8Array {
+  return new Uint8Array(Buffer.concat(parts));
+}

@@ -1,0 +1,435 @@
+/** Guests with addresses of their own on the host's network, in a network namespace that stands for the host's. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { openNetwork, type TestNetwork } from '../lib/network.ts';
+import { buildProbe, parseFindings } from '../lib/probe.ts';
+import { unmet } from '../lib/requires.ts';
+
+const PYTHON = '/usr/bin/python3';
+const NONE = existsSync(PYTHON) ? undefined : 'needs python3';
+
+/** Answers each connection, or datagram, with where it came to and from, and what it got. */
+const SERVER = `
+import socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+kind = socket.SOCK_DGRAM if sys.argv[3] == 'udp' else socket.SOCK_STREAM
+s = socket.socket(family, kind)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((sys.argv[1], int(sys.argv[2])))
+if kind == socket.SOCK_STREAM: s.listen()
+print('ready', flush=True)
+while True:
+    if kind == socket.SOCK_STREAM:
+        c, peer = s.accept()
+        c.sendall(f'{sys.argv[4]} {c.getsockname()[0]} {peer[0]} '.encode() + c.recv(100))
+        c.close()
+    else:
+        data, peer = s.recvfrom(100)
+        s.sendto(f'{sys.argv[4]} {s.getsockname()[0]} {peer[0]} '.encode() + data, peer)
+`;
+const CLIENT = `
+import socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM if sys.argv[3] == 'udp' else socket.SOCK_STREAM)
+s.settimeout(3)
+if len(sys.argv) > 4: s.bind((sys.argv[4], 0))
+at = (sys.argv[1], int(sys.argv[2]))
+if sys.argv[3] == 'udp':
+    s.sendto(b'hello', at) # answers may come from another of its addresses, as on the host
+    print(s.recvfrom(200)[0].decode())
+else:
+    s.connect(at)
+    s.sendall(b'hello')
+    print(s.recv(200).decode())
+`;
+const PING = `
+import socket, struct, sys
+v6 = ':' in sys.argv[1]
+s = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM, 58 if v6 else 1)
+s.settimeout(3)
+s.sendto(struct.pack('!BBHHH', 128 if v6 else 8, 0, 0, 0, 7) + b'echo', (sys.argv[1], 0))
+answer, peer = s.recvfrom(200)
+print(peer[0], answer[8:].decode())
+`;
+
+describe('network', { skip: unmet('root', 'overlay') ?? NONE }, () => {
+  let host: TestNetwork;
+  let v: OpenInstance;
+  before(async () => {
+    host = await openNetwork();
+  });
+  after(() => host.close());
+  beforeEach(async () => {
+    v = await openInstance({ under: host.under });
+  });
+  afterEach(async () => {
+    await v.close();
+    assert.deepEqual(hostAddresses(), ['10.9.0.1/24', 'fd09::1/64'], 'no address is left on the host');
+  });
+
+  const hostAddresses = (): readonly string[] =>
+    host
+      .run('ip', '-o', 'addr', 'show', 'dev', 'h0', 'scope', 'global')
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => /inet6? (\S+)/.exec(line)?.[1] ?? line)
+      .sort();
+  const running: ChildProcess[] = [];
+  afterEach(() => {
+    for (const child of running.splice(0)) child.kill('SIGKILL');
+  });
+  /** Starts a server, by a command of a guest that runs, and waits until it listens. */
+  const serve = async (name: string, address: string, port: number, kind = 'tcp'): Promise<void> => {
+    const child = v.spawn(['exec', name, PYTHON, '-c', SERVER, address, String(port), kind, name]);
+    running.push(child);
+    const said = once(child.stdout!, 'data');
+    const failed = once(child.stderr!, 'data').then(([text]) => assert.fail(String(text)));
+    assert.match(String((await Promise.race([said, failed]))[0]), /^ready/);
+    failed.catch(() => {}); // when it is killed
+  };
+  const guest = async (name: string, ...options: readonly string[]): Promise<void> => {
+    await v.ok(['run', '-d', '--name', name, '--network-interface', 'h0', ...options, '--', 'sleep', '1000']);
+  };
+  const python = (name: string, script: string, ...words: readonly string[]): Promise<string> =>
+    v.ok(['exec', name, PYTHON, '-c', script, ...words]);
+
+  const daemons = async (): Promise<{ vserverdPid: number; syscalldPid: number }> =>
+    JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number; syscalldPid: number };
+
+  test('the guest sees its addresses and no other, and names are found', async () => {
+    await guest('web', '--ip', '10.9.0.5/24', '--ip', '10.9.0.6/24', '--ip', 'fd09::5/64');
+    const lines = (await v.ok(['exec', 'web', 'ip', '-o', 'addr'])).trim().split('\n');
+    const shown = lines.map((line) => /^\d+: (\S+) +inet6? (\S+)/.exec(line)?.slice(1, 3).join(' '));
+    assert.deepEqual(shown, [
+      'lo 127.0.0.1/8',
+      'lo ::1/128',
+      'eth0 10.9.0.5/24',
+      'eth0 10.9.0.6/24',
+      'eth0 fd09::5/64',
+    ]);
+    assert.equal((await v.ok(['exec', 'web', 'hostname', '-I'])).trim(), '10.9.0.5 10.9.0.6 fd09::5');
+    assert.deepEqual(hostAddresses(), [
+      '10.9.0.1/24',
+      '10.9.0.5/24',
+      '10.9.0.6/24',
+      'fd09::1/64',
+      'fd09::5/64',
+    ]);
+    assert.match(await v.ok(['exec', 'web', 'cat', '/etc/hosts']), /^10\.9\.0\.5 web$/m);
+    const resolve = 'import socket; print(socket.gethostbyname("web"), socket.gethostbyname("localhost"))';
+    assert.equal(await python('web', resolve), '10.9.0.5 127.0.0.1\n');
+    for (const [path, own] of [
+      ['/proc/net/dev', /^ *(lo|eth0):/],
+      ['/proc/net/route', /^eth0/],
+    ] as const) {
+      const rows = (await v.ok(['exec', 'web', 'cat', path]))
+        .split('\n')
+        .filter((row) => /^ *\w+:|^\w+\d\s/.test(row));
+      for (const row of rows) assert.match(row, own, path);
+    }
+    const [view] = JSON.parse(await v.ok(['inspect', 'web', '--json'])) as { network: unknown }[];
+    assert.deepEqual(view?.network, {
+      mode: 'isolated',
+      addresses: ['10.9.0.5/24', '10.9.0.6/24', 'fd09::5/64'],
+      interface: 'h0',
+    });
+  });
+
+  for (const kind of ['tcp', 'udp']) {
+    test(`${kind} works between the host and guests, both ways`, async () => {
+      await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
+      for (const [own, other] of [
+        ['10.9.0.5', '10.9.0.1'],
+        ['fd09::5', 'fd09::1'],
+      ] as const) {
+        await serve('one', own, 8000, kind);
+        assert.equal(host.run(PYTHON, '-c', CLIENT, own, '8000', kind, other), `one ${own} ${other} hello\n`);
+      }
+    });
+  }
+
+  /** The same server on the host. */
+  const serveOnHost = async (address: string, port: number, kind = 'tcp'): Promise<void> => {
+    const [program = '', ...rest] = [
+      ...host.under,
+      PYTHON,
+      '-c',
+      SERVER,
+      address,
+      String(port),
+      kind,
+      'host',
+    ];
+    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
+    running.push(child);
+    assert.match(String((await once(child.stdout, 'data'))[0]), /^ready/);
+  };
+  const ask = (address: string, port: number, kind = 'tcp'): string =>
+    host.run(PYTHON, '-c', CLIENT, address, String(port), kind).split(' ').slice(0, 2).join(' ');
+
+  for (const [kind, any, addresses] of [
+    ['tcp', '0.0.0.0', ['10.9.0.5', '10.9.0.6', '10.9.0.7', '10.9.0.1']],
+    ['tcp', '::', ['fd09::5', 'fd09::6', 'fd09::7', 'fd09::1']],
+    ['udp', '0.0.0.0', ['10.9.0.5', '10.9.0.6', '10.9.0.7', '10.9.0.1']],
+  ] as const) {
+    test(`${kind}: two guests and the host listen at ${any} on one port, each is reached at its own`, async () => {
+      const [one, two, three, own] = addresses;
+      const length = any === '::' ? '64' : '24';
+      await guest('one', '--ip', `${one}/${length}`, '--ip', `${two}/${length}`);
+      await guest('two', '--ip', `${three}/${length}`);
+      await serveOnHost(any, 80, kind);
+      await serve('one', any, 80, kind);
+      await serve('two', any, 80, kind);
+      const said = [one, two, three, own].map((address) => ask(address, 80, kind).split(' ')[0]);
+      assert.deepEqual(said, ['one', 'one', 'two', 'host']);
+      if (kind === 'tcp') assert.equal(ask(one, 80), `one ${one}`);
+    });
+  }
+
+  const CODE = `
+import errno, socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET)
+s.settimeout(2)
+try: getattr(s, sys.argv[1])((sys.argv[2], int(sys.argv[3])))
+except OSError as e: print(errno.errorcode.get(e.errno, type(e).__name__))
+else: print('ok')
+`;
+  test('a guest has its own loopback, and neither the host nor other guests at its mercy', async () => {
+    await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
+    await guest('two', '--ip', '10.9.0.6/24');
+    await serve('one', '127.0.0.1', 9000);
+    assert.equal(await python('one', CLIENT, '127.0.0.1', '9000', 'tcp'), 'one 127.0.0.1 127.0.0.1 hello\n');
+    const code = async (name: string, ...words: readonly string[]): Promise<string> =>
+      (await python(name, CODE, ...words)).trim();
+    assert.equal(await code('two', 'connect', '127.0.0.1', '9000'), 'ECONNREFUSED');
+    await serveOnHost('127.0.0.1', 9001);
+    assert.equal(await code('one', 'connect', '127.0.0.1', '9001'), 'ECONNREFUSED');
+    assert.equal(await code('one', 'bind', '10.9.0.5', '443'), 'ok');
+    assert.equal(await code('one', 'bind', 'fd09::5', '443'), 'ok');
+    for (const address of ['10.9.0.1', '10.9.0.6', 'fd09::1', '192.0.2.1'])
+      assert.equal(await code('one', 'bind', address, '8000'), 'EADDRNOTAVAIL', address);
+    await serve('two', '10.9.0.6', 8000);
+    assert.notEqual(await code('one', 'connect', '10.9.0.6', '8000'), 'ok');
+    await serveOnHost('10.9.0.1', 8000);
+    assert.equal(await code('one', 'connect', '10.9.0.1', '8000'), 'ok');
+    assert.equal(ask('10.9.0.6', 8000), 'two 10.9.0.6');
+  });
+
+  test('the fence holds while both daemons are dead, and after', async () => {
+    chmodSync(v.scratch, 0o755);
+    const binds = `
+import errno, os, socket, time
+n = 0
+while True:
+    n += 1
+    while not os.path.exists(f'/srv/{n}'): time.sleep(0.02)
+    s = socket.socket()
+    try: s.bind(('10.9.0.1', 7001)); print(n, 'bound', flush=True)
+    except OSError as e: print(n, errno.errorcode[e.errno], flush=True)
+    s = socket.socket(); s.bind(('10.9.0.5', 7001)); s.close()
+`;
+    await v.ok([
+      ...['run', '-d', '--name', 'one', '--network-interface', 'h0', '--ip', '10.9.0.5/24'],
+      ...['-v', `${v.scratch}:/srv`, '--', PYTHON, '-c', binds],
+    ]);
+    const before = await daemons();
+    process.kill(before.syscalldPid, 'SIGKILL');
+    await eventually('its end', () => (existsSync(`/proc/${before.syscalldPid}`) ? undefined : true));
+    writeFileSync(join(v.scratch, '1'), '');
+    await new Promise((done) => setTimeout(done, 300));
+    writeFileSync(join(v.scratch, '2'), '');
+    const said = await eventually('two answers', async () => {
+      const text = await v.ok(['logs', 'one']);
+      return text.split('\n').length > 2 ? text : undefined;
+    });
+    assert.equal(said, '1 EADDRNOTAVAIL\n2 EADDRNOTAVAIL\n');
+    writeFileSync(join(v.scratch, '3'), '');
+    await eventually('a third', async () =>
+      /^3 EADDRNOTAVAIL$/m.test(await v.ok(['logs', 'one'])) ? true : undefined,
+    );
+  });
+
+  test('ping works', async () => {
+    await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
+    assert.equal(await python('one', PING, '10.9.0.1'), '10.9.0.1 echo\n');
+    assert.equal(await python('one', PING, 'fd09::1'), 'fd09::1 echo\n');
+  });
+
+  test('only sockets of the IP families are made on the host, whatever started the process', async () => {
+    const hostCookie = parseFindings(host.run(buildProbe(), 'inet'))['tcp'];
+    const options = ['--ip', '10.9.0.5/24', '-v', `${buildProbe()}:/probe:ro`];
+    for (const more of [[], ['--init=none'], ['--init=own'], ['--security-opt', 'seccomp=unconfined']]) {
+      const own = parseFindings(await v.ok(['run', ...options, ...more, '--', '/probe', 'inet']));
+      await guest('one', ...options, ...more);
+      const executed = parseFindings(await v.ok(['exec', 'one', '/probe', 'inet']));
+      const asUser = parseFindings(await v.ok(['exec', '-u', '1000', 'one', '/probe', 'inet']));
+      await v.ok(['delete', '--force', 'one']);
+      for (const found of [own, executed, asUser]) {
+        assert.deepEqual([found['tcp'], found['udp6'], found['ping']], [hostCookie, hostCookie, hostCookie]);
+        assert.notEqual(found['unix'], hostCookie);
+        for (const [name, cookie] of Object.entries(found))
+          if (['raw', 'packet', 'netlink'].includes(name)) assert.notEqual(cookie, hostCookie, name);
+        assert.equal(found['mptcp'], 'EPROTONOSUPPORT');
+      }
+    }
+    const dark = parseFindings(
+      await v.ok(['run', '-v', `${buildProbe()}:/probe:ro`, '--', '/probe', 'inet']),
+    );
+    assert.notEqual(dark['tcp'], hostCookie, 'a guest without a network has none');
+  });
+
+  test('calls of a guest are as those of the host', async () => {
+    const { ns: _, ...native } = parseFindings(host.run(buildProbe(), 'inet-call'));
+    const { ns: __, ...own } = parseFindings(
+      await v.ok(['run', '--ip', '10.9.0.5', '-v', `${buildProbe()}:/probe:ro`, '--', '/probe', 'inet-call']),
+    );
+    assert.deepEqual(own, native);
+  });
+
+  test('the broker is not of the guest: not listed, not counted, not frozen, and gone with it', async () => {
+    await guest('one', '--ip', '10.9.0.5/24');
+    const [view] = JSON.parse(await v.ok(['inspect', 'one', '--json'])) as {
+      xid: number;
+      limits: { usage: { pids: number } };
+    }[];
+    const leaf = cgroupsOf(v.root)
+      .map((path) => join(path, String(view?.xid), 'b/cgroup.procs'))
+      .find((path) => existsSync(path))!;
+    const [broker = ''] = readFileSync(leaf, 'utf8').split('\n');
+    assert.equal(readFileSync(`/proc/${broker}/comm`, 'utf8'), 'broker\n');
+    if (!existsSync(leaf.replace('/b/cgroup.procs', '/pids.current')))
+      assert.equal(view?.limits.usage.pids, 2);
+    assert.doesNotMatch(await v.ok(['ps', 'one']), /broker/);
+    await v.ok(['pause', 'one']);
+    assert.doesNotMatch(readFileSync(`/proc/${broker}/stat`, 'utf8'), /\) [TD] /);
+    await v.ok(['resume', 'one']);
+    await v.ok(['stop', '-t', '0', 'one']);
+    assert.equal(existsSync(`/proc/${broker}`), false);
+  });
+
+  /** Makes a new socket each time it is asked to, by a file. */
+  const CONNECTS = `
+import os, socket, time
+n = 0
+while True:
+    n += 1
+    while not os.path.exists(f'/srv/{n}'): time.sleep(0.02)
+    s = socket.socket(); s.settimeout(3); s.connect(('10.9.0.1', 7000)); print(n, s.recv(10).decode(), flush=True)
+`;
+
+  for (const who of ['vserverd', 'syscalld'] as const) {
+    test(`the death of ${who} takes no socket from anybody, nor the next one`, async () => {
+      chmodSync(v.scratch, 0o755);
+      await v.ok([
+        ...['run', '-d', '--name', 'one', '--network-interface', 'h0', '--ip', '10.9.0.5/24'],
+        ...['-v', `${v.scratch}:/srv`, '--', PYTHON, '-c', CONNECTS],
+      ]);
+      const [program = '', ...rest] = host.under;
+      const listener = spawn(program, [
+        ...rest,
+        PYTHON,
+        '-c',
+        `import socket
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('10.9.0.1', 7000)); s.listen()
+while True:
+    c, peer = s.accept(); c.sendall(b'hi'); c.close()`,
+      ]);
+      running.push(listener);
+      const go = async (n: number): Promise<void> => {
+        writeFileSync(join(v.scratch, String(n)), '');
+        await eventually(`connection ${n}`, async () =>
+          new RegExp(`^${n} hi$`, 'm').test(await v.ok(['logs', 'one'])) ? true : undefined,
+        );
+      };
+      await eventually('the server', () => {
+        try {
+          return host.run(PYTHON, '-c', CLIENT, '10.9.0.1', '7000', 'tcp') === 'hi\n' ? true : undefined;
+        } catch {
+          return undefined;
+        }
+      });
+      await go(1);
+      await serve('one', '0.0.0.0', 80);
+      const before = await daemons();
+      process.kill(who === 'vserverd' ? before.vserverdPid : before.syscalldPid, 'SIGKILL');
+      await eventually('its end', () =>
+        existsSync(`/proc/${who === 'vserverd' ? before.vserverdPid : before.syscalldPid}`)
+          ? undefined
+          : true,
+      );
+      await eventually('its successor', async () =>
+        (await v.run(['daemon', 'status'])).code === 0 ? true : undefined,
+      );
+      await go(2);
+      assert.match(ask('10.9.0.5', 80), /^one /, 'a listener of before');
+      assert.equal(await python('one', CLIENT, '10.9.0.1', '7000', 'tcp'), 'hi\n');
+      await go(3);
+      assert.equal(await python('one', CLIENT, '10.9.0.1', '7000', 'tcp'), 'hi\n');
+      assert.ok(hostAddresses().includes('10.9.0.5/24'));
+    });
+  }
+
+  test('addresses come and go while it runs, here and on the interface', async () => {
+    host.run('ip', 'addr', 'add', '10.9.0.9/24', 'dev', 'h0');
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    await v.ok(['start', 'one']);
+    assert.equal(
+      await v.ok(['set', 'one', '--ip-add', '10.9.0.9/24', '--ip-add', 'fd09::9/64', '--ip-rm', '10.9.0.5']),
+      'one\n',
+    );
+    assert.equal((await v.ok(['exec', 'one', 'hostname', '-I'])).trim(), '10.9.0.9 fd09::9');
+    assert.deepEqual(hostAddresses(), ['10.9.0.1/24', '10.9.0.9/24', 'fd09::1/64', 'fd09::9/64']);
+    await serve('one', '10.9.0.9', 8000);
+    assert.equal(host.run(PYTHON, '-c', CLIENT, '10.9.0.9', '8000', 'tcp').slice(0, 12), 'one 10.9.0.9');
+    const refused = await v.run(['set', 'one', '--ip-rm', '10.9.0.77']);
+    assert.equal(refused.code, 2);
+    await v.ok(['restart', '-t', '0', 'one']);
+    assert.equal((await v.ok(['exec', 'one', 'hostname', '-I'])).trim(), '10.9.0.9 fd09::9');
+    await v.ok(['delete', '--force', 'one']);
+    // What had been there before is left there.
+    assert.deepEqual(hostAddresses(), ['10.9.0.1/24', '10.9.0.9/24', 'fd09::1/64']);
+    host.run('ip', 'addr', 'del', '10.9.0.9/24', 'dev', 'h0');
+  });
+
+  test("an address is one guest's, unless it is shared on purpose", async () => {
+    await v.ok(['create', 'db', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    for (const args of [
+      ['create', 'other', '--ip', '10.9.0.5/16', '--', 'true'],
+      ['run', '--ip', '10.9.0.5', '--', 'true'],
+    ]) {
+      const { code, stderr } = await v.run(args);
+      assert.equal(code, args[0] === 'run' ? 125 : 1);
+      assert.match(
+        stderr,
+        /cannot use address 10\.9\.0\.5 for guest ".*": found it taken by guest "db"; need another one/,
+      );
+    }
+    await v.ok(['start', 'db']);
+    assert.equal((await v.ok(['run', '--network-of', 'db', '--', 'hostname', '-I'])).trim(), '10.9.0.5');
+    for (const [name, reason] of [
+      ['nobody', /cannot find guest "nobody"/],
+      ['dark', /has no addresses of its own; need a guest with network.addresses/],
+    ] as const) {
+      if (name === 'dark') await v.ok(['create', 'dark', '--', 'true']);
+      assert.match((await v.run(['run', '--network-of', name, '--', 'true'])).stderr, reason);
+    }
+  });
+
+  test('a start that fails leaves no address', async () => {
+    for (const args of [
+      ['run', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', '/missing'],
+      ['run', '--ip', '10.9.0.5/24', '--network-interface', 'nope', '--', 'true'],
+    ]) {
+      assert.notEqual((await v.run(args)).code, 0);
+      assert.equal(hostAddresses().length, 2);
+    }
+    const { stderr } = await v.run(['run', '--ip', '10.9.0.5', '--network-interface', 'nope', '--', 'true']);
+    assert.match(stderr, /put the addresses of guest ".*" on "nope": ioctl interface "nope": ENODEV/);
+    assert.deepEqual(readdirSync(join(v.root, 'run/guests')), []);
+  });
+});
