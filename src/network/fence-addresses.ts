@@ -252,7 +252,8 @@ function prepareSocket(f: FenceCode, family: Family): void {
       a.load(1, 6, SOCK_ADDR.userIp6 + 4 * i, 4).jumpIf32(1, '!=', networkOrder(word), 'a peer');
   }
   a.load(1, 6, family === 4 ? SOCK_ADDR.userIp4 : SOCK_ADDR.userIp6 + 12, 4);
-  a.jumpIf32(1, '!=', networkOrder(NOWHERE), 'a peer');
+  a.jumpIf32(1, '!=', networkOrder(NOWHERE.address), 'a peer');
+  a.load(1, 6, SOCK_ADDR.userPort, 4).swapToBigEndian(1, 16).jumpIf(1, '!=', NOWHERE.port, 'a peer');
   a.load(1, 6, SOCK_ADDR.protocol, 4).jumpIf(1, '!=', family === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, 'pass');
   f.loadState().loadNetwork();
   const first = family === 4 ? NETWORK.primary4 : NETWORK.primary6;

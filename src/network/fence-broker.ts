@@ -37,11 +37,9 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   const length = p.data(4, '<8>');
   p.put(length, 8);
   const value = p.data(8, '<socket>');
-  const nowhere4 = p.data(nowhereOf4(), '127.255.255.254:1');
-  p.sys('connect', [socket, nowhere4, nowhere4.length], {
-    about: 'to nowhere',
-    otherwise: { on: [], to: end },
-  });
+  const nowhere4 = p.data(nowhereOf4(), '255.255.255.255:1');
+  // It has to fail: __udp_disconnect() leaves the peer of a socket of IPv6 that was connected.
+  p.sys('connect', [socket, nowhere4, nowhere4.length], { about: 'to nowhere', ...quiet });
   p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
     about: 'cookie',
     otherwise: { on: [], to: disconnect },
@@ -50,7 +48,7 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   planUpdate(p, sockets, cookie, value, { about: 'a datagram socket', ...quiet });
   p.jump(disconnect);
 
-  const nowhere6 = p.data(nowhereOf6(), '[::ffff:127.255.255.254]:1');
+  const nowhere6 = p.data(nowhereOf6(), '[::ffff:255.255.255.255]:1');
   p.place(echo6);
   p.sys('connect', [socket, nowhere6, nowhere6.length], { about: 'to nowhere', ...quiet });
   p.jump(disconnect);
@@ -68,8 +66,8 @@ function nowhereOf4(): Uint8Array {
   const bytes = new Uint8Array(IP4_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint16(0, AF_INET, LE);
-  view.setUint16(2, 1);
-  view.setUint32(4, NOWHERE);
+  view.setUint16(2, NOWHERE.port);
+  view.setUint32(4, NOWHERE.address);
   return bytes;
 }
 
@@ -78,8 +76,8 @@ function nowhereOf6(): Uint8Array {
   const bytes = new Uint8Array(IP6_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint16(0, AF_INET6, LE);
-  view.setUint16(2, 1);
+  view.setUint16(2, NOWHERE.port);
   view.setUint16(18, 0xffff);
-  view.setUint32(20, NOWHERE);
+  view.setUint32(20, NOWHERE.address);
   return bytes;
 }

@@ -91,8 +91,11 @@ export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, icmp6: 58 } as const;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const TCP_LISTEN = 10;
-/** 127.255.255.254: connecting there means nothing to the fence, and goes nowhere. */
-export const NOWHERE = 0x7ffffffe;
+/**
+ * 255.255.255.255, port 1: connecting there means nothing to the fence, and fails with EACCES or ENETUNREACH; but by then
+ * the socket has a port.
+ */
+export const NOWHERE = { address: 0xffffffff, port: 1 } as const;
 
 const IS_LITTLE = endianness() === 'LE';
 const ALLOW_LOOKUP_CREATE = 1;

@@ -304,6 +304,27 @@ names.update(answer=answer)`);
         await two.run('d, p = w.recvfrom(9); w.sendto(d, p)');
         assert.deepEqual(await outside.get('c.recvfrom(9)[1][:2]'), [asked, 54]);
       }
+      // What is bound to one address is found by the kernel alone.
+      await two.run('x = udp(family=socket.AF_INET6)');
+      await world.prepare(two, 'x');
+      await two.run("x.bind(('fd07::2', 55))");
+      await outside.run("c = query(('fd07::2', 55), socket.AF_INET6)");
+      await two.run('d, p = x.recvfrom(9); x.sendto(d, p)');
+      assert.deepEqual(await outside.get('c.recvfrom(9)[1][:2]'), ['fd07::2', 55]);
+      // A client that was made ready is as any other.
+      for (const [peer, family] of [
+        ['10.7.0.100', 'AF_INET'],
+        ['fd07::100', 'AF_INET6'],
+        ['::ffff:10.7.0.100', 'AF_INET6'],
+      ]) {
+        await two.run(`y = udp(family=socket.${family})`);
+        await world.prepare(two, 'y');
+        const code = `z = udp(('${peer?.replace('::ffff:', '')}', 56), socket.${peer?.startsWith('fd') ? 'AF_INET6' : 'AF_INET'})`;
+        await outside.run(code);
+        await two.run(`y.connect(('${peer}', 56)); y.send(b'1')`);
+        await outside.run('d, p = z.recvfrom(9); z.sendto(d, p); z.close()');
+        assert.equal(await two.get('y.recv(9).decode()'), '1');
+      }
       // A source that is not its own.
       const spoof =
         "code(u.sendmsg, [b'x'], [(0, 8, struct.pack('=I4s4s', 0, socket.inet_aton('10.7.0.1'), bytes(4)))], 0, ('10.7.0.100', 9))";
