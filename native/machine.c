@@ -99,6 +99,7 @@ static _Noreturn void fakeinit(pid_t command, int tell, uint32_t object)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL); /* blocked signals reach pid 1 even without a handler: signal.c sig_ignored() */
 	title_set("init");
+	madvise(message, sizeof message, MADV_DONTNEED); /* a thousand guests have a thousand of these */
 	m.sock = dup2(tell, 0);
 	close_range((unsigned)m.sock + 1, ~0U, 0);
 	for (int sig = 0;; sig = sigwaitinfo(&all, NULL)) {

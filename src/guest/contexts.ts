@@ -102,7 +102,7 @@ export class Contexts {
       ids: idRangeOf(xid),
       cgroup: cgroups.plan(xid, {}),
       masks: this.#host.masks,
-      scaffold: this.#host.scaffold,
+      shared: this.#host.shared,
       attachAt: this.#host.attachPoint,
       objects,
     });

@@ -22,7 +22,7 @@ import { Program } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import type { InstancePaths } from './paths.ts';
-import { planScaffold } from './plan-context.ts';
+import { type ContextSpec, planShared } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
 import { planNumberPath } from './plan-paths.ts';
 import type { Mask } from './plan-types.ts';
@@ -49,8 +49,8 @@ export class Host {
   readonly kernel: { readonly major: number; readonly minor: number };
   /** Overlay takes detached mounts as layers (Linux 6.15). */
   detachedLayers = false;
-  /** Object of syscalld: see `planScaffold`. */
-  scaffold = 0;
+  /** See `planShared`. */
+  shared: ContextSpec['shared'];
   readonly #filters = new Map<string, Uint8Array>();
   #socketFilter: Uint8Array | undefined;
   #linkKind: Promise<string> | undefined;
@@ -101,16 +101,19 @@ export class Host {
   async prepare(): Promise<void> {
     mkdirSync(this.attachPoint, { recursive: true, mode: 0o700 });
     this.detachedLayers = await this.#probeDetachedLayers();
-    if (this.detachedLayers) await this.#makeScaffold();
+    if (this.detachedLayers) await this.#makeShared();
     await this.#fenceDevices();
   }
 
-  async #makeScaffold(): Promise<void> {
-    const object = this.syscalld.newObject();
+  async #makeShared(): Promise<void> {
+    const objects = { scaffold: this.syscalld.newObject(), sys: this.syscalld.newObject() };
     const p = this.program();
-    p.keep(planScaffold(p), object);
-    await this.syscalld.run('make the scaffold', p);
-    this.scaffold = object;
+    const { scaffold, sys, network } = planShared(p, this.masks);
+    p.keep(scaffold, objects.scaffold);
+    p.keep(sys, objects.sys);
+    p.keep(network, this.syscalld.newObject());
+    await this.syscalld.run('make what guests share', p);
+    this.shared = objects;
   }
 
   /** One program on the instance's cgroup holds for all guests below it, at no cost for each. */

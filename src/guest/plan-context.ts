@@ -37,8 +37,8 @@ export interface ContextSpec {
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly masks: readonly Mask[];
-  /** Object of syscalld: the instance's scaffold; 0: it has none, the context gets its own (`planScaffold`). */
-  readonly scaffold: number;
+  /** Objects of syscalld that contexts get copies of; undefined: this kernel copies no detached mounts (`planShared`). */
+  readonly shared: { readonly scaffold: number; readonly sys: number } | undefined;
   /** A directory of the host where things are attached until pivot_root. */
   readonly attachAt: string;
   /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
@@ -75,8 +75,11 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     about: 'user namespace',
   });
   planNumber(p, userns, WORKER_FD.userns);
-  const scaffold = spec.scaffold === 0 ? planScaffold(p) : planClone(p, p.import(spec.scaffold), 'scaffold');
-  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes)];
+  const { shared } = spec;
+  const scaffold = shared ? planClone(p, p.import(shared.scaffold), 'scaffold') : planScaffold(p);
+  const sys =
+    hasSharedSys(spec) && shared ? [planClone(p, p.import(shared.sys), '/sys', 'AT_RECURSIVE')] : [];
+  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }
@@ -96,16 +99,39 @@ export function planCgroups(
 }
 
 const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
+const SYS_MOUNT = [...API_MOUNT, 'MOUNT_ATTR_RDONLY'];
 
 /** Names for process 1 to attach things to until the guest's root is there, and a directory to cover others with. */
 const SCAFFOLD = ['root', 'proc', 'sys', 'dev', 'empty'] as const;
 
 /**
- * Adds the steps that make a scaffold. Where a detached mount can be copied (Linux 6.15) one serves all guests of an
- * instance: every file system costs every memory cgroup some bytes, as each has a shrinker (mm/shrinker.c), so guests
- * have as few of their own as can be.
+ * Adds the steps that make what all guests of an instance share, where a detached mount can be copied (Linux 6.15): every
+ * file system costs every memory cgroup some bytes, as each has a shrinker (mm/shrinker.c), so guests have as few of
+ * their own as can be.
+ *
+ * @returns the scaffold, a masked /sys of a network namespace in which nothing is but a loopback, and that namespace:
+ *   the file system does not keep it alive
  */
-export function planScaffold(p: Program): Result {
+export function planShared(
+  p: Program,
+  masks: readonly Mask[],
+): { readonly scaffold: Result; readonly sys: Result; readonly network: Result } {
+  const scaffold = planScaffold(p);
+  p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace of /sys' });
+  planLoopback(p);
+  const path = '/proc/self/ns/net';
+  const network = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0]);
+  const sys = planFilesystem(p, 'sysfs', [], SYS_MOUNT);
+  planMasks(p, masks, sys, '/sys/', [p.flags('AT_FDCWD'), '/dev/null'], scaffold);
+  return { scaffold, sys, network };
+}
+
+/** With the host's network its /sys is not one without devices. */
+function hasSharedSys(spec: ContextSpec): boolean {
+  return spec.shared !== undefined && !spec.hostNetwork;
+}
+
+function planScaffold(p: Program): Result {
   const scaffold = planFilesystem(p, 'tmpfs', [['mode', '0755']], API_MOUNT);
   p.sys('umask', [0]);
   for (const name of SCAFFOLD) p.sys('mkdirat', [scaffold, name, 0o555], { about: `scaffold "${name}"` });
@@ -115,10 +141,9 @@ export function planScaffold(p: Program): Result {
   return scaffold;
 }
 
-function planClone(p: Program, tree: Arg, about: string): Result {
-  return p.sys('open_tree', [tree, '', p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH')], {
-    about,
-  });
+function planClone(p: Program, tree: Arg, about: string, ...how: readonly 'AT_RECURSIVE'[]): Result {
+  const flags = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH', ...how);
+  return p.sys('open_tree', [tree, '', flags], { about });
 }
 
 /** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
@@ -136,7 +161,8 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const [scaffold, dev] = planReceiveFds(p, INIT_FD.gate, 2, 'wait for the worker');
+  const count = hasSharedSys(spec) ? 3 : 2;
+  const [scaffold, dev, shared] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
   if (!scaffold || !dev) return;
   planAttach(p, scaffold, spec.attachAt, 'scaffold');
   p.sys('setresgid', [0, 0, 0]);
@@ -150,12 +176,12 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   place(proc, scaffold, 'proc');
   for (const [key, value] of Object.entries(spec.sysctls))
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
-  planMasks(p, spec.masks, proc, '/proc/', dev, scaffold);
+  planMasks(p, spec.masks, proc, '/proc/', [dev, 'null'], scaffold);
   if (!spec.hostNetwork) {
     planLoopback(p);
-    const sys = planFilesystem(p, 'sysfs', [], [...API_MOUNT, 'MOUNT_ATTR_RDONLY']);
+    const sys = shared ?? planFilesystem(p, 'sysfs', [], SYS_MOUNT);
     place(sys, scaffold, 'sys');
-    planMasks(p, spec.masks, sys, '/sys/', dev, scaffold);
+    if (!shared) planMasks(p, spec.masks, sys, '/sys/', [dev, 'null'], scaffold);
     planNumber(p, sys, INIT_FD.sys);
   }
   planNumber(p, openBelow(p, scaffold, 'root', true), INIT_FD.attach);
@@ -192,10 +218,10 @@ function planMasks(
   masks: readonly Mask[],
   mount: Arg,
   prefix: string,
-  dev: Result,
+  nullDevice: readonly [Arg, string],
   scaffold: Result,
 ): void {
-  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_RECURSIVE');
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
   for (const { path, kind } of masks) {
     if (!path.startsWith(prefix)) continue;
     const name = path.slice(prefix.length);
@@ -211,7 +237,7 @@ function planMasks(
     } else if (isDirectory) {
       cover = planClone(p, openBelow(p, scaffold, 'empty', true), 'empty directory');
     } else {
-      cover = p.sys('open_tree', [dev, 'null', clone], { about: '/dev/null' });
+      cover = p.sys('open_tree', [...nullDevice, clone], { about: '/dev/null' });
     }
     planMove(p, cover, target, path);
   }
