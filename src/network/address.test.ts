@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { contains, formatAddress, isIpv4, parseAddress, parseNetwork } from './address.ts';
+import { contains, formatAddress, isIpv4, lastAddress, parseAddress, parseNetwork } from './address.ts';
 
 test('addresses are read and written in both families', () => {
   for (const text of [
@@ -53,6 +53,10 @@ test('networks have a prefix that fits their family, and no bits behind it', () 
   for (const text of ['192.0.2.0/33', '::/129', '::/-1', '::/1/2', '192.0.2.0/']) {
     assert.throws(() => parseNetwork(text), { code: 'invalid-network' }, text);
   }
+});
+
+test('the last address of a network', () => {
+  assert.equal(formatAddress(lastAddress(parseNetwork('192.0.2.0/25'))), '192.0.2.127');
 });
 
 test('a network contains what has its prefix', () => {

@@ -63,6 +63,11 @@ export function networkOf(address: Uint8Array, prefix: number): Network {
   return { address: cleared, prefix };
 }
 
+/** Returns the last address of a network: its broadcast address if it is one of IPv4. */
+export function lastAddress({ address, prefix }: Network): Uint8Array {
+  return address.map((byte, i) => byte | (~maskByte(prefix, i) & 0xff));
+}
+
 /** Says whether one network lies in another, or is the same. */
 export function contains(outer: Network, inner: Network): boolean {
   return (

@@ -7,6 +7,7 @@ import {
   FenceCode,
   type FenceTarget,
   FRAME,
+  MULTICAST4,
   NOWHERE,
   networkOrder,
   PROTOCOL,
@@ -166,11 +167,14 @@ function bindAddress(f: FenceCode, ip: Family): void {
   f.ifMine(false, foreign);
   f.copyAddress(10, FRAME.own, 10, FRAME.remote);
   a.goto('to an address').label(foreign);
-  if (ip === 4)
-    a.load(1, 10, FRAME.remote + 12, 1)
-      .and(1, 0xf0)
-      .jumpIf(1, '!=', 0xe0, 'not ours');
-  else a.load(1, 10, FRAME.remote, 1).jumpIf(1, '!=', 0xff, 'not ours');
+  const group = a.fresh('group or broadcast');
+  if (ip === 4) {
+    a.load(1, 10, FRAME.remote + 12, 1).jumpIf(1, '>=', MULTICAST4, group);
+    f.unlessSame(FRAME.remote, NETWORK.broadcast4, 'not ours');
+  } else {
+    a.load(1, 10, FRAME.remote, 1).jumpIf(1, '!=', 0xff, 'not ours');
+  }
+  a.label(group).load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.udp, 'not ours');
   f.ifNetworkFlag(NETWORK_FLAG.multicast, true, 'allow');
   a.goto('not ours');
 }
@@ -463,22 +467,13 @@ function loadNameState(f: FenceCode): void {
 /** Shows the address in `remote` as 127.0.0.1 or ::1 if it is the context's own loopback. */
 function showLoopback(f: FenceCode, family: Family): void {
   const { a } = f;
-  unlessSame(f, NETWORK.loopback4, 'not loopback of IPv4');
+  f.unlessSame(FRAME.remote, NETWORK.loopback4, 'not loopback of IPv4');
   a.move(1, networkOrder(0x7f000001));
   a.store(6, family === 4 ? SOCK_ADDR.userIp4 : SOCK_ADDR.userIp6 + 12, reg(1), 4).goto('pass');
   a.label('not loopback of IPv4');
   if (family === 4) return;
-  unlessSame(f, NETWORK.loopback6, 'pass');
+  f.unlessSame(FRAME.remote, NETWORK.loopback6, 'pass');
   a.move(1, 0);
   for (const i of [0, 4, 8]) a.store(6, SOCK_ADDR.userIp6 + i, reg(1), 4);
   a.move(1, networkOrder(1)).store(6, SOCK_ADDR.userIp6 + 12, reg(1), 4);
-}
-
-/** Goes to a label unless `remote` is one of the context's addresses. */
-function unlessSame(f: FenceCode, address: number, target: string): void {
-  for (const i of [0, 8])
-    f.a
-      .load(1, 10, FRAME.remote + i, 8)
-      .load(2, 8, address + i, 8)
-      .jumpIf(1, '!=', reg(2), target);
 }

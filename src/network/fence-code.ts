@@ -91,6 +91,8 @@ export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, icmp6: 58 } as const;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const TCP_LISTEN = 10;
+/** First byte of 224.0.0.0/3: multicast, and 255.255.255.255. */
+export const MULTICAST4 = 0xe0;
 /**
  * 255.255.255.255, port 1: connecting there means nothing to the fence, and fails with EACCES or ENETUNREACH; but by then
  * the socket has a port.
@@ -163,6 +165,16 @@ export class FenceCode {
   unlessMapped(at: number, target: string): this {
     this.a.load(1, 10, at, 8).jumpIf(1, '!=', 0, target);
     this.a.load(1, 10, at + 8, 4).jumpIf32(1, '!=', MAPPED_WORD, target);
+    return this;
+  }
+
+  /** Goes to a label unless 16 bytes on the stack are the same as the context's at a place; uses r1 and r2. */
+  unlessSame(at: number, address: number, target: string): this {
+    for (const i of [0, 8])
+      this.a
+        .load(1, 10, at + i, 8)
+        .load(2, 8, address + i, 8)
+        .jumpIf(1, '!=', reg(2), target);
     return this;
   }
 

@@ -5,6 +5,7 @@ import {
   ADDRESS_BYTES,
   contains,
   isIpv4,
+  lastAddress,
   MAPPED_BITS,
   type Network,
   networkOf,
@@ -182,7 +183,14 @@ function network(
   bytes.set(addresses4[0]?.address ?? NO_ADDRESS, NETWORK.primary4);
   bytes.set(loopback6(nid), NETWORK.loopback6);
   bytes.set(addresses6[0]?.address ?? NO_ADDRESS, NETWORK.primary6);
+  bytes.set(broadcastOf(addresses4[0]), NETWORK.broadcast4);
   return bytes;
+}
+
+/** None in networks of one address or two (RFC 3021). */
+function broadcastOf(first: Own | undefined): Uint8Array {
+  if (first === undefined || first.prefix > ALL_BITS - 2) return NO_ADDRESS;
+  return lastAddress(networkOf(first.address, first.prefix));
 }
 
 function hasRules(policy: NonNullable<NetworkRules['policy']>): boolean {

@@ -17,7 +17,10 @@ export const GLOBALS = { generation: 0, flags: 8, bytes: 16 } as const;
 /** Some context owns whole networks. */
 export const GLOBAL_RANGES = 1;
 
-/** `networks`: nid → u32 flags, u64 groups, own loopback and first address of each family (zero: none). */
+/**
+ * `networks`: nid → u32 flags, u64 groups; own loopback and first address of each family, and the broadcast address of the
+ * first IPv4 address's network (zero: none).
+ */
 export const NETWORK = {
   flags: 0,
   groups: 8,
@@ -25,7 +28,8 @@ export const NETWORK = {
   primary4: 32,
   loopback6: 48,
   primary6: 64,
-  bytes: 80,
+  broadcast4: 80,
+  bytes: 96,
 } as const;
 /** Flags of a network context. */
 export const NETWORK_FLAG = {

@@ -6,6 +6,7 @@ import {
   FenceCode,
   type FenceTarget,
   FRAME,
+  MULTICAST4,
   networkOrder,
   PROTOCOL,
   reg,
@@ -18,6 +19,7 @@ import {
   GLOBALS,
   KIND,
   LISTENER_SLOTS,
+  NETWORK,
   NETWORK_FLAG,
   OWNER,
   OWNER_FLAG,
@@ -178,9 +180,10 @@ function checkSent(f: FenceCode, ip: 4 | 6): void {
 function checkReceived(f: FenceCode, ip: 4 | 6): void {
   const { a } = f;
   const right = `IPv${ip} is right`;
-  const [mine, foreign, noFlow, outside, noLoopback] = [
+  const [mine, foreign, group, noFlow, outside, noLoopback] = [
     a.fresh('for us'),
     a.fresh('not for us'),
+    a.fresh('group or broadcast'),
     a.fresh('no flow'),
     a.fresh('from outside'),
     a.fresh('no loopback'),
@@ -188,11 +191,12 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   f.ownerOf(FRAME.own);
   f.ifMine(true, mine);
   if (ip === 4) {
-    // 224.0.0.0/3: multicast, and 255.255.255.255
-    a.load(1, 10, FRAME.own + 12, 1).jumpIf(1, '<', 0xe0, foreign);
+    a.load(1, 10, FRAME.own + 12, 1).jumpIf(1, '>=', MULTICAST4, group);
+    f.unlessSame(FRAME.own, NETWORK.broadcast4, foreign);
   } else {
     a.load(1, 10, FRAME.own, 1).jumpIf(1, '!=', 0xff, foreign);
   }
+  a.label(group);
   f.ifNetworkFlag(NETWORK_FLAG.multicast, true, mine);
   a.label(foreign);
   f.refuse('foreign-address', 'EPERM');

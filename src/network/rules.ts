@@ -43,7 +43,7 @@ export interface NetworkPolicy {
   readonly peers?: readonly Nid[];
   /** Groups, 0..63: contexts that have one in common reach each other. */
   readonly groups?: readonly number[];
-  /** Multicast: join, send and receive; default false. */
+  /** Multicast, and to receive broadcasts; a UDP socket at a wildcard then is at that of the host. Default false. */
   readonly multicast?: boolean;
   /** Raw sockets, as far as they are given any; default false. */
   readonly raw?: boolean;

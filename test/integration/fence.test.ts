@@ -711,4 +711,81 @@ names.update(answer=answer)`);
       fourth.close();
     });
   });
+
+  test('multicast and broadcast are received where policy has them', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const [two, three] = [
+        await guest(world, 2, only(2, { policy: { multicast: true } })),
+        await guest(world, 3),
+      ];
+      await two.run(
+        "u = udp(('0.0.0.0', 5353), reuse=2); u.setsockopt(0, 35, socket.inet_aton('224.0.0.251') + socket.inet_aton('10.7.0.2'))",
+      );
+      await two.run("b = udp(('10.7.0.255', 67))");
+      await outside.run(
+        "c = udp(); c.setsockopt(0, 32, socket.inet_aton('10.7.0.100')); c.setsockopt(1, 6, 1)",
+      );
+      await outside.run(
+        "c.sendto(b'm', ('224.0.0.251', 5353)); c.sendto(b'b', ('10.7.0.255', 67)); c.sendto(b'u', ('10.7.0.2', 5353))",
+      );
+      assert.deepEqual(
+        await two.get('sorted([u.recv(9).decode(), u.recv(9).decode(), b.recv(9).decode()])'),
+        ['b', 'm', 'u'],
+      );
+      await outside.run("c.sendto(b'x', ('10.7.0.1', 5353)); c.sendto(b'x', ('10.7.0.3', 5353))");
+      assert.equal(await two.get('code(u.recv, 9)'), 'TimeoutError', 'what is for others');
+      assert.equal(await three.get("code(udp().sendto, b'x', ('224.0.0.251', 5353))"), 'EPERM');
+      assert.equal(await three.get("code(udp, ('10.7.0.255', 67))"), 'EADDRNOTAVAIL');
+      await outside.run("w = udp(('10.7.0.100', 5353))");
+      await two.run("s = udp(); s.sendto(b'y', ('224.0.0.251', 5353)); s.sendto(b'z', ('10.7.0.100', 5353))");
+      assert.deepEqual(await outside.get('w.recvfrom(9)[1][0]'), '10.7.0.2');
+    });
+  });
+
+  test('two cgroups may be one network context', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await world.fence.bindGuest(world.cgroup(9), 2);
+      const nine = await world.agent(9);
+      await two.run("a = serve(tcp(('127.0.0.1', 80)), 'two'); b = serve(tcp(('0.0.0.0', 81)), 'two')");
+      assert.equal(await nine.get("ask(('127.0.0.1', 80))"), 'two 127.0.0.1 127.0.0.1');
+      assert.equal(await nine.get("code(tcp, ('0.0.0.0', 81))"), 'EADDRINUSE');
+      await nine.run("c = serve(tcp(('0.0.0.0', 82)), 'nine')");
+      assert.equal(await world.outside.get("ask(('10.7.0.2', 82))"), 'nine 10.7.0.2 10.7.0.100');
+    });
+  });
+
+  test("listen() without bind() is at the own addresses, at a port of the kernel's", async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await two.run("s = socket.socket(); s.listen(); n = s.getsockname(); serve(s, 'two')");
+      const [address, port] = (await two.get('n')) as readonly [string, number];
+      assert.equal(address, '0.0.0.0');
+      assert.equal(await world.outside.get(`ask(('10.7.0.2', ${port}))`), 'two 10.7.0.2 10.7.0.100');
+      assert.equal(await world.outside.get(`ask(('10.7.0.1', ${port}))`), 'TimeoutError');
+      await two.run("t = tcp(('0.0.0.0', 0)); m = t.getsockname(); serve(t, 'two')");
+      const [, chosen] = (await two.get('m')) as readonly [string, number];
+      assert.ok(chosen > 0);
+      assert.equal(await world.outside.get(`ask(('10.7.0.2', ${chosen}))`), 'two 10.7.0.2 10.7.0.100');
+      assert.equal(await two.get(`ask(('127.0.0.1', ${chosen}))`), 'two 127.0.0.1 127.0.0.1');
+      assert.equal(await world.outside.get(`ask(('10.7.0.1', ${chosen}))`), 'ECONNREFUSED');
+    });
+  });
+
+  test('sockets of another namespace, and cgroups of no context, are left alone', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await two.run('import ctypes; ctypes.CDLL(None).unshare(0x40000000)');
+      await two.run(
+        "r = socket.socket(2, 3, 1); m = socket.socket(2, 1, 262); s = socket.socket(); s.bind(('0.0.0.0', 80)); s.listen()",
+      );
+      assert.deepEqual(await two.get('s.getsockname()'), ['0.0.0.0', 80]);
+      assert.equal(await two.get('code(udp().setsockopt, 1, 36, 7)'), 'ok');
+      const free = await world.agent(8);
+      assert.equal(await free.get("code(socket.socket().bind, ('10.7.0.1', 0))"), 'ok');
+      assert.equal(await free.get('code(udp().setsockopt, 1, 36, 7)'), 'ok');
+      assert.deepEqual(await world.fence.readDenials(), []);
+    });
+  });
 });
