@@ -48,7 +48,7 @@ test('the first address of a family goes out where no network decides', () => {
   const [network] = of('networks', rules);
   assert.ok(network);
   assert.equal(formatAddress(network.value.slice(NETWORK.primary4, NETWORK.primary4 + 16)), '192.0.2.1');
-  assert.ok(network.value.slice(NETWORK.primary6).every((byte) => byte === 0));
+  assert.ok(network.value.slice(NETWORK.primary6, NETWORK.primary6 + 16).every((byte) => byte === 0));
   assert.equal(u32(network.value), NETWORK_FLAG.metadataDenied | NETWORK_FLAG.sources4);
   assert.deepEqual(
     of('sources', rules).map(({ key, value }) => [
