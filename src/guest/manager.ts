@@ -26,7 +26,7 @@ import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { type Guest, type GuestExit, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
-import { Networks } from './networks.ts';
+import { type NetworkOpening, Networks } from './networks.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
@@ -69,6 +69,12 @@ interface PlannedStart {
   readonly spec: StartSpec;
   /** Objects: the guest's log, and before it has them, the pipes to it. 0: it has none. */
   readonly log: { readonly file: number; readonly stdout: number; readonly stderr: number };
+}
+
+interface StartedParts {
+  /** Inode numbers of the pipes to the log. */
+  readonly logPipes: readonly number[];
+  readonly network: LiveNetwork | undefined;
 }
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
@@ -485,8 +491,10 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    if (spec.network) network = await this.#networks.open(guest, spec.network);
-    const logPipes = await Promise.race([this.#runStart(guest, context, spec), cancelled.promise]);
+    const opening = spec.network ? await this.#networks.begin(guest, spec.network) : undefined;
+    network = opening?.live;
+    const started = await Promise.race([this.#runStart(guest, context, spec, opening), cancelled.promise]);
+    network = started.network;
     guest.cancelStart = undefined;
     // Before anybody else hears of the run: its end may be told in the same breath.
     if (connect?.client) this.host.syscalld.bind(connect.client, init);
@@ -501,7 +509,7 @@ export class Manager {
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
       initObject: init,
       logObject: log.file,
-      logPipes,
+      logPipes: started.logPipes,
       client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
       network,
       startedAt: new Date().toISOString(),
@@ -520,17 +528,23 @@ export class Manager {
   /**
    * Runs both programs of a start; of two failures the one that is not the other's consequence is told.
    *
-   * @returns the inode numbers of the pipes to the log
+   * @returns what the worker's part made
    */
-  async #runStart(guest: Guest, { objects }: Context, spec: StartSpec): Promise<readonly number[]> {
+  async #runStart(
+    guest: Guest,
+    { objects }: Context,
+    spec: StartSpec,
+    opening: NetworkOpening | undefined,
+  ): Promise<StartedParts> {
     const what = `start guest "${guest.name}"`;
-    const runHost = async (): Promise<readonly number[]> => {
+    const runHost = async (): Promise<StartedParts> => {
       const p = this.host.program();
       // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
       p.park = objects.worker;
+      const opened = opening?.plan(p);
       const logPipes = planHostSide(p, spec);
       const outcome = await this.host.syscalld.run(what, p, objects.worker);
-      return logPipes.map((inode) => outcome.result(inode));
+      return { logPipes: logPipes.map((inode) => outcome.result(inode)), network: opened?.(outcome) };
     };
     const runInside = async (): Promise<void> => {
       const p = this.host.program();
@@ -547,7 +561,7 @@ export class Manager {
       .filter((one) => one.status === 'rejected')
       .map(({ reason }) => reason as unknown);
     if (failures.length > 0) throw failures.find((one) => !isConsequence(one)) ?? failures[0];
-    return host.status === 'fulfilled' ? host.value : [];
+    return host.status === 'fulfilled' ? host.value : { logPipes: [], network: undefined };
   }
 
   #remember(guest: Guest, live: LiveRecord): void {

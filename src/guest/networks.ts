@@ -3,6 +3,7 @@
  * fence around them, and the broker that makes the guest's sockets.
  */
 import { rmSync, statSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import { formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
@@ -10,18 +11,28 @@ import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import type { NetworkRules, OwnAddress } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
-import { type HeldObject, StepError } from '../sys/syscalld.ts';
+import type { Program, Result } from '../sys/program.ts';
+import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
+import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
 import type { Registry } from './registry.ts';
 
 /** Depth of a guest's cgroup below the root of the cgroup2 tree. */
 const GUEST_LEVEL = 2;
+
+/** Steps of a start by which a guest's network is made ready. */
+export interface NetworkOpening {
+  /** What `close` may have to undo once the steps are begun. */
+  readonly live: LiveNetwork;
+  /** Adds them, for the worker. Returns what to call with the outcome. */
+  plan(p: Program): (outcome: RunOutcome) => LiveNetwork;
+}
 
 interface OpenFence {
   readonly fence: Fence;
@@ -197,32 +208,32 @@ export class Networks {
     };
   }
 
-  /**
-   * Makes a guest's network ready for its start; `close` undoes it. Leaves nothing when it fails.
-   *
-   * @throws StepError
-   */
-  async open(guest: Guest, { addresses, broker }: NetworkSpec): Promise<LiveNetwork> {
+  /** Prepares the steps that make a guest's network ready for its start. Changes nothing. */
+  async begin(guest: Guest, { addresses, broker }: NetworkSpec): Promise<NetworkOpening> {
     const { network } = guest.config;
     const { fence } = await this.#openFence();
-    const { ino } = statSync(`${this.#host.cgroups.directory}/${guest.xid}`, { bigint: true });
+    const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
+    const present = new Set(
+      Object.values(networkInterfaces()).flatMap((all) => all?.map((one) => one.address) ?? []),
+    );
     const live: LiveNetwork = {
       nid: (this.#owner(guest, network) ?? guest).xid,
-      cgroupId: String(ino),
+      cgroupId: String(statSync(directory, { bigint: true }).ino),
       ...broker.objects,
       interface: network.interface,
-      added: [],
+      added: addresses.filter(({ bytes }) => !present.has(formatIpAddress(bytes))).map(formatIpPrefix),
     };
-    try {
-      // The fence first: no address is there before it is guarded.
-      await fence.setNetwork(live.nid, rulesOf(addresses));
-      await fence.bindGuest(ino, live.nid);
-      if (network.interface === undefined) return live;
-      return { ...live, added: await this.#addAddresses(guest, network.interface, addresses) };
-    } catch (error) {
-      await this.close(guest, live);
-      throw error;
-    }
+    return {
+      live,
+      plan: (p) => {
+        // The fence first: no address is there before it is guarded.
+        fence.planNetwork(p, live.nid, rulesOf(addresses))();
+        fence.planBindGuest(p, planOpenDirectory(p, p.flags('AT_FDCWD'), directory), live.nid);
+        if (network.interface === undefined) return () => live;
+        const results = planHostAddresses(p, network.interface, addresses);
+        return (outcome) => ({ ...live, added: addedOf(addresses, results, outcome) });
+      },
+    };
   }
 
   /** Returns the addresses that the interface had not had. */
@@ -237,12 +248,7 @@ export class Networks {
       `put the addresses of guest "${guest.name}" on "${name}"`,
       p,
     );
-    return addresses
-      .filter((_, i) => {
-        const result = results[i];
-        return result !== undefined && outcome.result(result) === 0;
-      })
-      .map(formatIpPrefix);
+    return addedOf(addresses, results, outcome);
   }
 
   async #removeAddresses(guest: Guest, name: string, addresses: readonly string[]): Promise<void> {
@@ -345,6 +351,17 @@ function rulesOf(addresses: readonly IpPrefix[]): NetworkRules {
       .filter((one) => one.family === family)
       .map(({ bytes, length }) => ({ address: formatIpAddress(bytes), prefix: length }));
   return { addresses4: of(4), addresses6: of(6) };
+}
+
+/** The addresses that an interface did not have before. */
+function addedOf(
+  addresses: readonly IpPrefix[],
+  results: readonly Result[],
+  outcome: RunOutcome,
+): readonly string[] {
+  const isAdded = (result: Result | undefined): boolean =>
+    result !== undefined && outcome.result(result) === 0;
+  return addresses.filter((_, i) => isAdded(results[i])).map(formatIpPrefix);
 }
 
 function hostPart(address: string): string {

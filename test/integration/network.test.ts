@@ -429,7 +429,7 @@ while True:
       assert.equal(hostAddresses().length, 2);
     }
     const { stderr } = await v.run(['run', '--ip', '10.9.0.5', '--network-interface', 'nope', '--', 'true']);
-    assert.match(stderr, /put the addresses of guest ".*" on "nope": ioctl interface "nope": ENODEV/);
+    assert.match(stderr, /cannot start guest ".*": ioctl interface "nope": ENODEV/);
     assert.deepEqual(readdirSync(join(v.root, 'run/guests')), []);
   });
 });
