@@ -105,6 +105,11 @@ export const ERROR_CODES = {
     meaning: 'a kernel file does not have its documented form',
   },
   'malformed-log': { status: 500, exit: 1, meaning: 'the log of a guest is damaged' },
+  'mount-not-sealable': {
+    status: 400,
+    exit: 2,
+    meaning: 'a guest could make writable what is mounted read-only there',
+  },
   'mount-source-missing': { status: 400, exit: 2, meaning: 'the source of a mount is not on the host' },
   'network-not-shareable': {
     status: 400,

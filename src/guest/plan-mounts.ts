@@ -5,7 +5,7 @@ import type { IdRange } from '../context/id-map.ts';
 import { sizeOf } from '../sys/abi.ts';
 import type { Arg, Data, Program, Result } from '../sys/program.ts';
 import { planAttach, planNumberPath, planOpenDirectory } from './plan-paths.ts';
-import type { MountSpec, OverlaySpec, StartSpec } from './plan-types.ts';
+import { type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
 
 const FD = '/proc/self/fd/';
 
@@ -37,11 +37,52 @@ export function planHostMounts(p: Program, spec: StartSpec, userns: number): rea
   return [
     planOverlay(p, root, spec.ids, userns),
     // Not idmapped: its files stay the host's root's, so what is readable by root alone is not by a guest's root.
-    ...(root.hostUsr
-      ? [planTreeClone(p, '/usr', undefined, ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOSUID'])]
-      : []),
+    ...(root.hostUsr ? [planReadOnlyTree(p, spec, '/usr', undefined)] : []),
     ...root.mounts.map((mount) => planConfiguredMount(p, mount, spec, userns)),
   ];
+}
+
+/** Attributes of what a guest may only read. */
+const READ_ONLY = ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOSUID'];
+
+/**
+ * Shows a directory of the host read-only. The attributes of a mount are its owner's, and a guest with CAP_SYS_ADMIN owns
+ * its mounts: the kernel locks them only where a mount namespace is copied for another user namespace, or a mount comes
+ * into one by propagation (lock_mnt_tree, fs/namespace.c). So such a guest gets a file system of the host's that is
+ * read-only as a whole: an overlay without upper layer.
+ */
+function planReadOnlyTree(p: Program, spec: StartSpec, path: string, userns: Arg | undefined): Result {
+  const tree = planTreeClone(p, path, userns, READ_ONLY);
+  if (!mayMount(spec.command.bcaps)) return tree;
+  // An overlay wants two layers if none is to be written.
+  const empty = planFilesystem(p, 'tmpfs', [['mode', '0755']], READ_ONLY);
+  const layers = [
+    [tree, WORKER_FD.sealed],
+    [empty, WORKER_FD.empty],
+  ] as const;
+  for (const [layer, number] of layers) {
+    if (!spec.root.detachedLayers) planAttach(p, layer, spec.root.attachAt, 'layer of what is read-only');
+    p.sys('dup3', [layer, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
+  }
+  const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
+  for (const [key, value] of [
+    ['source', 'vserver'],
+    ['lowerdir', layers.map(([, number]) => `${FD}${number}`).join(':')],
+    // No attribute of a file there shall lead elsewhere.
+    ['redirect_dir', 'nofollow'],
+    ['metacopy', 'off'],
+  ] as const) {
+    p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], { about: `overlay ${key}` });
+  }
+  p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {
+    about: `read-only overlay of "${path}"`,
+  });
+  return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...READ_ONLY)], { about: 'overlay' });
+}
+
+/** Whether a guest can change attributes of its mounts: it has CAP_SYS_ADMIN, number 21. */
+export function mayMount(bcaps: bigint): boolean {
+  return ((bcaps >> 21n) & 1n) === 1n;
 }
 
 /** A detached copy of a mount of the host, with other attributes and shown with the guest's ids. */
@@ -237,8 +278,12 @@ function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, user
     'MOUNT_ATTR_NODEV',
     ...(mount.readonly ? ['MOUNT_ATTR_RDONLY'] : []),
   ];
-  if (mount.type === 'bind')
-    return planTreeClone(p, mount.source, mount.idmapped ? userns : undefined, attributes);
+  if (mount.type === 'bind') {
+    const map = mount.idmapped ? userns : undefined;
+    return mount.readonly && mount.isDirectory
+      ? planReadOnlyTree(p, spec, mount.source, map)
+      : planTreeClone(p, mount.source, map, attributes);
+  }
   const owner = String(spec.ids.hostBase);
   return planFilesystem(
     p,

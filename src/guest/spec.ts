@@ -20,6 +20,7 @@ import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig } from './config-types.ts';
 import type { Host } from './host.ts';
 import type { GuestPaths } from './paths.ts';
+import { mayMount } from './plan-mounts.ts';
 import type { CommandSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
 import { guestHosts, guestResolvConf } from './resolver.ts';
 
@@ -184,7 +185,7 @@ export function startSpec(
       hostUsr: at.template.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
-      mounts: [...ownInitMounts(config), ...config.mounts.map(mountSpec)],
+      mounts: [...ownInitMounts(config), ...config.mounts.map((mount) => mountSpec(mount, command.bcaps))],
       detachedLayers: host.detachedLayers,
     },
     cgroupWrites: at.cgroup.writes,
@@ -232,13 +233,20 @@ function ownInitMounts(config: GuestConfig): readonly MountSpec[] {
   );
 }
 
-function mountSpec(mount: GuestConfig['mounts'][number]): MountSpec {
+function mountSpec(mount: GuestConfig['mounts'][number], bcaps: bigint): MountSpec {
   if (mount.type === 'tmpfs') return { ...mount, mode: 0o1777 };
   const stat = statSync(mount.source, { throwIfNoEntry: false });
   if (stat === undefined) {
     throw new UserError(
       'mount-source-missing',
       `cannot mount "${mount.source}" on "${mount.target}": found no such file or directory on the host`,
+    );
+  }
+  if (mount.readonly && mount.idmapped && !stat.isDirectory() && mayMount(bcaps)) {
+    throw new UserError(
+      'mount-not-sealable',
+      `cannot mount "${mount.source}" on "${mount.target}": found a single file that is idmapped and read-only; ` +
+        'need its directory, no idmap, or a guest without SYS_ADMIN, which could make it writable',
     );
   }
   return {

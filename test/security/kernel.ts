@@ -97,10 +97,20 @@ export const c5c: Check = async (v) => {
     mount --bind /share /mnt; echo changed > /mnt/file; echo changed > /proc/self/root/share/file
     exec 3< /share/file; echo changed > /proc/self/fd/3; ln /share/file /tmp/file && echo changed > /tmp/file
     echo changed > /usr/share/new; unshare -Urm mount -o remount,bind,rw /share; true`;
+  const second = ['--mount', `type=bind,source=${share},target=/second,readonly,idmap`];
+  const admin = ['--cap-add', 'SYS_ADMIN'];
+  const unconfined = [...admin, '--security-opt', 'seccomp=unconfined'];
   for (const template of ['host', 'busybox']) {
-    for (const more of [[], ['--mount', `type=bind,source=${share},target=/second,readonly,idmap`]]) {
+    for (const more of [[], second, [...admin, ...second], [...unconfined, ...second]]) {
       const flags = ['--template', template, '--volume', `${share}:/share:ro`, ...more];
-      await v.run(['run', ...flags, '--', 'sh', '-c', `${script}; echo changed > /second/file`]);
+      await v.run([
+        'run',
+        ...flags,
+        '--',
+        'sh',
+        '-c',
+        `${script}; mount -o remount,bind,rw /second; echo changed > /second/file`,
+      ]);
       const text = readFileSync(join(share, 'file'), 'utf8');
       if (text !== 'kept\n' || readdirSync(share).length !== 1)
         breaches.push(`${template}: wrote to the share`);

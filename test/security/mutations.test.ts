@@ -281,7 +281,12 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C5c: read-only mounts are not',
     check: c5c,
-    edits: [["...(mount.readonly ? ['MOUNT_ATTR_RDONLY'] : []),", '']],
+    edits: [["const READ_ONLY = ['MOUNT_ATTR_RDONLY', ", 'const READ_ONLY = [']],
+  },
+  {
+    name: 'C5c: who may mount has mere attributes between it and the host',
+    check: c5c,
+    edits: [['if (!mayMount(spec.command.bcaps)) return tree;', 'return tree;']],
   },
   {
     name: 'C6: the session keyring stays',
