@@ -13,6 +13,30 @@ const only = (host: number, more: Partial<NetworkRules> = {}): NetworkRules => (
   ...more,
 });
 
+/** One operation of io_uring, with the system calls alone (io_uring(7)): its result, or the name of its error. */
+const URING = `
+import ctypes, mmap
+libc = ctypes.CDLL(None, use_errno=True)
+def address(host, port):
+    return ctypes.create_string_buffer(struct.pack('=H', 2) + struct.pack('!H', port) + socket.inet_aton(host) + bytes(8))
+def uring(opcode, fd=-1, buffer=None, off=0, length=0):
+    params = ctypes.create_string_buffer(120)
+    ring = libc.syscall(425, 4, params)
+    if ring < 0: return errno.errorcode[ctypes.get_errno()]
+    u32 = lambda bytes, at: struct.unpack_from('=I', bytes, at)[0]
+    sq, cq = [u32(params, 40 + 4 * i) for i in range(8)], [u32(params, 80 + 4 * i) for i in range(8)]
+    rings = mmap.mmap(ring, max(sq[6] + 16, cq[5] + 16 * u32(params, 4)), offset=0)
+    sqes = mmap.mmap(ring, 4 * 64, offset=0x10000000)
+    struct.pack_into('=BBHiQQIIQ', sqes, 0, opcode, 0, 0, fd, off, ctypes.addressof(buffer) if buffer else 0, length, 0, 1)
+    struct.pack_into('=I', rings, sq[6], 0)
+    struct.pack_into('=I', rings, sq[1], 1)
+    if libc.syscall(426, ring, 1, 1, 1, None, 0) < 0: return errno.errorcode[ctypes.get_errno()]
+    result = struct.unpack_from('=i', rings, cq[5] + 8)[0]
+    os.close(ring)
+    return errno.errorcode[-result] if result < 0 else result
+names.update(address=address, uring=uring)
+`;
+
 /** A guest whose addresses end in its number. */
 async function guest(world: World, nid: number, rules: NetworkRules = only(nid)): Promise<Agent> {
   await world.fence.setNetwork(nid, rules);
@@ -786,6 +810,26 @@ names.update(answer=answer)`);
       assert.equal(await free.get("code(socket.socket().bind, ('10.7.0.1', 0))"), 'ok');
       assert.equal(await free.get('code(udp().setsockopt, 1, 36, 7)'), 'ok');
       assert.deepEqual(await world.fence.readDenials(), []);
+    });
+  });
+
+  test('io_uring makes, connects and binds sockets inside the fence', async (t) => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      await world.outside.run("a = serve(tcp(('0.0.0.0', 90)), 'out')");
+      await two.run(URING);
+      if ((await two.get('uring(0)')) === 'EPERM') {
+        t.skip('needs io_uring');
+        return;
+      }
+      await two.run('s = socket.socket(fileno=uring(45, fd=2, off=1, length=0))'); // IORING_OP_SOCKET
+      assert.equal(await two.get("uring(16, s.fileno(), address('169.254.169.254', 80), 16)"), 'EPERM');
+      assert.equal(await two.get("uring(16, s.fileno(), address('10.7.0.100', 90), 16)"), 0);
+      assert.equal(await two.get('s.recv(99).decode()'), 'out 10.7.0.100 10.7.0.2');
+      assert.equal(await two.get('uring(45, fd=2, off=3, length=1)'), 'EPERM'); // raw
+      await two.run('b = socket.socket()');
+      const bound = await two.get("uring(56, b.fileno(), address('10.7.0.1', 80), 16)"); // IORING_OP_BIND, 6.11
+      assert.ok(bound === 'EADDRNOTAVAIL' || bound === 'EINVAL', String(bound));
     });
   });
 });
