@@ -11,10 +11,11 @@ import {
   BINDING,
   DENIAL,
   DENIED,
+  DIRECTION,
   FENCE_MAP_NAMES,
   type FenceMap,
   FLOW,
-  GLOBAL_RANGES,
+  GLOBAL_FLAG,
   GLOBALS,
   type KIND,
   NETWORK,
@@ -287,7 +288,10 @@ export class FenceCode {
     a.jumpIf(0, '!=', 0, hit);
     a.store(10, FRAME.small, 0, 4);
     this.lookup('globals', FRAME.small);
-    a.jumpIf(0, '==', 0, none).load(1, 0, GLOBALS.flags, 4).and(1, GLOBAL_RANGES).jumpIf(1, '==', 0, none);
+    a.jumpIf(0, '==', 0, none)
+      .load(1, 0, GLOBALS.flags, 4)
+      .and(1, GLOBAL_FLAG.ranges)
+      .jumpIf(1, '==', 0, none);
     a.store(10, FRAME.prefixKey, 128, 4);
     for (const i of [0, 4, 8, 12]) a.load(1, 10, at + i, 4).store(10, FRAME.prefixKey + 4 + i, reg(1), 4);
     this.lookup('ranges', FRAME.prefixKey);
@@ -569,7 +573,7 @@ export class FenceCode {
     a.store(10, at + DENIAL.reason, reg(1), 1);
     if (this.hook === 'socket') a.store(10, at + DENIAL.nid, reg(9), 4);
     else a.load(1, 7, STATE.nid, 4).store(10, at + DENIAL.nid, reg(1), 4);
-    a.store(10, at + DENIAL.direction, this.direction === 'in' ? 1 : 0, 1);
+    a.store(10, at + DENIAL.direction, DIRECTION[this.direction], 1);
     a.load(1, 10, FRAME.protocol, 8).store(10, at + DENIAL.protocol, reg(1), 1);
     a.load(1, 10, FRAME.remotePort, 8).store(10, at + DENIAL.port, reg(1), 2);
     this.copyAddress(10, at + DENIAL.address, 10, FRAME.remote);

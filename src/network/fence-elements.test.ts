@@ -129,6 +129,19 @@ test('rules that cannot be are refused', () => {
   bad({ addresses6: [{ address: '192.0.2.1' }] }, 'invalid-address');
   bad({ addresses4: [{ address: '192.0.2.1', prefix: 33 }] }, 'invalid-address');
   bad({ ranges: ['x'] }, 'invalid-address');
+  bad({ bandwidth: { sendBytesPerSecond: 0 } }, 'invalid-rule');
+});
+
+test('bandwidth is time per byte, and a burst is time too', () => {
+  const [send, ...rest] = of('rates', { ...EMPTY, bandwidth: { sendBytesPerSecond: 1e6, burstBytes: 1e6 } });
+  assert.ok(send);
+  assert.deepEqual(rest, []);
+  assert.deepEqual([u32(send.key), u32(send.key, 4)], [2, 0]);
+  const view = new DataView(send.value.buffer);
+  assert.deepEqual(
+    [8, 16].map((at) => view.getBigUint64(at, LE)),
+    [1_024_000n, 1_000_000_000n],
+  );
 });
 
 test('groups are bits, peers are pairs', () => {

@@ -13,17 +13,20 @@ import {
   parseNetwork,
 } from './address.ts';
 import {
+  DIRECTION,
   type FenceMap,
   NETWORK,
   NETWORK_FLAG,
   OWNER,
   OWNER_FLAG,
   PREFIX,
+  RATE,
+  RATE_SHIFT,
   RULE,
   RULES_PER_NETWORK,
   VERDICT,
 } from './fence-maps.ts';
-import type { EgressRule, NetworkRules, Nid, OwnAddress, RuleProtocol } from './rules.ts';
+import type { Bandwidth, EgressRule, NetworkRules, Nid, OwnAddress, RuleProtocol } from './rules.ts';
 
 const LE = endianness() === 'LE';
 const ALL_BITS = 128;
@@ -100,6 +103,7 @@ export function networkElements(nid: Nid, rules: NetworkRules): readonly Element
     ...sources(nid, addresses6),
     ...policyElements(nid, rules),
     ...peers,
+    ...rates(nid, rules.bandwidth ?? {}),
     { map: 'networks', key: words(nid), value: network(nid, rules, addresses4, addresses6) },
   ];
 }
@@ -195,6 +199,32 @@ function broadcastOf(first: Own | undefined): Uint8Array {
 
 function hasRules(policy: NonNullable<NetworkRules['policy']>): boolean {
   return (policy.egress ?? []).length > 0 || policy.otherwise === 'deny';
+}
+
+const BURST_BYTES = 256 * 1024;
+const NS_PER_SECOND = 1e9;
+
+function rates(nid: Nid, limits: Bandwidth): readonly Element[] {
+  const burst = Math.max(limits.burstBytes ?? 0, BURST_BYTES);
+  const found: Element[] = [];
+  for (const [direction, bytesPerSecond] of [
+    [DIRECTION.out, limits.sendBytesPerSecond],
+    [DIRECTION.in, limits.receiveBytesPerSecond],
+  ] as const) {
+    if (bytesPerSecond === undefined) continue;
+    const perByte = Math.round((NS_PER_SECOND / bytesPerSecond) * 2 ** RATE_SHIFT);
+    if (!(perByte >= 1 && perByte <= NS_PER_SECOND * 2 ** RATE_SHIFT)) {
+      throw new UserError(
+        'invalid-rule',
+        `cannot use a bandwidth of ${bytesPerSecond} bytes per second; need 1 to ${NS_PER_SECOND * 2 ** RATE_SHIFT}`,
+      );
+    }
+    const value = new Uint8Array(RATE.bytes);
+    value.set(long(BigInt(perByte)), RATE.perByte);
+    value.set(long(BigInt(Math.round((burst / bytesPerSecond) * NS_PER_SECOND))), RATE.burst);
+    found.push({ map: 'rates', key: words(nid, direction), value });
+  }
+  return found;
 }
 
 interface PlacedRule {

@@ -14,8 +14,8 @@ export const VERDICT = { allow: 1, deny: 2 } as const;
 
 /** `globals`, one element: u64 generation, which changes with every edit; u32 flags. */
 export const GLOBALS = { generation: 0, flags: 8, bytes: 16 } as const;
-/** Some context owns whole networks. */
-export const GLOBAL_RANGES = 1;
+/** Flags of all contexts: one at least owns whole networks, one has a limited bandwidth. */
+export const GLOBAL_FLAG = { ranges: 1, rates: 2 } as const;
 
 /**
  * `networks`: nid → u32 flags, u64 groups; own loopback and first address of each family, and the broadcast address of the
@@ -115,6 +115,16 @@ export const DENIED = { count: 0, last: 8, bytes: 16 } as const;
 /** `counters`: nid → for tcp4, udp4, other4, tcp6, udp6, other6: u64 packets and bytes in, packets and bytes out. */
 export const COUNTER = { kinds: 6, packets: 0, contents: 8, sent: 16, kindBytes: 32, bytes: 192 } as const;
 
+/**
+ * `rates`: u32 nid, u32 direction → u64 time that the bucket is full up to, u64 time one byte takes (in 1/1024 ns, 0: no
+ * limit), u64 time a burst takes. Times in ns since boot.
+ */
+export const RATE = { time: 0, perByte: 8, burst: 16, bytes: 24 } as const;
+/** Bits behind the point of `perByte`. */
+export const RATE_SHIFT = 10;
+/** Directions as in keys of `rates` and in denials. */
+export const DIRECTION = { out: 0, in: 1 } as const;
+
 /** `flows`: u32 nid, u16 own port, u16 peer's port, peer's address → u64 generation; peers that UDP came from. */
 export const FLOW = { nid: 0, port: 4, peerPort: 6, address: 8, bytes: 24 } as const;
 
@@ -139,6 +149,7 @@ export const FENCE_MAP_NAMES = [
   'denials',
   'flows',
   'counters',
+  'rates',
   'state',
 ] as const;
 /** Name of a map of the fence. */
@@ -168,5 +179,6 @@ export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
   denials: { type: 'lruHash', keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes, entries: 4096 },
   flows: { type: 'lruHash', keyBytes: FLOW.bytes, valueBytes: 8, entries: 4096 },
   counters: { type: 'perCpuHash', keyBytes: 4, valueBytes: COUNTER.bytes, entries: CONTEXTS },
+  rates: { type: 'hash', keyBytes: 8, valueBytes: RATE.bytes, entries: CONTEXTS },
   state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },
 };

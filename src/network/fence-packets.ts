@@ -15,7 +15,9 @@ import {
 import {
   BINDING,
   COUNTER,
+  DIRECTION,
   FENCE_MAP_NAMES,
+  GLOBAL_FLAG,
   GLOBALS,
   KIND,
   LISTENER_SLOTS,
@@ -24,6 +26,8 @@ import {
   OWNER,
   OWNER_FLAG,
   PORT,
+  RATE,
+  RATE_SHIFT,
   STATE,
   STATE_FLAG,
 } from './fence-maps.ts';
@@ -34,6 +38,8 @@ const IP6 = { protocol: 6, source: 8, destination: 24, bytes: 40 } as const;
 const ETH_P_IP = 0x0800;
 const ETH_P_IPV6 = 0x86dd;
 const FRAGMENT_OFFSET = 0x1fff;
+/** What an egress program returns so that TCP sends less; the caller of sendmsg(2) sees no error (Linux 5.3). */
+const DROP_AND_SLOW_DOWN = 2;
 
 /** A connected TCP socket is looked at once in a generation: its addresses do not change. */
 export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): EbpfProgram {
@@ -46,7 +52,7 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     a.label(`IPv${ip}`).load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, `IPv${ip}, not TCP`);
     a.store(10, FRAME.protocol, PROTOCOL.tcp, 8);
     count(f, ip, direction);
-    ifVerified(f, 'pass');
+    ifVerified(f, 'right');
     readHeader(f, ip, direction);
     a.goto(`IPv${ip}, unknown`).label(`IPv${ip}, not TCP`);
     readHeader(f, ip, direction);
@@ -58,14 +64,38 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     else checkReceived(f, ip);
     a.label(`IPv${ip} is right`);
     // A raw socket can write TCP as well, to and from anywhere: only what the socket itself is counts.
-    a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'pass');
+    a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'right');
     a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').call('sk_fullsock').jumpIf(0, '==', 0, 'pass');
-    a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', TCP_LISTEN, 'pass');
+    a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', TCP_LISTEN, 'right');
     loadGeneration(f);
     a.jumpIf(0, '==', 0, 'pass').load(1, 0, GLOBALS.generation, 8).store(7, STATE.verified, reg(1), 8);
-    a.goto('pass');
+    a.goto('right');
   }
+  a.label('right');
+  limitRate(f, direction);
   return f.finish();
+}
+
+/** Drops the packet if the context has used up its bandwidth: a token bucket, kept as the time it is full up to. */
+function limitRate(f: FenceCode, direction: 'in' | 'out'): void {
+  const { a } = f;
+  loadGeneration(f);
+  a.jumpIf(0, '==', 0, 'pass')
+    .load(1, 0, GLOBALS.flags, 4)
+    .and(1, GLOBAL_FLAG.rates)
+    .jumpIf(1, '==', 0, 'pass');
+  a.call('ktime_get_boot_ns').move(9, reg(0));
+  a.load(1, 7, STATE.nid, 4).store(10, FRAME.small, reg(1), 4);
+  a.store(10, FRAME.small + 4, DIRECTION[direction], 4);
+  f.lookup('rates', FRAME.small);
+  a.jumpIf(0, '==', 0, 'pass').load(1, 0, RATE.time, 8).load(2, 0, RATE.burst, 8).move(3, 0);
+  a.jumpIf(9, '<', reg(2), 'a burst ago').move(3, reg(9)).alu(3, '-', reg(2)).label('a burst ago');
+  a.jumpIf(1, '>=', reg(3), 'bucket').move(1, reg(3)).label('bucket');
+  a.load(3, 6, SKB.length, 4).load(2, 0, RATE.perByte, 8).alu(3, '*', reg(2)).alu(3, '>>', RATE_SHIFT);
+  a.alu(1, '+', reg(3)).jumpIf(1, '>', reg(9), 'too fast').store(0, RATE.time, reg(1), 8).goto('pass');
+  a.label('too fast')
+    .move(0, direction === 'out' ? DROP_AND_SLOW_DOWN : 0)
+    .exit();
 }
 
 /** r0 = `globals`. */

@@ -41,7 +41,7 @@ import {
   FENCE_MAP_NAMES,
   FENCE_MAPS,
   type FenceMap,
-  GLOBAL_RANGES,
+  GLOBAL_FLAG,
   GLOBALS,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
@@ -137,6 +137,7 @@ export class Fence {
     Nid,
     { readonly rules: NetworkRules; readonly elements: ReadonlyMap<string, Element> }
   >();
+  readonly #cpus: number = possibleCpus();
   #generation = 0n;
 
   constructor(syscalld: Syscalld, handles: FenceHandles) {
@@ -209,9 +210,8 @@ export class Fence {
   /** Returns what a context has sent and received; zeros for one that is not set up. */
   async readCounters(nid: Nid): Promise<NetworkCounters> {
     const p = this.#program();
-    const cpus = possibleCpus();
-    p.returns(planLookup(p, this.#map(p, 'counters'), words(nid), COUNTER.bytes * cpus, '<counters>'));
-    return parseCounters((await this.#syscalld.run(`read counters of network ${nid}`, p)).out, cpus);
+    p.returns(planLookup(p, this.#map(p, 'counters'), words(nid), COUNTER.bytes * this.#cpus, '<counters>'));
+    return parseCounters((await this.#syscalld.run(`read counters of network ${nid}`, p)).out, this.#cpus);
   }
 
   /** Lists what was refused, to one context or to all, the latest first. The fence remembers the last few thousand. */
@@ -254,7 +254,7 @@ export class Fence {
     const before = this.#known.get(nid)?.elements ?? new Map<string, Element>();
     if (before.size === 0) {
       planLoopbackAddress(p, 'add', loopback6(nid));
-      planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * possibleCpus()), {
+      planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * this.#cpus), {
         about: 'counters',
         flags: UPDATE.ifMissing,
         ignore: ['EEXIST'],
@@ -280,8 +280,11 @@ export class Fence {
     this.#generation = now > this.#generation ? now : this.#generation + 1n;
     const value = new Uint8Array(GLOBALS.bytes);
     value.set(long(this.#generation));
-    const hasRanges = [...this.#known.values()].some(({ rules }) => (rules.ranges ?? []).length > 0);
-    value.set(words(hasRanges ? GLOBAL_RANGES : 0), GLOBALS.flags);
+    const all = [...this.#known.values()].map(({ rules }) => rules);
+    const flags =
+      (all.some(({ ranges }) => (ranges ?? []).length > 0) ? GLOBAL_FLAG.ranges : 0) |
+      (all.some(({ bandwidth }) => bandwidth !== undefined) ? GLOBAL_FLAG.rates : 0);
+    value.set(words(flags), GLOBALS.flags);
     planUpdate(p, this.#map(p, 'globals'), words(0), value, { about: 'generation' });
   }
 

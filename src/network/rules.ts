@@ -51,6 +51,14 @@ export interface NetworkPolicy {
   readonly lowPorts?: 'root' | 'any';
 }
 
+/** How fast a context may be; what is too fast is dropped, and TCP slows down. */
+export interface Bandwidth {
+  readonly sendBytesPerSecond?: number;
+  readonly receiveBytesPerSecond?: number;
+  /** How much may be sent, and received, at once after a pause; at least and by default 256 KiB. */
+  readonly burstBytes?: number;
+}
+
 /** All about one network context. The first address of a family is the one that goes out where no network decides. */
 export interface NetworkRules {
   readonly addresses4: readonly OwnAddress[];
@@ -58,6 +66,7 @@ export interface NetworkRules {
   /** Networks all of whose addresses are the context's, for example `2001:db8:1::/64`. */
   readonly ranges?: readonly string[];
   readonly policy?: NetworkPolicy;
+  readonly bandwidth?: Bandwidth;
 }
 
 /** Packets and bytes, IP headers included. */

@@ -832,4 +832,38 @@ names.update(answer=answer)`);
       assert.ok(bound === 'EADDRNOTAVAIL' || bound === 'EINVAL', String(bound));
     });
   });
+
+  test('bandwidth is limited in both directions, live', async () => {
+    await withWorld(async (world) => {
+      const { fence, outside } = world;
+      const limited = only(2, { bandwidth: { sendBytesPerSecond: 2e6, receiveBytesPerSecond: 1e6 } });
+      const two = await guest(world, 2, limited);
+      await outside.run(`
+def sink():
+    c = l.accept()[0]; c.settimeout(20); n = 0
+    while d := c.recv(65536): n += len(d)
+    return n
+def source():
+    c = l.accept()[0]; c.settimeout(20); c.sendall(bytes(2000000)); c.close()
+l = tcp(('0.0.0.0', 90)); l.settimeout(20)
+names.update(sink=sink, source=source, l=l)`);
+      await two.run(`
+def timed(send):
+    c = socket.create_connection(('10.7.0.100', 90)); c.settimeout(20); t = time.monotonic()
+    if send: c.sendall(bytes(2000000)); c.shutdown(1)
+    while c.recv(65536): pass
+    return time.monotonic() - t
+names.update(timed=timed)`);
+      const timed = async (isSent: boolean): Promise<number> => {
+        await outside.run(`threading.Thread(target=${isSent ? 'sink' : 'source'}, daemon=True).start()`);
+        return Number(await two.get(`timed(${isSent ? 1 : 0})`));
+      };
+      const [sent, received] = [await timed(true), await timed(false)];
+      assert.ok(sent > 0.6, `2 MB at 2 MB/s in ${sent} s`);
+      assert.ok(received > 1.2, `2 MB at 1 MB/s in ${received} s`);
+      assert.ok(sent < 10 && received < 15, `${sent} s, ${received} s`);
+      await fence.setNetwork(2, only(2));
+      assert.ok((await timed(true)) < 0.6 && (await timed(false)) < 0.6);
+    });
+  });
 });

@@ -21,7 +21,7 @@ export type Width = 1 | 2 | 4 | 8;
 export type Comparison = '==' | '!=' | '>' | '>=' | '<' | '<=' | '&';
 
 /** Arithmetic on 64 bits. */
-export type Operation = '+' | '-' | '|' | '&' | '<<' | '>>' | '^';
+export type Operation = '+' | '-' | '*' | '|' | '&' | '<<' | '>>';
 
 /** A register or a number that sign-extends from 32 bits. */
 export type Operand = { readonly register: Register } | number;
@@ -45,11 +45,11 @@ const COMPARISON: Readonly<Record<Comparison, number>> = {
 const OPERATION: Readonly<Record<Operation, number>> = {
   '+': 0x00,
   '-': 0x10,
+  '*': 0x20,
   '|': 0x40,
   '&': 0x50,
   '<<': 0x60,
   '>>': 0x70,
-  '^': 0xa0,
 };
 const MOVE = 0xb0;
 const OPCODE = { goto: 0x05, call: 0x85, exit: 0x95, wide: 0x18, toBigEndian: 0xdc } as const;
