@@ -600,11 +600,26 @@ export class Manager {
     }
     const command = this.#commands.get(object);
     if (!command) {
+      this.#brokerExited(object);
       this.#contexts.exited(object); // or somebody else's, who hears of it in another way
       return;
     }
     command.exit = { code: exitCode(waitStatus), at: new Date().toISOString() };
     if (command.isStarted) this.#finishCommand(object, command, command.exit);
+  }
+
+  /** A guest's socket broker ends before its guest only if somebody killed it: commands to come shall have another one. */
+  #brokerExited(object: number): void {
+    const guest = this.registry.list().find((one) => one.live?.network?.process === object);
+    if (guest?.state !== 'running' && guest?.state !== 'paused') return;
+    void this.#attempt(`start the socket broker of guest "${guest.name}"`, () =>
+      this.#exclusive(guest, async () => {
+        const { network } = guest.live ?? {};
+        if (network?.process !== object || !isActive(guest)) return;
+        for (const old of [network.process, network.control]) this.host.syscalld.drop(old);
+        await this.#restartBroker(guest);
+      }),
+    );
   }
 
   #finishCommand(object: number, command: RunningCommand, exit: GuestExit): void {

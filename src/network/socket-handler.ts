@@ -6,8 +6,6 @@ import type { Program } from '../sys/program.ts';
 import { planPrepareSocket } from './fence-broker.ts';
 
 const ARGUMENT_BYTES = 8;
-const INT_MASK = 0xffff_ffff;
-const IPPROTO_ICMPV6 = 58;
 
 /**
  * Adds the steps that answer one call; import 0 is the listener of the filter that asks (seccomp_unotify(2)).
@@ -32,17 +30,7 @@ export function planSocketHandler(h: Program, sockets: number | undefined): void
 
   const response = h.struct('seccomp_notif_resp', {});
   const socket = h.sys('socket', [family, type, protocol], { otherwise: { on: [], to: refuse } });
-  if (sockets !== undefined) {
-    const [prepare, six, ready] = [h.label(), h.label(), h.label()];
-    h.expect(family, '&', h.flags('AF_INET'), 'EINVAL', 'IPv4', { mask: INT_MASK, otherwise: six });
-    h.jump(prepare);
-    h.place(six);
-    // Connecting leaves a mark on a UDP socket for IPv6 that disconnecting does not take away (net/ipv6/udp.c).
-    h.expect(protocol, '&', IPPROTO_ICMPV6, 'EINVAL', 'echo', { mask: INT_MASK, otherwise: ready });
-    h.place(prepare);
-    planPrepareSocket(h, sockets, { socket, type, protocol });
-    h.place(ready);
-  }
+  if (sockets !== undefined) planPrepareSocket(h, sockets, { socket, type, protocol });
   const add = h.struct('seccomp_notif_addfd', { flags: h.flags('SECCOMP_ADDFD_FLAG_SEND') });
   const flags = h.field(add, 'seccomp_notif_addfd', 'newfd_flags').at(0, 4);
   h.store(flags, 0);
