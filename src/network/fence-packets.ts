@@ -38,6 +38,8 @@ const IP6 = { protocol: 6, source: 8, destination: 24, bytes: 40 } as const;
 const ETH_P_IP = 0x0800;
 const ETH_P_IPV6 = 0x86dd;
 const FRAGMENT_OFFSET = 0x1fff;
+/** Where the ports begin that the kernel gives to clients (net.ipv4.ip_local_port_range has it so by default). */
+const FIRST_OWN_PORT = 32_768;
 /** What an egress program returns so that TCP sends less; the caller of sendmsg(2) sees no error (Linux 5.3). */
 const DROP_AND_SLOW_DOWN = 2;
 
@@ -307,7 +309,13 @@ class LookupCode {
     this.#lookupPort(KIND.any4);
     a.jumpIf(0, '!=', 0, 'datagram socket').label('UDP over IPv6');
     this.#lookupPort(KIND.any6);
-    a.jumpIf(0, '==', 0, 'nobody').label('datagram socket').load(1, 0, BINDING.cookie, 8);
+    a.jumpIf(0, '!=', 0, 'datagram socket');
+    // A process of the host that talks to the context over IPv6 does so from the context's own address: that is the source
+    // the kernel prefers. What comes back to it must find it.
+    a.load(1, 6, SK_LOOKUP.localPort, 4).jumpIf(1, '<', FIRST_OWN_PORT, 'nobody');
+    this.#ownerOf(FRAME.remote, 'nobody');
+    a.load(1, 0, OWNER.nid, 4).jumpIf(1, '==', reg(9), 'pass').goto('nobody');
+    a.label('datagram socket').load(1, 0, BINDING.cookie, 8);
     a.store(10, FRAME.small, reg(1), 8);
     a.loadMap(1, 'sockets').move(2, reg(10)).alu(2, '+', FRAME.small).call('map_lookup_elem');
     a.jumpIf(0, '==', 0, 'pass');

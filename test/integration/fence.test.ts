@@ -328,6 +328,10 @@ names.update(answer=answer)`);
         await two.run('d, p = w.recvfrom(9); w.sendto(d, p)');
         assert.deepEqual(await outside.get('c.recvfrom(9)[1][:2]'), [asked, 54]);
       }
+      // The host asks over IPv6 from the very address.
+      await world.host.run("c = udp(family=socket.AF_INET6); c.sendto(b'q', ('fd07::2', 54))");
+      await two.run('d, p = w.recvfrom(9); w.sendto(d, p)');
+      assert.deepEqual(await world.host.get('c.recvfrom(9)[1][:2]'), ['fd07::2', 54]);
       // What is bound to one address is found by the kernel alone.
       await two.run('x = udp(family=socket.AF_INET6)');
       await world.prepare(two, 'x');
