@@ -11,8 +11,8 @@ const [ENOSYS, EPROTONOSUPPORT] = [0x0005_0026, 0x0005_005d];
 
 const abi = (littleEndian: boolean): SeccompAbi => ({
   auditArch: NATIVE,
-  syscalls: { read: 0, socket: 41, socketpair: 53 },
-  compat: { auditArch: COMPAT, syscalls: { socket: 359, socketcall: 102 } },
+  syscalls: { read: 0, ioctl: 16, socket: 41, socketpair: 53 },
+  compat: { auditArch: COMPAT, syscalls: { ioctl: 54, socket: 359, socketcall: 102 } },
   littleEndian,
 });
 
@@ -43,6 +43,20 @@ for (const littleEndian of [true, false]) {
       }
       for (const family of [0, 1, 16, 17, 38, 0x2_0000_0000n])
         assert.equal(verdict(arch, nr, family, 1, 0), ALLOW);
+    }
+  });
+
+  test(`questions about interfaces are asked for (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    for (const [arch, nr] of [
+      [NATIVE, 16],
+      [COMPAT, 54],
+    ] as const) {
+      for (const request of [0x8910, 0x8912, 0x8927, 0x8933, 0x8946, 0x8954, 0x89a2, 0x8b01, 0x1_0000_8912n])
+        assert.equal(verdict(arch, nr, 3, request), NOTIFY, String(request));
+      for (const request of [
+        0, 0x5401, 0x541b, 0x5413, 0x8902, 0x8905, 0x894b, 0x894c, 0x89e0, 0x8c00, 0xffff_ffff,
+      ])
+        assert.equal(verdict(arch, nr, 3, request), ALLOW, String(request));
     }
   });
 

@@ -1,5 +1,6 @@
 /**
- * The filter of a guest whose sockets a broker makes: it asks for those of the IP families, and lets everything else pass.
+ * The filter of a guest whose sockets a broker makes: it asks for those of the IP families, and about interfaces, and lets
+ * everything else pass.
  *
  * It stands beside the guest's own filter (seccomp.ts), which is not changed by it: of two filters the more restrictive
  * verdict holds (seccomp(2)), so what the profile refuses stays refused. What is not asked for is made by the kernel in
@@ -21,6 +22,15 @@ const FAMILIES = [2, 10]; // AF_INET, AF_INET6
 const TYPES = [1, 2]; // SOCK_STREAM, SOCK_DGRAM
 const TYPE_MASK = 0xf;
 const PROTOCOLS = [0, 6, 17, 1, 58]; // any, TCP, UDP, ICMP, ICMPv6
+/**
+ * Requests of ioctl(2) about interfaces, routes and neighbours (linux/sockios.h, linux/wireless.h): all but those about the
+ * socket itself, SIOCOUTQNSD and SIOCGSKNS.
+ */
+const INTERFACE_REQUESTS: readonly (readonly [first: number, last: number])[] = [
+  [0x890b, 0x894a],
+  [0x8950, 0x89df],
+  [0x8b00, 0x8bff],
+];
 /** First argument of socketcall(2) that makes a socket. */
 const SYS_SOCKET = 1;
 
@@ -39,8 +49,9 @@ export function compileSocketFilter(abi: SeccompAbi): Uint8Array {
   let next = assembler.return(ALLOW);
   for (const table of [abi.compat, abi]) {
     if (table === null) continue;
-    const { socket, socketcall } = table.syscalls;
+    const { socket, socketcall, ioctl } = table.syscalls;
     let start = assembler.return(ALLOW);
+    if (ioctl !== undefined) start = assembler.branch(BPF.IF_EQUAL, ioctl, emitIoctl(assembler, abi), start);
     if (socketcall !== undefined) {
       start = assembler.branch(BPF.IF_EQUAL, socketcall, emitSocketcall(assembler, abi), start);
     }
@@ -66,6 +77,15 @@ function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfL
   next = assembler.and(TYPE_MASK, oneOf(TYPES, next, allow()));
   next = assembler.load(argumentOffset(1, littleEndian), next);
   return assembler.load(argumentOffset(0, littleEndian), oneOf(FAMILIES, next, allow()));
+}
+
+function emitIoctl(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {
+  let next = assembler.return(ALLOW);
+  for (const [first, last] of INTERFACE_REQUESTS.toReversed()) {
+    const below = assembler.branch(BPF.IF_GREATER, last, next, assembler.return(NOTIFY));
+    next = assembler.branch(BPF.IF_GREATER_OR_EQUAL, first, below, assembler.return(ALLOW));
+  }
+  return assembler.load(argumentOffset(1, littleEndian), next);
 }
 
 function emitSocketcall(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {

@@ -199,7 +199,7 @@ export class Manager {
   /** The first one goes on with the processes it knows; commands to come need one that is known here. */
   async #restartBroker(guest: Guest): Promise<void> {
     if (!guest.live?.network) return;
-    const network = await this.#networks.restartBroker(guest, guest.live.network);
+    const network = await this.#networks.restartBroker(guest, guest.live.initObject, guest.live.network);
     this.#remember(guest, { ...guest.live, network });
   }
 
@@ -450,7 +450,7 @@ export class Manager {
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
-      network: await this.#networks.plan(guest),
+      network: await this.#networks.plan(guest, init),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
   }

@@ -130,11 +130,11 @@ export class Networks {
     return configOf(owner).network.addresses.map(parseIpPrefix);
   }
 
-  #broker(guest: Guest, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
+  #broker(guest: Guest, init: number, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
     const { service } = this.#host.cgroups.plan(guest.xid, {});
     const { sockets, link } = fence.handles.objects;
     const uid = idRangeOf(guest.xid).hostBase;
-    return { cgroup: service.leaf, joins: service.joins, uid, objects, fence: { sockets, link } };
+    return { cgroup: service.leaf, joins: service.joins, uid, objects, fence: { sockets, link, init } };
   }
 
   /**
@@ -192,10 +192,11 @@ export class Networks {
   /**
    * Decides a guest's network. Changes nothing that lasts but that there is a fence.
    *
+   * @param init object of its process 1
    * @returns undefined for a guest without one
    * @throws StateError address-in-use, no-link-kind; UserError network-not-shareable; StepError
    */
-  async plan(guest: Guest): Promise<NetworkSpec | undefined> {
+  async plan(guest: Guest, init: number): Promise<NetworkSpec | undefined> {
     if (guest.config.network.mode !== 'isolated') return undefined;
     await this.check(guest, guest.config);
     const { syscalld } = this.#host;
@@ -204,7 +205,7 @@ export class Networks {
     return {
       addresses: this.#addresses(guest),
       linkKind: await this.#host.linkKind(),
-      broker: this.#broker(guest, objects, fence),
+      broker: this.#broker(guest, init, objects, fence),
     };
   }
 
@@ -284,12 +285,12 @@ export class Networks {
   }
 
   /** Starts another broker for a running guest, whose first one only serves those that know it. */
-  async restartBroker(guest: Guest, live: LiveNetwork): Promise<LiveNetwork> {
+  async restartBroker(guest: Guest, init: number, live: LiveNetwork): Promise<LiveNetwork> {
     const { syscalld, cgroups } = this.#host;
     const { joins } = cgroups.plan(guest.xid, {});
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
-    const broker = this.#broker(guest, objects, fence);
+    const broker = this.#broker(guest, init, objects, fence);
     const p = this.#host.program();
     planBroker(p, { ...broker, joins: [...joins, ...broker.joins] });
     await syscalld.run(`start the socket broker of guest "${guest.name}"`, p);

@@ -8,7 +8,7 @@
  *     process of the guest, before it runs its command
  */
 import { planSocketHandler } from '../network/socket-handler.ts';
-import { type Arg, Program, type Result } from '../sys/program.ts';
+import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 
 /** Where a broker is born. */
@@ -21,12 +21,16 @@ export interface BrokerSpec {
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
   readonly objects: { readonly process: number; readonly control: number };
-  /** Objects of the fence: the map that knows its sockets, and a link that lasts as long as anybody has it. */
-  readonly fence: { readonly sockets: number; readonly link: number } | undefined;
+  /**
+   * Objects: the fence's map that knows its sockets, a link of the fence that lasts as long as anybody has it, and the
+   * guest's process 1.
+   */
+  readonly fence: { readonly sockets: number; readonly link: number; readonly init: number } | undefined;
 }
 
 const CONTROL_FD = 100;
 const SOCKETS_FD = 101;
+const DARK_FD = 102;
 const OOM_NEVER = '-1000';
 
 /** Adds the steps that start a broker. Returns the socket by which it is given listeners. */
@@ -41,13 +45,21 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
     about: 'control of the broker',
   });
-  const fence = spec.fence ? [p.import(spec.fence.sockets), p.import(spec.fence.link)] : [];
+  const fence = spec.fence && {
+    sockets: p.import(spec.fence.sockets),
+    link: p.import(spec.fence.link),
+    init: p.import(spec.fence.init),
+  };
   const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
-    const held: readonly (readonly [Arg, number])[] = [
-      [its, CONTROL_FD],
-      ...fence.map((one, i) => [one, SOCKETS_FD + i] as const),
-    ];
+    const held: readonly (readonly [Arg, number])[] = fence
+      ? [
+          [its, CONTROL_FD],
+          [fence.sockets, SOCKETS_FD],
+          [planDarkSocket(p, fence.init), DARK_FD],
+          [fence.link, DARK_FD + 1],
+        ]
+      : [[its, CONTROL_FD]];
     for (const [fd, number] of held)
       p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
     planFilesLimit(p);
@@ -60,12 +72,27 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
     p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
     const handler = new Program(p.abi);
-    planSocketHandler(handler, spec.fence ? SOCKETS_FD : undefined);
+    planSocketHandler(handler, fence && { sockets: SOCKETS_FD, dark: DARK_FD });
     p.broker(CONTROL_FD, handler);
   });
   p.sys('close', [its]);
   p.keep(ours, spec.objects.control);
   return ours;
+}
+
+/** Makes a socket of the guest's own network namespace, and comes back. */
+function planDarkSocket(p: Program, init: Import): Result {
+  const home = p.sys(
+    'openat',
+    [p.flags('AT_FDCWD'), '/proc/self/ns/net', p.flags('O_RDONLY', 'O_CLOEXEC'), 0],
+    {
+      about: "the host's network namespace",
+    },
+  );
+  p.sys('setns', [init, p.flags('CLONE_NEWNET')], { about: "the guest's network namespace" });
+  const dark = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
+  p.sys('setns', [home, p.flags('CLONE_NEWNET')], { about: "the host's network namespace" });
+  return dark;
 }
 
 /** A descriptor for each command that runs in the guest. */

@@ -1,18 +1,27 @@
 /**
  * What a guest's socket broker does when a process of the guest calls socket(2): it makes the socket where it is itself,
- * in the host's network namespace and below the guest's cgroup, and puts it into the process in place of the result.
+ * in the host's network namespace and below the guest's cgroup, and puts it into the process in place of the result. And
+ * when one asks about interfaces by ioctl(2), which would be told of the host's.
  */
-import type { Program } from '../sys/program.ts';
+import type { Data, Import, Label, Program, Result } from '../sys/program.ts';
 import { planPrepareSocket } from './fence-broker.ts';
 
 const ARGUMENT_BYTES = 8;
 
+/** Descriptors that the broker of a guest with a fence has. */
+export interface BrokerDescriptors {
+  /** The fence's map of sockets. */
+  readonly sockets: number;
+  /** A socket of the guest's own network namespace, which knows the interfaces that are shown. */
+  readonly dark: number;
+}
+
 /**
  * Adds the steps that answer one call; import 0 is the listener of the filter that asks (seccomp_unotify(2)).
  *
- * @param sockets descriptor, in the broker, of the fence's map of that name; undefined: there is no fence
+ * @param has undefined: there is no fence
  */
-export function planSocketHandler(h: Program, sockets: number | undefined): void {
+export function planSocketHandler(h: Program, has: BrokerDescriptors | undefined): void {
   const [end, plain, failed, refuse, answer] = [h.label(), h.label(), h.label(), h.label(), h.label()];
   const listener = h.import(0);
   const request = h.struct('seccomp_notif', {});
@@ -29,8 +38,9 @@ export function planSocketHandler(h: Program, sockets: number | undefined): void
   if (!family || !type || !protocol) return;
 
   const response = h.struct('seccomp_notif_resp', {});
+  planInterfaceRequest(h, { listener, request, id, descriptor: family, dark: has?.dark, end });
   const socket = h.sys('socket', [family, type, protocol], { otherwise: { on: [], to: refuse } });
-  if (sockets !== undefined) planPrepareSocket(h, sockets, { socket, type, protocol });
+  if (has) planPrepareSocket(h, has.sockets, { socket, type, protocol });
   const add = h.struct('seccomp_notif_addfd', { flags: h.flags('SECCOMP_ADDFD_FLAG_SEND') });
   const flags = h.field(add, 'seccomp_notif_addfd', 'newfd_flags').at(0, 4);
   h.store(flags, 0);
@@ -60,4 +70,47 @@ export function planSocketHandler(h: Program, sockets: number | undefined): void
   h.storeField(response, 'seccomp_notif_resp', 'id', id);
   h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_SEND'), response], { about: 'refuse', ignore: [] });
   h.place(end);
+}
+
+/**
+ * A question about interfaces is one to the guest's own network namespace, whatever socket it is asked on: that gets a
+ * socket from there in its place, and the call goes on. Programs ask on sockets they have for nothing else.
+ */
+function planInterfaceRequest(
+  h: Program,
+  call: {
+    readonly listener: Import;
+    readonly request: Data;
+    readonly id: Result;
+    /** First argument. */
+    readonly descriptor: Result;
+    readonly dark: number | undefined;
+    readonly end: Label;
+  },
+): void {
+  const { listener, request, id, descriptor, dark, end } = call;
+  const other = h.label();
+  const nr = h.load(h.field(h.field(request, 'seccomp_notif', 'data'), 'seccomp_data', 'nr').at(0, 4), 4);
+  for (const table of [h.abi, h.abi.compat]) {
+    const number = table?.syscalls['socket'];
+    if (number !== undefined) h.expect(nr, '!=', number, 'EINVAL', 'a socket', { otherwise: other });
+  }
+  if (dark !== undefined) {
+    const set = h.struct('seccomp_notif_addfd', {
+      flags: h.flags('SECCOMP_ADDFD_FLAG_SETFD'),
+      srcfd: dark,
+      newfd_flags: h.flags('O_CLOEXEC'),
+    });
+    h.storeField(set, 'seccomp_notif_addfd', 'id', id);
+    h.storeField(set, 'seccomp_notif_addfd', 'newfd', descriptor);
+    h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_ADDFD'), set], {
+      about: 'put in place',
+      ignore: [],
+    });
+  }
+  const goOn = h.struct('seccomp_notif_resp', { flags: h.flags('SECCOMP_USER_NOTIF_FLAG_CONTINUE') });
+  h.storeField(goOn, 'seccomp_notif_resp', 'id', id);
+  h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_SEND'), goOn], { about: 'go on', ignore: [] });
+  h.jump(end);
+  h.place(other);
 }

@@ -85,7 +85,7 @@ export class Flags {
 }
 
 /** A place to jump to, forward only. */
-class Label {
+export class Label {
   index = -1;
 }
 

@@ -101,6 +101,25 @@ describe('network', { skip: unmet('root', 'overlay') ?? NONE }, () => {
   const daemons = async (): Promise<{ vserverdPid: number; syscalldPid: number }> =>
     JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number; syscalldPid: number };
 
+  /** The same server on the host. */
+  const serveOnHost = async (address: string, port: number, kind = 'tcp'): Promise<void> => {
+    const [program = '', ...rest] = [
+      ...host.under,
+      PYTHON,
+      '-c',
+      SERVER,
+      address,
+      String(port),
+      kind,
+      'host',
+    ];
+    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
+    running.push(child);
+    assert.match(String((await once(child.stdout, 'data'))[0]), /^ready/);
+  };
+  const ask = (address: string, port: number, kind = 'tcp'): string =>
+    host.run(PYTHON, '-c', CLIENT, address, String(port), kind).split(' ').slice(0, 2).join(' ');
+
   test('the guest sees its addresses and no other, and names are found', async () => {
     await guest('web', '--ip', '10.9.0.5/24', '--ip', '10.9.0.6/24', '--ip', 'fd09::5/64');
     const lines = (await v.ok(['exec', 'web', 'ip', '-o', 'addr'])).trim().split('\n');
@@ -140,6 +159,33 @@ describe('network', { skip: unmet('root', 'overlay') ?? NONE }, () => {
     });
   });
 
+  test('who asks about interfaces in the old way is told the same, and keeps its other sockets', async () => {
+    await guest('web', '--ip', '10.9.0.5/24', '--ip', '10.9.0.6/24');
+    const asks = `
+import array, fcntl, socket, struct, termios
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+buf = array.array('B', bytes(4096))
+length, = struct.unpack('iL', fcntl.ioctl(s.fileno(), 0x8912, struct.pack('iL', 4096, buf.buffer_info()[0])))[:1]
+for at in range(0, length, 40):
+    name = bytes(buf[at:at + 16]).split(b'\\0')[0].decode()
+    print(name, socket.inet_ntoa(bytes(buf[at + 20:at + 24])))
+t = socket.socket()
+print(socket.if_indextoname(2), struct.unpack('i', fcntl.ioctl(t.fileno(), termios.FIONREAD, bytes(4)))[0])
+t.settimeout(2); t.connect(('10.9.0.1', 8000)); t.sendall(b'hello'); print(t.recv(50).decode())
+try: fcntl.ioctl(t.fileno(), 0x8927, struct.pack('16s24x', b'h0')); print('h0')
+except OSError as e: print(e.errno)
+`;
+    await serveOnHost('10.9.0.1', 8000);
+    assert.deepEqual((await python('web', asks)).trim().split('\n'), [
+      'lo 127.0.0.1',
+      'eth0 10.9.0.5',
+      'eth0 10.9.0.6',
+      'eth0 0',
+      'host 10.9.0.1 10.9.0.5 hello',
+      '19', // ENODEV
+    ]);
+  });
+
   for (const kind of ['tcp', 'udp']) {
     test(`${kind} works between the host and guests, both ways`, async () => {
       await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
@@ -152,25 +198,6 @@ describe('network', { skip: unmet('root', 'overlay') ?? NONE }, () => {
       }
     });
   }
-
-  /** The same server on the host. */
-  const serveOnHost = async (address: string, port: number, kind = 'tcp'): Promise<void> => {
-    const [program = '', ...rest] = [
-      ...host.under,
-      PYTHON,
-      '-c',
-      SERVER,
-      address,
-      String(port),
-      kind,
-      'host',
-    ];
-    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
-    running.push(child);
-    assert.match(String((await once(child.stdout, 'data'))[0]), /^ready/);
-  };
-  const ask = (address: string, port: number, kind = 'tcp'): string =>
-    host.run(PYTHON, '-c', CLIENT, address, String(port), kind).split(' ').slice(0, 2).join(' ');
 
   for (const [kind, any, addresses] of [
     ['tcp', '0.0.0.0', ['10.9.0.5', '10.9.0.6', '10.9.0.7', '10.9.0.1']],
