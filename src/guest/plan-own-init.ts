@@ -2,6 +2,7 @@
  * What a guest gets in addition whose process 1 is an init of its own, systemd above all: a part of the cgroup tree that
  * it may divide, a file system of its own on /dev/shm, and a console.
  */
+import { dirname } from 'node:path';
 import type { IdRange } from '../context/id-map.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { openBelow, planMove } from './plan-below.ts';
@@ -21,6 +22,9 @@ const DELEGATED = ['', 'cgroup.procs', 'cgroup.threads', 'cgroup.subtree_control
 export function planDelegate(p: Program, leaf: string, ids: IdRange): void {
   const at = p.flags('AT_FDCWD');
   planWriteFile(p, at, `${leaf}/cgroup.max.descendants`, String(CGROUPS_MAX));
+  // Who mounts a part of the tree must be allowed to walk there before Linux 6.16 (kernfs_node_dentry, fs/kernfs/mount.c).
+  const instance = dirname(dirname(leaf));
+  p.sys('fchmodat', [at, instance, 0o711], { about: `"${instance}"` });
   for (const name of DELEGATED) {
     const path = name === '' ? leaf : `${leaf}/${name}`;
     p.sys('fchownat', [at, path, ids.hostBase, ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
