@@ -112,7 +112,7 @@ function planFile(p: Program, root: Result, path: string, content: string): void
   const how = p.struct('open_how', {
     flags: p.flags('O_RDWR', 'O_CREAT', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC'),
     mode: 0o644,
-    resolve: p.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
+    resolve: p.flags('RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS', 'RESOLVE_BENEATH'),
   });
   const about = `"/${path}" in the guest`;
   const otherwise = { on: [], to: skip };
