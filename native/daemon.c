@@ -26,6 +26,12 @@
 #define MFD_EXEC 0x10U
 #endif
 
+/* What is read: of no use to children, who would keep a copy of each page that we write to later. */
+static struct {
+	uint8_t control[FRAME_MAX + 64 * 1024]; /* one frame of any length, and some more */
+	uint8_t note[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX], client[CLIENT_MESSAGE_MAX];
+} __attribute__((aligned(4096))) in;
+
 struct daemon d = { .epoll = -1, .control = -1, .listener = -1 };
 
 _Noreturn void die(const char *what)
@@ -357,11 +363,10 @@ static void worker_done(struct object *w, const struct worker_note *note, size_t
 
 static void worker_read(struct object *w)
 {
-	static _Alignas(8) uint8_t buf[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX];
-	struct worker_note *note = (struct worker_note *)buf;
+	struct worker_note *note = (struct worker_note *)in.note;
 	struct object *o;
 	struct fds fds;
-	ssize_t n = message_receive(w->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
+	ssize_t n = message_receive(w->fd, in.note, sizeof in.note, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0 || !note_check(note, (size_t)n, fds.count) || (note->kind == WORKER_DONE && w->reply)) {
@@ -381,14 +386,6 @@ static void worker_read(struct object *w)
 		o->status = note->error;
 		process_tell(o);
 	}
-}
-
-/* A worker waits before it is needed: forked in a lull, it is in no operation's way. */
-static void spare_make(void)
-{
-	struct object *spare = worker_fork();
-	if (spare)
-		d.spare = spare->id;
 }
 
 static struct object *worker_take(void)
@@ -516,13 +513,12 @@ static void client_detach(struct object *c, int master)
 
 static void client_read(struct object *c)
 {
-	static uint8_t buf[CLIENT_MESSAGE_MAX];
 	struct client_request r;
 	struct fds fds;
-	ssize_t n = message_receive(c->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
+	ssize_t n = message_receive(c->fd, in.client, sizeof in.client, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n < 0 || !client_parse(buf, (size_t)n, fds.count, &r)) {
+	if (n < 0 || !client_parse(in.client, (size_t)n, fds.count, &r)) {
 		fds_close(&fds);
 		client_close(c);
 		return;
@@ -729,9 +725,8 @@ static void handle(const struct frame *f, const uint8_t *body)
 /* Frames are handled where they lie in the receive buffer; what is incomplete moves to its front. */
 static void control_read(void)
 {
-	static uint8_t in[FRAME_MAX + 64 * 1024]; /* one of any length, and some more */
 	static size_t have;
-	ssize_t n = recv(d.control, in + have, sizeof in - have, MSG_DONTWAIT);
+	ssize_t n = recv(d.control, in.control + have, sizeof in.control - have, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -743,8 +738,8 @@ static void control_read(void)
 	size_t at = 0;
 	struct frame f;
 	enum frame_state state;
-	while ((state = frame_parse(in + at, have - at, &f)) == FRAME_COMPLETE) {
-		handle(&f, in + at + sizeof f);
+	while ((state = frame_parse(in.control + at, have - at, &f)) == FRAME_COMPLETE) {
+		handle(&f, in.control + at + sizeof f);
 		at += sizeof f + f.len;
 	}
 	if (state == FRAME_TOO_LONG) {
@@ -752,7 +747,7 @@ static void control_read(void)
 		vserverd_ended();
 		return;
 	}
-	memmove(in, in + at, have - at);
+	memmove(in.control, in.control + at, have - at);
 	have -= at;
 }
 
@@ -792,8 +787,10 @@ static void loop(void)
 		int n = epoll_wait(d.epoll, events, 64, wait_ms());
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
-		if (n == 0 && !d.spare)
-			spare_make();
+		/* A worker waits before it is needed: forked in a lull, it is in no operation's way. */
+		struct object *spare = n == 0 && !d.spare ? worker_fork() : NULL;
+		if (spare)
+			d.spare = spare->id;
 		reap();
 		if (log_paused())
 			log_tick();
@@ -853,6 +850,7 @@ int daemon_main(char **argv)
 			return 0; /* another one listens, or will in a moment */
 		poll(NULL, 0, POLL_MS); /* another one is coming up, or ending */
 	}
+	madvise(&in, sizeof in, MADV_WIPEONFORK);
 	d.epoll = epoll_create1(EPOLL_CLOEXEC);
 	vserverd_start();
 	loop();

@@ -99,7 +99,10 @@ static _Noreturn void fakeinit(pid_t command, int tell, uint32_t object)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL); /* blocked signals reach pid 1 even without a handler: signal.c sig_ignored() */
 	title_set("init");
-	madvise(message, sizeof message, MADV_DONTNEED); /* a thousand guests have a thousand of these */
+	/* A thousand guests have a thousand of these, and of the heap, which begins with what libc keeps for a thread. */
+	char *heap = (char *)(((uintptr_t)&errno + 8192) & ~(uintptr_t)4095);
+	madvise(message, sizeof message, MADV_DONTNEED);
+	madvise(heap, (size_t)((char *)sbrk(0) - heap), MADV_DONTNEED);
 	m.sock = dup2(tell, 0);
 	close_range((unsigned)m.sock + 1, ~0U, 0);
 	for (int sig = 0;; sig = sigwaitinfo(&all, NULL)) {
