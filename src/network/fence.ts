@@ -89,7 +89,7 @@ export async function createFence(syscalld: Syscalld, options: FenceOptions): Pr
     for (const name of FENCE_MAP_NAMES) syscalld.drop(objects[name]);
     throw error;
   }
-  return openFence(syscalld, handles);
+  return new Fence(syscalld, handles, 0);
 }
 
 /**
@@ -122,7 +122,7 @@ function newObjects(syscalld: Syscalld): FenceHandles['objects'] {
 
 /** Goes on with a fence; its objects must be among those syscalld holds. Then `adopt` each context. */
 export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
-  return new Fence(syscalld, handles);
+  return new Fence(syscalld, handles, GLOBAL_FLAG.ranges | GLOBAL_FLAG.rates);
 }
 
 const SOL_SOCKET = 1;
@@ -133,21 +133,25 @@ const COOKIE_BYTES = 8;
 export class Fence {
   readonly handles: FenceHandles;
   readonly #syscalld: Syscalld;
-  readonly #known = new Map<
-    Nid,
-    { readonly rules: NetworkRules; readonly elements: ReadonlyMap<string, Element> }
-  >();
+  readonly #known = new Map<Nid, Known>();
+  /** Whose an address or a range is, by the name of its element. */
+  readonly #owners = new Map<string, Nid>();
+  /** Never cleared: a flag too many costs a lookup, one too few opens a gap. */
+  #flags: number;
   readonly #cpus: number = possibleCpus();
   #generation = 0n;
 
-  constructor(syscalld: Syscalld, handles: FenceHandles) {
+  /** `flags`: what contexts that are there may need. */
+  constructor(syscalld: Syscalld, handles: FenceHandles, flags: number) {
     this.#syscalld = syscalld;
     this.handles = handles;
+    this.#flags = flags;
   }
 
   /** Remembers what is set for a context, without a word to the kernel: after `openFence`. */
   adopt(nid: Nid, rules: NetworkRules): void {
-    this.#known.set(nid, { rules, elements: indexed(networkElements(nid, rules)) });
+    this.#remember(nid, indexed(networkElements(nid, rules)), true);
+    this.#addFlags(rules);
   }
 
   /**
@@ -179,9 +183,10 @@ export class Fence {
       planDelete(p, this.#map(p, map), key, map);
     planDelete(p, this.#map(p, 'counters'), words(nid), 'counters');
     planLoopbackAddress(p, 'remove', loopback6(nid));
-    this.#known.delete(nid);
     this.#planGeneration(p);
     await this.#syscalld.run(`remove network ${nid}`, p);
+    this.#remember(nid, NOTHING, true);
+    this.#known.delete(nid);
   }
 
   /** Says that the sockets made below a cgroup are a context's; `cgroup` is the inode of its directory. */
@@ -251,7 +256,7 @@ export class Fence {
   #planEdit(p: Program, nid: Nid, rules: NetworkRules): () => void {
     const next = indexed(networkElements(nid, rules));
     this.#refuseConflicts(nid, next);
-    const before = this.#known.get(nid)?.elements ?? new Map<string, Element>();
+    const { elements: before, isSure } = this.#known.get(nid) ?? { elements: NOTHING, isSure: true };
     if (before.size === 0) {
       planLoopbackAddress(p, 'add', loopback6(nid));
       planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * this.#cpus), {
@@ -262,16 +267,28 @@ export class Fence {
     }
     for (const [id, { map, key, value }] of next) {
       const old = before.get(id);
-      if (old === undefined || Buffer.compare(old.value, value) !== 0)
+      if (!isSure || old === undefined || Buffer.compare(old.value, value) !== 0)
         planUpdate(p, this.#map(p, map), key, value, { about: map });
     }
     for (const [id, { map, key }] of before) if (!next.has(id)) planDelete(p, this.#map(p, map), key, map);
-    const hadRules = this.#known.get(nid);
-    this.#known.set(nid, { rules, elements: next });
+    this.#addFlags(rules);
     this.#planGeneration(p);
-    if (hadRules === undefined) this.#known.delete(nid);
-    else this.#known.set(nid, hadRules);
-    return () => this.#known.set(nid, { rules, elements: next });
+    // Until it is known how the program ended, any of both may be set.
+    this.#remember(nid, new Map([...before, ...next]), false);
+    return () => this.#remember(nid, next, true);
+  }
+
+  #remember(nid: Nid, elements: ReadonlyMap<string, Element>, isSure: boolean): void {
+    for (const id of this.#known.get(nid)?.elements.keys() ?? [])
+      if (this.#owners.get(id) === nid) this.#owners.delete(id);
+    for (const [id, { map }] of elements)
+      if (map === 'addresses' || map === 'ranges') this.#owners.set(id, nid);
+    this.#known.set(nid, { elements, isSure });
+  }
+
+  #addFlags({ ranges = [], bandwidth }: NetworkRules): void {
+    if (ranges.length > 0) this.#flags |= GLOBAL_FLAG.ranges;
+    if (bandwidth !== undefined) this.#flags |= GLOBAL_FLAG.rates;
   }
 
   /** Makes every socket's peer be looked at again. */
@@ -280,28 +297,30 @@ export class Fence {
     this.#generation = now > this.#generation ? now : this.#generation + 1n;
     const value = new Uint8Array(GLOBALS.bytes);
     value.set(long(this.#generation));
-    const all = [...this.#known.values()].map(({ rules }) => rules);
-    const flags =
-      (all.some(({ ranges }) => (ranges ?? []).length > 0) ? GLOBAL_FLAG.ranges : 0) |
-      (all.some(({ bandwidth }) => bandwidth !== undefined) ? GLOBAL_FLAG.rates : 0);
-    value.set(words(flags), GLOBALS.flags);
+    value.set(words(this.#flags), GLOBALS.flags);
     planUpdate(p, this.#map(p, 'globals'), words(0), value, { about: 'generation' });
   }
 
   #refuseConflicts(nid: Nid, elements: ReadonlyMap<string, Element>): void {
-    for (const [other, { elements: theirs }] of this.#known) {
-      if (other === nid) continue;
-      for (const [id, { map, key }] of elements) {
-        if ((map !== 'addresses' && map !== 'ranges') || !theirs.has(id)) continue;
-        const address = formatAddress(map === 'addresses' ? key : key.subarray(4));
-        throw new StateError(
-          'address-in-use',
-          `cannot give ${JSON.stringify(address)} to network ${nid}: found it in network ${other}; need one of its own`,
-        );
-      }
+    for (const [id, { map, key }] of elements) {
+      const other = this.#owners.get(id);
+      if (other === undefined || other === nid) continue;
+      const address = formatAddress(map === 'addresses' ? key : key.subarray(4));
+      throw new StateError(
+        'address-in-use',
+        `cannot give ${JSON.stringify(address)} to network ${nid}: found it in network ${other}; need one of its own`,
+      );
     }
   }
 }
+
+/** What a context has in the maps. */
+interface Known {
+  readonly elements: ReadonlyMap<string, Element>;
+  /** An edit has ended well: just these are set. */
+  readonly isSure: boolean;
+}
+const NOTHING: Known['elements'] = new Map();
 
 const BATCH = 1024;
 
