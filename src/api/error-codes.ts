@@ -116,6 +116,7 @@ export const ERROR_CODES = {
     exit: 2,
     meaning: 'a guest is to share a network that cannot be shared',
   },
+  'network-shared': { status: 409, exit: 1, meaning: 'another guest uses the addresses of this one' },
   'no-client': {
     status: 500,
     exit: 70,

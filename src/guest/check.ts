@@ -4,7 +4,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
-import { SysError, UserError } from '../base/errors.ts';
+import { StateError, SysError, UserError } from '../base/errors.ts';
 import { toXid, XID_MAX, XID_MIN } from '../base/ids.ts';
 import { formatSizeRounded } from '../base/units.ts';
 import { DEFAULT_CAPABILITIES } from '../context/capabilities.ts';
@@ -49,7 +49,18 @@ export async function checkHost(host: Host, registry: Registry): Promise<readonl
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
+  findings.push(await checkInterface(host));
   return [...findings, ...checkRest(host, registry)];
+}
+
+async function checkInterface(host: Host): Promise<HostFinding> {
+  const found = { name: 'interface for show', isRequired: false };
+  try {
+    return { ...found, ok: true, detail: `${await host.linkKind()}, for guests with addresses` };
+  } catch (error) {
+    if (!(error instanceof StateError)) throw error;
+    return { ...found, ok: false, detail: `none, for guests with addresses; modprobe dummy` };
+  }
 }
 
 async function tryProbe(host: Host, { name, isRequired, help, plan }: Probe): Promise<HostFinding> {

@@ -297,6 +297,7 @@ export class Manager {
           `cannot delete guest "${guest.name}": found it ${guest.state}; need it stopped, or --force`,
         );
       }
+      this.#networks.checkUnused(guest);
       const paths = guestPaths(this.host.paths, guest.name);
       refuseMounted(paths);
       // The configuration first: without it the rest is swept, should we not get to the end.
@@ -476,7 +477,7 @@ export class Manager {
     let network: LiveNetwork | undefined;
     // After the context: its sockets are fenced as long as it has any process.
     undo.defer('network', async () => {
-      if (network) await this.#networks.close(guest, network);
+      if (network) await this.#closeNetwork(guest, network);
     });
     undo.defer('context', () => this.#contexts.discard(context));
     const cancelled = Promise.withResolvers<never>();
@@ -673,7 +674,8 @@ export class Manager {
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
-      if (run?.network) await this.#closeNetwork(guest, run.network);
+      const network = (guest.live ?? run)?.network;
+      if (network) await this.#closeNetwork(guest, network);
       if (guest.isEphemeral) {
         await this.#attempt(`delete guest "${guest.name}"`, () => this.#removeFiles(guest.name));
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
@@ -687,9 +689,11 @@ export class Manager {
   }
 
   async #closeNetwork(guest: Guest, network: LiveNetwork): Promise<void> {
-    await this.#attempt(`end the network of guest "${guest.name}"`, () =>
-      this.#networks.close(guest, network),
-    );
+    await this.#attempt(`end the network of guest "${guest.name}"`, async () => {
+      const heir = await this.#networks.close(guest, network);
+      const other = this.registry.list().find((one) => one.name === heir?.name);
+      if (heir && other?.live && isActive(other)) this.#remember(other, heir);
+    });
   }
 
   /** Does what must not be in the way of the rest when it fails; the next start of vserverd tries it again. */

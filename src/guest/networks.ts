@@ -173,6 +173,18 @@ export class Networks {
     return undefined;
   }
 
+  /** Refuses to let a guest go whose addresses another one uses. @throws StateError network-shared */
+  checkUnused(guest: Guest): void {
+    const user = this.#registry
+      .list()
+      .find((one) => isActive(one) && one.live?.config.network.shareWith === guest.name);
+    if (user === undefined) return;
+    throw new StateError(
+      'network-shared',
+      `cannot delete guest "${guest.name}": found that guest "${user.name}" shares its network; need that one stopped`,
+    );
+  }
+
   /** The guest whose network context it is in: itself, or the one it shares with. */
   #owner(guest: Pick<Guest, 'name'>, network: GuestNetwork): Guest | undefined {
     if (network.shareWith === undefined) return this.#registry.list().find((one) => one.name === guest.name);
@@ -211,17 +223,18 @@ export class Networks {
 
   /** Prepares the steps that make a guest's network ready for its start. Changes nothing. */
   async begin(guest: Guest, { addresses, broker }: NetworkSpec): Promise<NetworkOpening> {
-    const { network } = guest.config;
+    const owner = this.#owner(guest, guest.config.network) ?? guest;
+    const name = configOf(owner).network.interface;
     const { fence } = await this.#openFence();
     const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
     const present = new Set(
       Object.values(networkInterfaces()).flatMap((all) => all?.map((one) => one.address) ?? []),
     );
     const live: LiveNetwork = {
-      nid: (this.#owner(guest, network) ?? guest).xid,
+      nid: owner.xid,
       cgroupId: String(statSync(directory, { bigint: true }).ino),
       ...broker.objects,
-      interface: network.interface,
+      interface: name,
       added: addresses.filter(({ bytes }) => !present.has(formatIpAddress(bytes))).map(formatIpPrefix),
     };
     return {
@@ -230,8 +243,8 @@ export class Networks {
         // The fence first: no address is there before it is guarded.
         fence.planNetwork(p, live.nid, rulesOf(addresses))();
         fence.planBindGuest(p, planOpenDirectory(p, p.flags('AT_FDCWD'), directory), live.nid);
-        if (network.interface === undefined) return () => live;
-        const results = planHostAddresses(p, network.interface, addresses);
+        if (name === undefined) return () => live;
+        const results = planHostAddresses(p, name, addresses);
         return (outcome) => ({ ...live, added: addedOf(addresses, results, outcome) });
       },
     };
@@ -263,17 +276,27 @@ export class Networks {
     }
   }
 
-  /** Ends a guest's network, when its run has ended. */
-  async close(guest: Guest, live: LiveNetwork): Promise<void> {
+  /**
+   * Ends a guest's network, when its run has ended.
+   *
+   * @returns another guest that has the same addresses, and from now on those that this one put on the host's interface
+   */
+  async close(guest: Guest, live: LiveNetwork): Promise<LiveRecord | undefined> {
     const { syscalld } = this.#host;
     for (const object of [live.control, live.process]) syscalld.drop(object);
-    if (live.interface !== undefined) await this.#removeAddresses(guest, live.interface, live.added);
-    const isShared = this.#registry
-      .list()
-      .some((one) => one !== guest && isActive(one) && one.live?.network?.nid === live.nid);
     const { fence } = await this.#openFence();
     await fence.unbindGuest(BigInt(live.cgroupId));
-    if (!isShared) await fence.removeNetwork(live.nid);
+    const heir = this.#registry
+      .list()
+      .find((one) => one !== guest && isActive(one) && one.live?.network?.nid === live.nid)?.live;
+    if (!heir?.network) {
+      if (live.interface !== undefined) await this.#removeAddresses(guest, live.interface, live.added);
+      await fence.removeNetwork(live.nid);
+      return undefined;
+    }
+    if (live.interface === undefined || live.added.length === 0) return undefined;
+    const added = [...new Set([...heir.network.added, ...live.added])];
+    return { ...heir, network: { ...heir.network, interface: live.interface, added } };
   }
 
   /** Forgets the fence, when no guest runs any more. */

@@ -462,6 +462,21 @@ while True:
     }
     await v.ok(['start', 'db']);
     assert.equal((await v.ok(['run', '--network-of', 'db', '--', 'hostname', '-I'])).trim(), '10.9.0.5');
+    await v.ok(['run', '-d', '--name', 'with', '--network-of', 'db', '--', 'sleep', '1000']);
+    await serve('with', '127.0.0.1', 8000);
+    assert.equal(await python('db', CLIENT, '127.0.0.1', '8000', 'tcp'), 'with 127.0.0.1 127.0.0.1 hello\n');
+    await v.ok(['set', 'db', '--ip-add', '10.9.0.6/24']);
+    assert.equal((await v.ok(['exec', 'with', 'hostname', '-I'])).trim(), '10.9.0.5 10.9.0.6');
+    // Who is left has the addresses, and they go with the last.
+    await v.ok(['stop', '-t', '0', 'db']);
+    assert.deepEqual(hostAddresses().slice(0, 3), ['10.9.0.1/24', '10.9.0.5/24', '10.9.0.6/24']);
+    await serve('with', '10.9.0.5', 8001);
+    assert.equal(ask('10.9.0.5', 8001), 'with 10.9.0.5');
+    assert.match((await v.run(['delete', 'db'])).stderr, /found that guest "with" shares its network/);
+    await v.ok(['start', 'db']);
+    await v.ok(['stop', '-t', '0', 'with']);
+    await serve('db', '10.9.0.5', 8002);
+    assert.equal(ask('10.9.0.5', 8002), 'db 10.9.0.5');
     for (const [name, reason] of [
       ['nobody', /cannot find guest "nobody"/],
       ['dark', /has no addresses of its own; need a guest with network.addresses/],
