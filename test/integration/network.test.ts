@@ -11,7 +11,6 @@ import { buildProbe, parseFindings } from '../lib/probe.ts';
 import { unmet } from '../lib/requires.ts';
 
 const PYTHON = '/usr/bin/python3';
-const NONE = existsSync(PYTHON) ? undefined : 'needs python3';
 
 /** Answers each connection, or datagram, with where it came to and from, and what it got. */
 const SERVER = `
@@ -57,7 +56,7 @@ answer, peer = s.recvfrom(200)
 print(peer[0], answer[8:].decode())
 `;
 
-describe('network', { skip: unmet('root', 'overlay') ?? NONE }, () => {
+describe('network', { skip: unmet('root', 'overlay', 'network') }, () => {
   let host: TestNetwork;
   let v: OpenInstance;
   before(async () => {
@@ -203,6 +202,7 @@ except OSError as e: print(e.errno)
     ['tcp', '0.0.0.0', ['10.9.0.5', '10.9.0.6', '10.9.0.7', '10.9.0.1']],
     ['tcp', '::', ['fd09::5', 'fd09::6', 'fd09::7', 'fd09::1']],
     ['udp', '0.0.0.0', ['10.9.0.5', '10.9.0.6', '10.9.0.7', '10.9.0.1']],
+    ['udp', '::', ['fd09::5', 'fd09::6', 'fd09::7', 'fd09::1']],
   ] as const) {
     test(`${kind}: two guests and the host listen at ${any} on one port, each is reached at its own`, async () => {
       const [one, two, three, own] = addresses;

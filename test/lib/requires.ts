@@ -16,6 +16,7 @@ export type Requirement =
   | 'userns'
   | 'fuse'
   | 'busybox'
+  | 'network'
   | 'qemu'
   | 'gcc'
   | 'clang'
@@ -55,6 +56,14 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
       'busybox=$(command -v busybox) && mount -t tmpfs none /tmp && cp "$busybox" /tmp/busybox && ' +
         'chroot /tmp /busybox true',
     ),
+  /** A network namespace with interfaces of its own, and Python to speak there: iproute2, python3. */
+  network: () =>
+    succeeds('unshare', [
+      '--net',
+      'sh',
+      '-c',
+      'ip link add h0 type veth peer name h1 && /usr/bin/python3 -c "import socket"',
+    ]),
   /** An x86-64 machine under emulation; KVM is not asked for. */
   qemu: () =>
     succeeds(
