@@ -234,6 +234,12 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   f.refuse('foreign-address', 'EPERM');
 
   a.label(mine);
+  // At an address the host shares, the kernel finds a listener also by the port it really has: nobody is to come that way.
+  const asked = a.fresh('asked port');
+  f.ifStateFlag(STATE_FLAG.moved, false, asked);
+  a.load(1, 7, STATE.port, 2).load(2, 10, FRAME.ownPort, 8).jumpIf(1, '==', reg(2), asked);
+  f.refuse('foreign-address', 'EPERM');
+  a.label(asked);
   f.ownerOf(FRAME.remote);
   a.jumpIf(9, '==', 0, outside);
   f.ifMine(true, right);

@@ -526,6 +526,12 @@ names.update(answer=answer)`);
       assert.equal(await outside.get("ask(('10.7.0.1', 80))"), 'two 10.7.0.1 10.7.0.100');
       assert.equal(await outside.get("ask(('10.7.0.1', 81))"), 'host 10.7.0.1 10.7.0.100');
       assert.equal(await outside.get("ask(('10.7.0.4', 80))"), 'host 10.7.0.4 10.7.0.100');
+      // Not by the port that the kernel gave the listener.
+      const real =
+        "[int(w[1][9:], 16) for l in open('/proc/self/net/tcp') if (w := l.split())[3] == '0A' and w[1].startswith('0100070A')]";
+      const [port] = (await world.host.get(real)) as readonly number[];
+      assert.ok(port !== undefined && port > 1024);
+      assert.equal(await outside.get(`ask(('10.7.0.1', ${port}))`), 'TimeoutError');
     });
   });
 
