@@ -232,6 +232,8 @@ describe('bad command lines', () => {
     list: ['list web', 'list --label', 'list --label =x', 'list --filter a=b'],
     status: ['status', 'status --all web', 'status -x web'],
     inspect: ['inspect', 'inspect -a web', 'inspect --format x web'],
+    traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],
+    denied: ['denied', 'denied -a web', 'denied --format x web'],
     set: ['set', 'set web memory', 'set web =1', 'set --unset', 'set --unset= web', 'set -m 5m web'],
     logs: ['logs', 'logs web db', 'logs -n x web', 'logs --tail -1 web', 'logs --since 1m web'],
     wait: ['wait', 'wait --all', 'wait -x web'],

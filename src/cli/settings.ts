@@ -14,6 +14,9 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
   'limits.cpuWeight',
 ]);
 
+/** Of these too, if it has a network. */
+const LIVE_NETWORK = /^network\.(addresses|policy|bandwidth)(\.|$)/;
+
 /**
  * Parses `KEY=VALUE` of `vserver set`. The key's parts are separated by dots; the value is YAML on one line, such as
  * `1g`, `[a, b]` or `{soft: 1, hard: 2}`. Variables, labels and sysctls are taken as they stand, so `env.V=1.10` is text.
@@ -66,7 +69,7 @@ export function changeAddresses(
 /** Names the keys whose changes a running guest, with or without a network, sees only with its next start. */
 export function keysForNextStart(changes: readonly ConfigChange[], hasNetwork: boolean): readonly string[] {
   const isLive = (key: string): boolean =>
-    key === 'network.addresses' ? hasNetwork : LIVE_KEYS.has(key) || key === 'limits';
+    LIVE_NETWORK.test(key) ? hasNetwork : LIVE_KEYS.has(key) || key === 'limits';
   return changes.map(({ path }) => path.join('.')).filter((key) => !isLive(key));
 }
 

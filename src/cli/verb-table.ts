@@ -404,6 +404,32 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  traffic: {
+    summary: 'print what guests have received and sent',
+    description:
+      'Prints packets and bytes of running guests with addresses of their own since their start, by protocol and family.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver traffic web', 'one guest'],
+      ['vserver traffic --all --json', 'all guests, for programs'],
+    ],
+    exits: [],
+  },
+  denied: {
+    summary: 'list what guests were refused in the network',
+    description:
+      'Lists what the fence around the network of running guests has refused: connections the policy does not allow, addresses that are not theirs, and the like. The latest come first.',
+    operands: [GUESTS],
+    command: 'none',
+    options: ALL,
+    examples: [
+      ['vserver denied web', 'one guest'],
+      ['vserver denied --all --json', 'all guests, for programs'],
+    ],
+    exits: [],
+  },
   set: {
     summary: 'change the configuration of a guest',
     description:

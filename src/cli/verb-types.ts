@@ -113,6 +113,8 @@ export interface VerbOptions {
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;
+  readonly traffic: AllOptions;
+  readonly denied: AllOptions;
   readonly set: {
     readonly unset: readonly string[];
     readonly ipAdd: readonly string[];

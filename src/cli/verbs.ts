@@ -8,6 +8,7 @@ import { completion } from './verbs/completion.ts';
 import { create } from './verbs/create.ts';
 import { daemon } from './verbs/daemon.ts';
 import { deleteGuests } from './verbs/delete.ts';
+import { denied } from './verbs/denied.ts';
 import { enter } from './verbs/enter.ts';
 import { exec } from './verbs/exec.ts';
 import { help } from './verbs/help.ts';
@@ -24,6 +25,7 @@ import { set } from './verbs/set.ts';
 import { start } from './verbs/start.ts';
 import { status } from './verbs/status.ts';
 import { stop } from './verbs/stop.ts';
+import { traffic } from './verbs/traffic.ts';
 import { version } from './verbs/version.ts';
 import { wait } from './verbs/wait.ts';
 
@@ -46,6 +48,8 @@ const FUNCTIONS: VerbFunctions = {
   list,
   status,
   inspect,
+  traffic,
+  denied,
   set,
   logs,
   wait,

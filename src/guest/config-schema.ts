@@ -7,8 +7,9 @@ import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
 import { parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
+import type { Bandwidth } from '../network/rules.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
-import type { GuestConfig, GuestMount, GuestNetwork, Rlimit } from './config-types.ts';
+import type { GuestConfig, GuestMount, GuestNetwork, GuestNetworkPolicy, Rlimit } from './config-types.ts';
 
 /** One thing wrong with a configuration's values. */
 export interface ConfigIssue {
@@ -256,6 +257,92 @@ const limits = z.strictObject(
 const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
 const NEED_INTERFACE = 'the name of an interface of the host';
 
+const NEED_NETWORK = 'a network or an address such as 192.0.2.0/24 or 2001:db8::1';
+const NEED_PORTS = 'a port or a range of ports such as 8000-8999';
+const NEED_PEER = 'the name of a guest';
+const NEED_GROUP = 'a whole number from 0 to 63';
+
+const ports = parsed(z.union([z.int(), z.string()], { error: NEED_PORTS }), NEED_PORTS, parsePorts);
+
+function parsePorts(range: string): readonly [from: number, to: number] {
+  const [, first = '', last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(range) ?? [];
+  const [from, to] = [Number(first), Number(last)];
+  if (first !== '' && from > 0 && from <= to && to <= 65_535) return [from, to];
+  throw new UserError('invalid-value', `cannot use ${JSON.stringify(range)} as ports; need ${NEED_PORTS}`);
+}
+
+const egressRule = z.strictObject(
+  {
+    action: choice(['allow', 'deny']),
+    to: parsed(z.string({ error: NEED_NETWORK }), NEED_NETWORK, parseIpPrefix)
+      .transform(formatIpPrefix)
+      .optional()
+      .meta({ description: 'default everywhere' }),
+    protocol: choice(['tcp', 'udp', 'icmp', 'any']).optional(),
+    ports: ports.optional().meta({ description: 'a port, or a range such as 8000-8999; default all' }),
+  },
+  { error: 'a mapping with action and perhaps to, protocol and ports' },
+);
+
+const policy = z.strictObject(
+  {
+    egress: z
+      .array(egressRule, { error: 'a list of rules' })
+      .optional()
+      .meta({
+        description: 'where the guest may connect and send to; the first rule that matches decides',
+        example: [[{ action: 'allow', to: '192.0.2.0/24', protocol: 'tcp', ports: 443 }]],
+      }),
+    otherwise: choice(['allow', 'deny'])
+      .optional()
+      .meta({ description: 'what no rule of egress matches; default allow', example: ['deny'] }),
+    metadata: choice(['allow', 'deny'])
+      .optional()
+      .meta({ description: 'the metadata addresses of clouds; default deny', example: ['allow'] }),
+    peers: z
+      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests' })
+      .optional()
+      .meta({ description: 'guests that may be reached and may reach this one' }),
+    groups: z
+      .array(integer(NEED_GROUP, 0, 63), { error: 'a list of numbers' })
+      .optional()
+      .meta({
+        description: 'numbers, 0..63: guests that have one in common reach each other',
+        example: [[1]],
+      }),
+    multicast: boolean
+      .optional()
+      .meta({ description: 'multicast and broadcasts; default false', example: [true] }),
+    lowPorts: choice(['root', 'any'])
+      .optional()
+      .meta({ description: "who may use ports below 1024; default the guest's root", example: ['any'] }),
+  },
+  { error: NEED_MAP },
+);
+
+const bandwidth = z
+  .strictObject(
+    {
+      send: size(1)
+        .optional()
+        .meta({ description: 'bytes per second the guest may send', example: ['10m'] }),
+      receive: size(1)
+        .optional()
+        .meta({ description: 'bytes per second it may receive', example: ['10m'] }),
+      burst: size(1)
+        .optional()
+        .meta({ description: 'bytes at once after a pause; default 256k', example: ['1m'] }),
+    },
+    { error: NEED_MAP },
+  )
+  .transform(
+    ({ send, receive, burst }): Bandwidth => ({
+      ...(send === undefined ? {} : { sendBytesPerSecond: send }),
+      ...(receive === undefined ? {} : { receiveBytesPerSecond: receive }),
+      ...(burst === undefined ? {} : { burstBytes: burst }),
+    }),
+  );
+
 const network = z.strictObject(
   {
     mode: choice(['isolated', 'none', 'host'])
@@ -291,6 +378,8 @@ const network = z.strictObject(
     shareWith: text('the name of a guest', isGuestName)
       .optional()
       .meta({ description: 'guest whose addresses and loopback this one has too, in place of its own' }),
+    policy: policy.optional().meta({ description: 'whom the guest may reach' }),
+    bandwidth: bandwidth.optional().meta({ description: 'how fast the guest may be' }),
   },
   { error: NEED_MAP },
 );
@@ -489,10 +578,15 @@ function* networkIssues(
     if (addresses.length > 0) yield [['addresses'], need];
     if (network.interface !== undefined) yield [['interface'], need];
     if (shareWith !== undefined) yield [['shareWith'], need];
+    if (network.policy !== undefined) yield [['policy'], need];
+    if (network.bandwidth !== undefined) yield [['bandwidth'], need];
     return;
   }
   if (shareWith !== undefined && addresses.length > 0)
     yield [['addresses'], 'no addresses of its own with network.shareWith'];
+  for (const key of ['policy', 'bandwidth'] as const)
+    if (shareWith !== undefined && network[key] !== undefined)
+      yield [[key], `none with network.shareWith: that of guest "${shareWith}" holds`];
   const hosts = addresses.map((address) => address.split('/')[0]);
   for (const [index, host] of hosts.entries())
     if (hosts.indexOf(host) < index)
@@ -506,8 +600,24 @@ function completeNetwork(network: Parsed['network']): GuestNetwork {
     addresses,
     ...(network.interface === undefined ? {} : { interface: network.interface }),
     ...(shareWith === undefined ? {} : { shareWith }),
+    ...(network.policy === undefined ? {} : { policy: withoutAbsent(network.policy) }),
+    ...(network.bandwidth === undefined ? {} : { bandwidth: network.bandwidth }),
   };
 }
+
+/** Keys that were not given are undefined after parsing; in a configuration they are not there. */
+function withoutAbsent(policy: NonNullable<Parsed['network']['policy']>): GuestNetworkPolicy {
+  const egress = policy.egress?.map((rule) => dropAbsent(rule));
+  return dropAbsent({ ...policy, egress });
+}
+
+function dropAbsent<Fields extends object>(fields: Fields): Present<Fields> {
+  return Object.fromEntries(
+    Object.entries(fields).filter(([, value]) => value !== undefined),
+  ) as Present<Fields>; // that is what is left
+}
+
+type Present<Fields> = { [Name in keyof Fields]: Exclude<Fields[Name], undefined> };
 
 function complete(config: Parsed): GuestConfig {
   const { xid, hostname, domainname, limits } = config;

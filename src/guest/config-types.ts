@@ -1,6 +1,7 @@
 import type { Xid } from '../base/ids.ts';
 import type { CpuBandwidth } from '../base/units.ts';
 import type { RlimitName } from '../context/rlimits.ts';
+import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
 
 /**
  * What is process 1 of a guest: `fake` a tiny built-in init, `none` the command itself, `own` the command, which is a
@@ -23,6 +24,14 @@ export interface GuestNetwork {
   readonly interface?: string;
   /** Guest whose addresses and loopback it has too. */
   readonly shareWith?: string;
+  readonly policy?: GuestNetworkPolicy;
+  readonly bandwidth?: Bandwidth;
+}
+
+/** Whom a guest may reach. */
+export interface GuestNetworkPolicy extends Omit<NetworkPolicy, 'peers' | 'raw'> {
+  /** Names of guests that may be reached, and may reach this one. */
+  readonly peers?: readonly string[];
 }
 
 /** The guest's system call filter. */
@@ -132,6 +141,14 @@ export interface GuestConfigValues {
     readonly addresses?: readonly string[];
     readonly interface?: string;
     readonly shareWith?: string;
+    readonly policy?: Omit<GuestNetworkPolicy, 'egress'> & {
+      readonly egress?: readonly (Omit<EgressRule, 'ports'> & { readonly ports?: number | string })[];
+    };
+    readonly bandwidth?: {
+      readonly send?: number | string;
+      readonly receive?: number | string;
+      readonly burst?: number | string;
+    };
   };
   readonly bcaps?: readonly string[];
   readonly seccomp?: SeccompChoice;

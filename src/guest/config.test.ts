@@ -47,6 +47,34 @@ test('defaults', () => {
   });
 });
 
+test('a network with a policy', () => {
+  const text = `${BASE}network:
+  addresses: [10.0.0.5/24, "2001:DB8::5"]
+  interface: eth0
+  policy:
+    egress:
+      - {action: allow, to: 192.0.2.0/24, protocol: tcp, ports: 443}
+      - {action: deny, ports: 8000-8999}
+    otherwise: deny
+    peers: [db]
+  bandwidth: {send: 10m}
+`;
+  assert.deepEqual(parseGuestConfig(text, 'web.yaml').network, {
+    mode: 'isolated',
+    addresses: ['10.0.0.5/24', '2001:db8::5/128'],
+    interface: 'eth0',
+    policy: {
+      egress: [
+        { action: 'allow', to: '192.0.2.0/24', protocol: 'tcp', ports: [443, 443] },
+        { action: 'deny', ports: [8000, 8999] },
+      ],
+      otherwise: 'deny',
+      peers: ['db'],
+    },
+    bandwidth: { sendBytesPerSecond: 10 * 1024 ** 2 },
+  });
+});
+
 test('a guest with an init of its own has other defaults', () => {
   const config = parseGuestConfig('init: own\n', 'x');
   assert.equal(config.template, 'host');
@@ -254,6 +282,18 @@ describe('refuses bad values of every key', () => {
       '{addresses: [10.0.0.5], shareWith: db}',
       '{shareWith: ..}',
       '{mode: none, shareWith: db}',
+      '{mode: host, policy: {otherwise: deny}}',
+      '{shareWith: db, policy: {otherwise: deny}}',
+      '{addresses: [10.0.0.5], policy: deny}',
+      '{addresses: [10.0.0.5], policy: {otherwise: drop}}',
+      '{addresses: [10.0.0.5], policy: {egress: [{to: 10.0.0.0/8}]}}',
+      '{addresses: [10.0.0.5], policy: {egress: [{action: allow, to: example.org}]}}',
+      '{addresses: [10.0.0.5], policy: {egress: [{action: allow, ports: 0}]}}',
+      '{addresses: [10.0.0.5], policy: {egress: [{action: allow, ports: 9-8}]}}',
+      '{addresses: [10.0.0.5], policy: {groups: [64]}}',
+      '{addresses: [10.0.0.5], policy: {peers: db}}',
+      '{addresses: [10.0.0.5], bandwidth: 5m}',
+      '{addresses: [10.0.0.5], bandwidth: {send: 0}}',
     ],
     bcaps: ['NET_RAW', '[FLY]', '[5]', '["-"]', '[NET_RAW, -KILL]', '{NET_RAW: true}', '[--NET_RAW]'],
     seccomp: ['off', 'true', '{profile: p.json}', '{profile: /a, x: 1}', '{}', '[default]'],

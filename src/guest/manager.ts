@@ -95,7 +95,7 @@ export class Manager {
   readonly registry: Registry;
   readonly #templates: TemplateStore;
   readonly #contexts: Contexts;
-  readonly #networks: Networks;
+  readonly networks: Networks;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
@@ -105,7 +105,7 @@ export class Manager {
     this.registry = new Registry(host.paths);
     this.#templates = templates;
     this.#contexts = new Contexts(host, this.registry);
-    this.#networks = new Networks(host, this.registry);
+    this.networks = new Networks(host, this.registry);
   }
 
   // ---- start-up and repair ----------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ export class Manager {
   /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
   async recover(held: readonly HeldObject[]): Promise<void> {
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
-    const known = new Set<number>(this.#networks.recover(held));
+    const known = new Set<number>(this.networks.recover(held));
     for (const record of this.registry.load(this.#bootId)) {
       const object = processes.get(record.initObject);
       // By pid too: a former syscalld had other objects of the same ids.
@@ -122,7 +122,7 @@ export class Manager {
       if (held && record.network) known.add(record.network.process).add(record.network.control);
       await this.#attempt(`take over guest "${record.name}"`, () => this.#adopt(record, held));
     }
-    await this.#attempt('fence the guests that run', () => this.#networks.adopt(this.registry.list()));
+    await this.#attempt('fence the guests that run', () => this.networks.adopt(this.registry.list()));
     for (const guest of this.registry.list()) {
       const { network } = guest.live ?? {};
       if (network?.control !== 0 || !isActive(guest)) continue;
@@ -199,7 +199,7 @@ export class Manager {
   /** The first one goes on with the processes it knows; commands to come need one that is known here. */
   async #restartBroker(guest: Guest): Promise<void> {
     if (!guest.live?.network) return;
-    const network = await this.#networks.restartBroker(guest, guest.live.initObject, guest.live.network);
+    const network = await this.networks.restartBroker(guest, guest.live.initObject, guest.live.network);
     this.#remember(guest, { ...guest.live, network });
   }
 
@@ -256,7 +256,7 @@ export class Manager {
     undo.defer('guest in memory', () => {
       this.registry.remove(guest);
     });
-    await this.#networks.check(guest, parsed);
+    await this.networks.check(guest, parsed);
     const template = await this.#templates.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#removeFiles(name));
@@ -297,7 +297,7 @@ export class Manager {
           `cannot delete guest "${guest.name}": found it ${guest.state}; need it stopped, or --force`,
         );
       }
-      this.#networks.checkUnused(guest);
+      this.networks.checkUnused(guest);
       const paths = guestPaths(this.host.paths, guest.name);
       refuseMounted(paths);
       // The configuration first: without it the rest is swept, should we not get to the end.
@@ -451,7 +451,7 @@ export class Manager {
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
-      network: await this.#networks.plan(guest, init),
+      network: await this.networks.plan(guest, init),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
   }
@@ -492,7 +492,7 @@ export class Manager {
       this.#byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.host.syscalld.drop(object);
     });
-    const opening = spec.network ? await this.#networks.begin(guest, spec.network) : undefined;
+    const opening = spec.network ? await this.networks.begin(guest, spec.network) : undefined;
     network = opening?.live;
     const started = await Promise.race([this.#runStart(guest, context, spec, opening), cancelled.promise]);
     network = started.network;
@@ -690,7 +690,7 @@ export class Manager {
 
   async #closeNetwork(guest: Guest, network: LiveNetwork): Promise<void> {
     await this.#attempt(`end the network of guest "${guest.name}"`, async () => {
-      const heir = await this.#networks.close(guest, network);
+      const heir = await this.networks.close(guest, network);
       const other = this.registry.list().find((one) => one.name === heir?.name);
       if (heir && other?.live && isActive(other)) this.#remember(other, heir);
     });
@@ -863,13 +863,13 @@ export class Manager {
       }
       const edited = editConfigText(text, changes, paths.config);
       const config = parseGuestConfig(edited, paths.config);
-      await this.#networks.check(guest, config);
+      await this.networks.check(guest, config);
       let effective: Effective | undefined;
       if (guest.live && isActive(guest)) {
         // First the kernel, which may refuse; then the file.
         effective = this.host.cgroups.apply(guest.xid, limitsOf(config));
         this.#remember(guest, { ...guest.live, config: { ...guest.live.config, limits: config.limits } });
-        const live = await this.#networks.change(guest, guest.live, config.network);
+        const live = await this.networks.change(guest, guest.live, config.network);
         if (live) this.#remember(guest, live);
       }
       writeDurable(paths.config, edited);
@@ -881,7 +881,7 @@ export class Manager {
   /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
   async close(): Promise<void> {
     await this.#contexts.close();
-    await this.#networks.end();
+    await this.networks.end();
     this.host.cgroups.removeInstance();
   }
 

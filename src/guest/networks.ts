@@ -5,11 +5,12 @@
 import { rmSync, statSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
 import { formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
-import type { NetworkRules, OwnAddress } from '../network/rules.ts';
+import type { Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
@@ -85,7 +86,7 @@ export class Networks {
     for (const guest of running) {
       const { network } = guest.live ?? {};
       if (!network) continue;
-      const rules = rulesOf(this.#addresses(guest));
+      const rules = this.#rules(this.#ownNetwork(guest));
       if (isKept) {
         fence.adopt(network.nid, rules);
       } else {
@@ -125,9 +126,20 @@ export class Networks {
     }
   }
 
-  #addresses(guest: Guest): readonly IpPrefix[] {
+  /** The network of the guest whose addresses a guest has. */
+  #ownNetwork(guest: Guest): GuestNetwork {
     const owner = this.#owner(guest, configOf(guest).network) ?? guest;
-    return configOf(owner).network.addresses.map(parseIpPrefix);
+    return configOf(owner).network;
+  }
+
+  /** @throws UserError guest-not-found */
+  #rules({ addresses, policy, bandwidth }: GuestNetwork): NetworkRules {
+    const { peers = [], ...rest } = policy ?? {};
+    return {
+      ...addressesOf(addresses.map(parseIpPrefix)),
+      policy: { ...rest, peers: peers.map((name) => this.#registry.find(name).xid) },
+      ...(bandwidth === undefined ? {} : { bandwidth }),
+    };
   }
 
   #broker(guest: Guest, init: number, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
@@ -215,7 +227,7 @@ export class Networks {
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
     return {
-      addresses: this.#addresses(guest),
+      addresses: this.#ownNetwork(guest).addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
       broker: this.#broker(guest, init, objects, fence),
     };
@@ -224,7 +236,9 @@ export class Networks {
   /** Prepares the steps that make a guest's network ready for its start. Changes nothing. */
   async begin(guest: Guest, { addresses, broker }: NetworkSpec): Promise<NetworkOpening> {
     const owner = this.#owner(guest, guest.config.network) ?? guest;
-    const name = configOf(owner).network.interface;
+    const own = configOf(owner).network;
+    const name = own.interface;
+    const rules = this.#rules(own);
     const { fence } = await this.#openFence();
     const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
     const present = new Set(
@@ -241,7 +255,7 @@ export class Networks {
       live,
       plan: (p) => {
         // The fence first: no address is there before it is guarded.
-        fence.planNetwork(p, live.nid, rulesOf(addresses))();
+        fence.planNetwork(p, live.nid, rules)();
         fence.planBindGuest(p, planOpenDirectory(p, p.flags('AT_FDCWD'), directory), live.nid);
         if (name === undefined) return () => live;
         const results = planHostAddresses(p, name, addresses);
@@ -299,6 +313,20 @@ export class Networks {
     return { ...heir, network: { ...heir.network, interface: live.interface, added } };
   }
 
+  /** Returns what a guest's network context has sent and received, with those it shares with; undefined without one. */
+  async traffic(guest: Guest): Promise<NetworkCounters | undefined> {
+    const network = isActive(guest) ? guest.live?.network : undefined;
+    if (!network) return undefined;
+    return await (await this.#openFence()).fence.readCounters(network.nid);
+  }
+
+  /** Lists what a guest's network context was refused, the latest first. */
+  async denials(guest: Guest): Promise<readonly Denial[]> {
+    const network = isActive(guest) ? guest.live?.network : undefined;
+    if (!network) return [];
+    return await (await this.#openFence()).fence.readDenials(network.nid);
+  }
+
   /** Forgets the fence, when no guest runs any more. */
   async end(): Promise<void> {
     const open = await this.#fence?.catch(() => undefined);
@@ -330,18 +358,23 @@ export class Networks {
     if (!live.network || after.mode !== 'isolated' || after.shareWith !== before.shareWith) return undefined;
     const added = after.addresses.filter((one) => !before.addresses.includes(one)).map(parseIpPrefix);
     const removed = before.addresses.filter((one) => !after.addresses.includes(one)).map(parseIpPrefix);
-    if (added.length + removed.length === 0) return undefined;
+    if (isDeepStrictEqual(before, after)) return undefined;
     const { nid } = live.network;
     const { fence } = await this.#openFence();
-    await fence.setNetwork(nid, rulesOf(after.addresses.map(parseIpPrefix)));
+    await fence.setNetwork(nid, this.#rules(after));
     const network = await this.#changeHost(guest, live.network, added, removed.map(formatIpPrefix));
     for (const one of this.#registry.list()) {
       if (!one.live || !isActive(one) || one.live.network?.nid !== nid) continue;
+      if (added.length + removed.length === 0) break;
       const p = this.#host.program();
       planDisplayChange(p, p.import(one.live.initObject), added, removed);
       await this.#host.syscalld.run(`show guest "${one.name}" its addresses`, p);
     }
-    const config = { ...live.config, network: { ...before, addresses: after.addresses } };
+    const { interface: name } = before;
+    const config = {
+      ...live.config,
+      network: { ...after, ...(name === undefined ? {} : { interface: name }) },
+    };
     return { ...live, config, network };
   }
 
@@ -369,7 +402,7 @@ function configOf(guest: Guest): GuestConfig {
   return guest.live && isActive(guest) ? guest.live.config : guest.config;
 }
 
-function rulesOf(addresses: readonly IpPrefix[]): NetworkRules {
+function addressesOf(addresses: readonly IpPrefix[]): Pick<NetworkRules, 'addresses4' | 'addresses6'> {
   const of = (family: 4 | 6): readonly OwnAddress[] =>
     addresses
       .filter((one) => one.family === family)

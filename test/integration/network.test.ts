@@ -247,6 +247,52 @@ else: print('ok')
     assert.equal(ask('10.9.0.6', 8000), 'two 10.9.0.6');
   });
 
+  test('policy is as configured and changes at once; what is refused is listed, what passes is counted', async () => {
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    await v.ok(['create', 'two', '--ip', '10.9.0.6/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    await v.ok(['set', 'one', 'network.policy.otherwise=deny']);
+    await v.ok(['start', 'one', 'two']);
+    await serveOnHost('10.9.0.1', 8000);
+    await serveOnHost('10.9.0.1', 8001);
+    await serve('two', '10.9.0.6', 8000);
+    const connect = async (address: string, port: string): Promise<string> =>
+      (await python('one', CODE, 'connect', address, port)).trim();
+    assert.notEqual(await connect('10.9.0.1', '8000'), 'ok');
+    await v.ok([
+      'set',
+      'one',
+      'network.policy.egress=[{action: allow, to: 10.9.0.0/24, protocol: tcp, ports: 8000}]',
+    ]);
+    assert.equal(await connect('10.9.0.1', '8000'), 'ok');
+    assert.notEqual(await connect('10.9.0.1', '8001'), 'ok');
+    assert.notEqual(await connect('10.9.0.6', '8000'), 'ok');
+    const [first] = JSON.parse(await v.ok(['denied', 'one', '--json'])) as Record<string, unknown>[];
+    assert.deepEqual(
+      [first?.['guest'], first?.['reason'], first?.['address'], first?.['port']],
+      ['one', 'guest', '10.9.0.6', 8000],
+    );
+    assert.match(await v.ok(['denied', 'one']), /^one +\d+ +\S+ +out +tcp +10\.9\.0\.1 +8001 +policy$/m);
+    await v.ok(['set', 'one', 'network.policy.peers=[two]']);
+    assert.equal(await connect('10.9.0.6', '8000'), 'ok');
+    const traffic = async (): Promise<number> => {
+      const [view] = JSON.parse(await v.ok(['traffic', 'one', '--json'])) as {
+        traffic: { tcp4: { sent: { packets: number } } };
+      }[];
+      return view!.traffic.tcp4.sent.packets;
+    };
+    const before = await traffic();
+    assert.ok(before > 0);
+    await python('one', CLIENT, '10.9.0.1', '8000', 'tcp');
+    assert.ok((await traffic()) >= before + 3);
+    await v.ok(['restart', '-t', '0', 'one']);
+    assert.notEqual(await connect('10.9.0.1', '8001'), 'ok');
+    assert.equal(await connect('10.9.0.6', '8000'), 'ok');
+    assert.match(
+      (await v.run(['set', 'one', 'network.policy.peers=[nobody]'])).stderr,
+      /cannot find guest "nobody"/,
+    );
+  });
+
   test('the fence holds while both daemons are dead, and after', async () => {
     chmodSync(v.scratch, 0o755);
     const binds = `
