@@ -14,6 +14,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -98,7 +99,7 @@ static void start(void)
 		int null = open("/dev/null", O_RDWR);
 		dup2(null, 0);
 		dup2(null, 1);
-		close_range(3, ~0U, 0);
+		syscall(SYS_close_range, 3, ~0U, 0);
 		/* A second fork: syscalld is nobody's child, and no zombie when it ends. What it has to say while it starts
 		 * still goes to our stderr. */
 		if (fork() == 0) {

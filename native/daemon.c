@@ -297,7 +297,7 @@ static struct object *worker_fork(void)
 		int sock = fcntl(pair[1], F_DUPFD_CLOEXEC, 3);
 		if (sock != 3)
 			dup3(sock, 3, O_CLOEXEC);
-		close_range(4, ~0U, 0);
+		syscall(SYS_close_range, 4, ~0U, 0);
 		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 		for (int fd = 0; fd < 3; fd++)
 			if (dup2(null, fd) < 0)
@@ -580,7 +580,7 @@ static void vserverd_start(void)
 		dup2(open("/dev/null", O_RDWR), 0);
 		log_here();
 		dup2(2, 1);
-		close_range(4, ~0U, 0);
+		syscall(SYS_close_range, 4, ~0U, 0);
 		setrlimit(RLIMIT_NOFILE, &files_limit);
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		execl(vserverd_path, "vserverd", root_path, (char *)NULL);

@@ -9,11 +9,9 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #define TICK_BYTES (512u * 1024u)
 

@@ -6,7 +6,6 @@
 #include "machine.h"
 #include <errno.h>
 #include <linux/sched.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -96,15 +95,12 @@ static int64_t spawn(uint64_t flags, int64_t cgroup, uint32_t object)
 static _Noreturn void fakeinit(pid_t command, int tell, uint32_t object)
 {
 	sigset_t all;
-	sigfillset(&all);
+	memset(&all, 0xff, sizeof all); /* sigfillset leaves out what a libc wants for itself */
 	sigprocmask(SIG_SETMASK, &all, NULL); /* blocked signals reach pid 1 even without a handler: signal.c sig_ignored() */
 	title_set("init");
-	/* A thousand guests have a thousand of these, and of the heap, which begins with what libc keeps for a thread. */
-	char *heap = (char *)(((uintptr_t)&errno + 8192) & ~(uintptr_t)4095);
-	madvise(message, sizeof message, MADV_DONTNEED);
-	madvise(heap, (size_t)((char *)sbrk(0) - heap), MADV_DONTNEED);
+	madvise(message, sizeof message, MADV_DONTNEED); /* a thousand guests have a thousand of these */
 	m.sock = dup2(tell, 0);
-	close_range((unsigned)m.sock + 1, ~0U, 0);
+	syscall(SYS_close_range, m.sock + 1, ~0U, 0);
 	for (int sig = 0;; sig = sigwaitinfo(&all, NULL)) {
 		if (sig > 0 && sig != SIGCHLD)
 			kill(command, sig);

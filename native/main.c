@@ -2,7 +2,6 @@
  * One static binary, two programs: the client, which everybody calls, and syscalld, which the client starts. */
 #include "daemon.h"
 #include "machine.h"
-#include <string.h>
 
 int main(int argc, char **argv)
 {

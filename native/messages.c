@@ -4,10 +4,8 @@
  */
 #include "messages.h"
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 union control {
 	struct cmsghdr align;

@@ -3,9 +3,9 @@
 #define VSERVER_MESSAGES_H
 #include "wire.h"
 #include <stdbool.h>
-#include <stddef.h>
-#include <sys/types.h>
+#include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 struct fds {
 	int fd[IMPORTS_MAX];
 	uint32_t count;

@@ -4,7 +4,6 @@
  * all of it can be fuzzed.
  */
 #include "machine.h"
-#include <string.h>
 
 static bool fits(const struct program_header *h, uint64_t off, uint64_t len)
 {

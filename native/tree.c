@@ -8,11 +8,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #define LEVELS 32 /* what lies deeper moves up: a tree of any depth needs no more descriptors than this */
 
@@ -48,7 +48,7 @@ static int move_up(int dir, const char *name, unsigned *counter)
 	char unused[32];
 	do {
 		snprintf(unused, sizeof unused, ".vserver-removed-%u", (*counter)++);
-		if (renameat2(dir, name, levels[0].fd, unused, RENAME_NOREPLACE) == 0)
+		if (syscall(SYS_renameat2, dir, name, levels[0].fd, unused, RENAME_NOREPLACE) == 0)
 			return 0;
 	} while (errno == EEXIST);
 	return errno == EBUSY ? EXDEV : errno;

@@ -51,6 +51,11 @@ if [ -n "$want_native" ]; then
   has gcc || fail 'cannot build: found no gcc; need: apt-get install gcc make'
   has make || fail 'cannot build: found no make; need: apt-get install gcc make'
   if [ ! -e build/syscalld ]; then
+    # A wish, no need: with musl each command is 0.4 ms shorter in a virtual machine (native/Makefile).
+    if ! has musl-gcc && has apt-get && [ "$(id -u)" = 0 ]; then
+      DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends musl-tools >/dev/null 2>&1 ||
+        echo 'building with glibc: found no package musl-tools to install' >&2
+    fi
     probe=$(mktemp)
     trap 'rm -f "$probe"' EXIT
     printf '#include <stdio.h>\n#include <linux/types.h>\nint main(void) { return puts("") < 0; }\n' |
