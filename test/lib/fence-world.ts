@@ -11,6 +11,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout } from 'node:timers/promises';
 import { createFence, type Fence } from '../../src/network/fence.ts';
 import { planPrepareSocket } from '../../src/network/fence-broker.ts';
+import type { NetworkRules } from '../../src/network/rules.ts';
 import { discoverCgroups } from '../../src/resources/cgroup-layout.ts';
 import { Program } from '../../src/sys/program.ts';
 import { type Machine, withMachine } from './machine.ts';
@@ -222,4 +223,18 @@ async function startAgent(children: ChildProcess[], netns: string, cgroup?: stri
     return answer.value;
   };
   return { pid, run, get: async (expression) => await run(`_ = ${expression}`) };
+}
+
+/** Rules of a context with the addresses that end in a number. */
+export const only = (host: number, more: Partial<NetworkRules> = {}): NetworkRules => ({
+  addresses4: [{ address: `10.7.0.${host}`, prefix: 24 }],
+  addresses6: [{ address: `fd07::${host}`, prefix: 64 }],
+  ...more,
+});
+
+/** A guest whose addresses end in its number. */
+export async function guest(world: World, nid: number, rules: NetworkRules = only(nid)): Promise<Agent> {
+  await world.fence.setNetwork(nid, rules);
+  await world.fence.bindGuest(world.cgroup(nid), nid);
+  return await world.agent(nid);
 }
