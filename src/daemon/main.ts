@@ -2,6 +2,7 @@
  * vserverd: the composition root. Started by syscalld with the control socket as descriptor 3 and the root as argument.
  */
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { BugError } from '../base/errors.ts';
 import type { ControlPlane, Services } from '../cli/io.ts';
@@ -19,6 +20,7 @@ import { IdleCollector } from './idle-collector.ts';
 import { Session } from './session.ts';
 
 const CONTROL_FD = 3;
+const SERVED_TIMEOUT_MS = 2000;
 const log = pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime });
 
 async function serve(): Promise<void> {
@@ -46,7 +48,7 @@ async function serve(): Promise<void> {
     startedAt: new Date().toISOString(),
     shutdown: () => {
       isEnding = true;
-      void shutdown(manager, syscalld);
+      void shutdown(manager, syscalld, sessions);
     },
   };
   const sessions = new Map<number, Session>();
@@ -100,10 +102,16 @@ async function serve(): Promise<void> {
   );
 }
 
-async function shutdown(manager: Manager, syscalld: Syscalld): Promise<void> {
+async function shutdown(
+  manager: Manager,
+  syscalld: Syscalld,
+  sessions: ReadonlyMap<number, Session>,
+): Promise<void> {
   // First, so that nobody comes any more: the next client starts anew.
   syscalld.shutdown();
   await manager.close();
+  // Who came before is served to the end, unless that is far off.
+  for (let waitedMs = 0; sessions.size > 0 && waitedMs < SERVED_TIMEOUT_MS; waitedMs += 10) await sleep(10);
   // What is still queued for the client goes out first.
   setTimeout(() => process.exit(0), 20);
 }

@@ -368,6 +368,22 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await Promise.all([stops, ...clients]);
   });
 
+  test('of the control plane by its own verb: who is slow to read is served to the end', async () => {
+    await v.ok(['run', '-d', '--name', 'wrote', '--', 'sh', '-c', 'seq 40000']);
+    await v.ok(['wait', 'wrote']).catch(() => ''); // or it has ended already
+    const client = v.spawn(['logs', 'wrote']);
+    const ended = once(client, 'exit');
+    await once(client.stdout!, 'readable'); // and not read
+    await v.ok(['daemon', 'stop']);
+    await setTimeout(200);
+    let text = '';
+    client.stdout!.setEncoding('utf8').on('data', (piece: string) => {
+      text += piece;
+    });
+    assert.deepEqual(await ended, [0, null]);
+    assert.match(text, /^40000$/m);
+  });
+
   test('with the run directory gone the next client makes it anew', async () => {
     await v.ok(['create', 'stays', '--', 'sleep', '1000']);
     await v.ok(['daemon', 'stop']);
