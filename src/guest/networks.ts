@@ -3,7 +3,6 @@
  * fence around them, and the broker that makes the guest's sockets.
  */
 import { rmSync, statSync } from 'node:fs';
-import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
@@ -12,6 +11,7 @@ import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import type { Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
+import { isLocalAddress } from '../sys/local-address.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
@@ -241,15 +241,14 @@ export class Networks {
     const rules = this.#rules(own);
     const { fence } = await this.#openFence();
     const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
-    const present = new Set(
-      Object.values(networkInterfaces()).flatMap((all) => all?.map((one) => one.address) ?? []),
-    );
+    const absent =
+      name === undefined ? [] : await filterAsync(addresses, async (one) => !(await isOnHost(one)));
     const live: LiveNetwork = {
       nid: owner.xid,
       cgroupId: String(statSync(directory, { bigint: true }).ino),
       ...broker.objects,
       interface: name,
-      added: addresses.filter(({ bytes }) => !present.has(formatIpAddress(bytes))).map(formatIpPrefix),
+      added: absent.map(formatIpPrefix),
     };
     return {
       live,
@@ -408,6 +407,18 @@ function addressesOf(addresses: readonly IpPrefix[]): Pick<NetworkRules, 'addres
       .filter((one) => one.family === family)
       .map(({ bytes, length }) => ({ address: formatIpAddress(bytes), prefix: length }));
   return { addresses4: of(4), addresses6: of(6) };
+}
+
+async function isOnHost({ family, bytes }: IpPrefix): Promise<boolean> {
+  return await isLocalAddress(family, formatIpAddress(bytes));
+}
+
+async function filterAsync<T>(
+  values: readonly T[],
+  test: (value: T) => Promise<boolean>,
+): Promise<readonly T[]> {
+  const passed = await Promise.all(values.map(test));
+  return values.filter((_, i) => passed[i]);
 }
 
 /** The addresses that an interface did not have before. */
