@@ -316,10 +316,27 @@ names.update(answer=answer)`);
         await outside.run('d, p = z.recvfrom(9); z.sendto(d, p); z.close()');
         assert.equal(await two.get('y.recv(9).decode()'), '1');
       }
-      // A source that is not its own.
-      const spoof =
-        "code(u.sendmsg, [b'x'], [(0, 8, struct.pack('=I4s4s', 0, socket.inet_aton('10.7.0.1'), bytes(4)))], 0, ('10.7.0.100', 9))";
-      assert.equal(await two.get(spoof), 'EADDRNOTAVAIL');
+      // A source that is not its own, with an address to send to and without.
+      await two.run(
+        "spoof = lambda s, ip, to: code(s.sendmsg, [b'x'], [(0, 8, struct.pack('=I4s4s', 0, socket.inet_aton(ip), bytes(4)))], 0, *to)",
+      );
+      await two.run(
+        "spoof6 = lambda s, ip, to: code(s.sendmsg, [b'x'], [(41, 50, socket.inet_pton(10, ip) + bytes(4))], 0, *to)",
+      );
+      await two.run(
+        "c = udp(); c.connect(('10.7.0.100', 9)); e = udp(family=10); e.connect(('fd07::100', 9)); f = udp(family=10)",
+      );
+      await two.run("to, to6 = [('10.7.0.100', 9)], [('fd07::100', 9)]");
+      for (const [call, own, foreign] of [
+        ["spoof(u, '#', to)", '10.7.0.4', '10.7.0.1'],
+        ["spoof(c, '#', [])", '10.7.0.4', '10.7.0.1'],
+        ["spoof6(w, '#', to6)", 'fd07::2', 'fd07::1'],
+        ["spoof6(e, '#', [])", 'fd07::2', 'fd07::1'],
+        ["spoof6(f, '#', to6)", 'fd07::2', 'fd07::1'],
+      ] as const) {
+        assert.equal(await two.get(call.replace('#', own)), 'ok', call);
+        assert.equal(await two.get(call.replace('#', foreign)), 'EADDRNOTAVAIL', call);
+      }
     });
   });
 
