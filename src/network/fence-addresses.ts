@@ -321,17 +321,26 @@ export function sendProgram(target: FenceTarget, family: Family): EbpfProgram {
   writeUserAddress(f, family, FRAME.remote);
   a.label('source');
   unlessNamed(f, family, 'set source');
-  // A socket bound to a wildcard has one address of the context's; another may be nearer to the peer.
   f.ifStateFlag(STATE_FLAG.wild, false, 'check source');
   if (family === 4) {
     a.load(2, 6, SOCK_ADDR.socket, 8)
       .load(2, 2, SOCK.sourceIp4, 4)
       .load(1, 10, FRAME.header + 12, 4);
-    a.jumpIf32(1, '==', reg(2), 'set source').goto('check source');
+    a.jumpIf32(1, '!=', reg(2), 'check source');
   } else {
-    f.unlessMapped(FRAME.header, 'check source');
-    a.goto('set source');
+    a.load(3, 6, SOCK_ADDR.socket, 8);
+    for (const i of [0, 4, 8, 12])
+      a.load(2, 3, SOCK.sourceIp6 + i, 4)
+        .load(1, 10, FRAME.header + i, 4)
+        .jumpIf32(1, '!=', reg(2), 'check source');
   }
+  // A socket bound to a wildcard has one address of the context's. It answers from the one that was asked.
+  f.flowKey();
+  f.lookup('flows', FRAME.prefixKey);
+  a.jumpIf(0, '==', 0, 'set source');
+  f.copyAddress(10, FRAME.header, 0, 0).ownerOf(FRAME.header).ifMine(false, 'set source');
+  f.copyAddress(10, FRAME.own, 10, FRAME.header);
+  a.goto('set source');
   a.label('source alone');
   unlessNamed(f, family, 'pass');
   a.label('check source');

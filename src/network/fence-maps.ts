@@ -125,7 +125,7 @@ export const RATE_SHIFT = 10;
 /** Directions as in keys of `rates` and in denials. */
 export const DIRECTION = { out: 0, in: 1 } as const;
 
-/** `flows`: u32 nid, u16 own port, u16 peer's port, peer's address → u64 generation; peers that UDP came from. */
+/** `flows`: u32 nid, u16 own port, u16 peer's port, peer's address → the own address that UDP came to from there. */
 export const FLOW = { nid: 0, port: 4, peerPort: 6, address: 8, bytes: 24 } as const;
 
 /** Buckets are taken at once, 16 bytes for each of these. */
@@ -177,7 +177,7 @@ export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
   /** u64 cookie → socket */
   sockets: { type: 'sockHash', keyBytes: 8, valueBytes: 8, entries: SOCKETS },
   denials: { type: 'lruHash', keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes, entries: 4096 },
-  flows: { type: 'lruHash', keyBytes: FLOW.bytes, valueBytes: 8, entries: 4096 },
+  flows: { type: 'lruHash', keyBytes: FLOW.bytes, valueBytes: 16, entries: 16_384 },
   counters: { type: 'perCpuHash', keyBytes: 4, valueBytes: COUNTER.bytes, entries: CONTEXTS },
   rates: { type: 'hash', keyBytes: 8, valueBytes: RATE.bytes, entries: CONTEXTS },
   state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },

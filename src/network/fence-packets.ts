@@ -251,13 +251,18 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   a.jumpIf(1, '==', ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, right);
   f.refuse('loopback', 'EPERM');
   a.label(noLoopback);
-  // Whoever sends UDP to the context may be answered, whatever policy says about beginning.
+  // Whoever sends UDP to the context may be answered, whatever policy says about beginning, and from the address asked.
+  const [note, known] = [a.fresh('note flow'), a.fresh('flow is known')];
   a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.udp, noFlow);
-  f.ifNetworkFlag(NETWORK_FLAG.rules, false, noFlow);
+  f.ifNetworkFlag(NETWORK_FLAG.rules, true, note).ifStateFlag(STATE_FLAG.wild, false, noFlow);
+  f.ifNetworkFlag(NETWORK_FLAG.sources4 | NETWORK_FLAG.sources6, false, noFlow);
+  a.label(note);
   f.flowKey();
   f.lookup('flows', FRAME.prefixKey);
-  a.jumpIf(0, '!=', 0, noFlow).store(10, FRAME.binding, 1, 8);
-  f.update('flows', FRAME.prefixKey, FRAME.binding, 0);
+  a.jumpIf(0, '!=', 0, known);
+  f.update('flows', FRAME.prefixKey, FRAME.own, 0);
+  a.goto(noFlow).label(known);
+  f.copyAddress(0, 0, 10, FRAME.own);
   a.label(noFlow);
 }
 

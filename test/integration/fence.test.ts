@@ -391,6 +391,49 @@ names.update(answer=answer)`);
     });
   });
 
+  test('UDP answers from the asked address also where another is nearer, and without being told', async () => {
+    await withWorld(async (world) => {
+      const { outside } = world;
+      const two = await guest(world, 2, {
+        addresses4: [
+          { address: '10.7.0.2', prefix: 24 },
+          { address: '10.8.0.2', prefix: 24 },
+        ],
+        addresses6: [
+          { address: 'fd07::2', prefix: 64 },
+          { address: 'fd07::4', prefix: 64 },
+        ],
+      });
+      for (const [name, any, family] of [
+        ['u', '0.0.0.0', 'AF_INET'],
+        ['w', '::', 'AF_INET6'],
+        ['x', '::', 'AF_INET6'],
+      ]) {
+        await two.run(`${name} = udp(family=socket.${family})`);
+        await world.prepare(two, String(name));
+        if (name === 'x') await two.run('x.setsockopt(41, 26, 1)'); // IPV6_V6ONLY
+        await two.run(`${name}.bind(('${any}', ${{ u: 53, w: 54, x: 55 }[String(name)]}))`);
+      }
+      const cases: readonly (readonly [string, string, string, number])[] = [
+        ['u', '10.7.0.100', '10.7.0.2', 53],
+        ['u', '10.7.0.100', '10.8.0.2', 53],
+        ['u', '10.8.0.100', '10.7.0.2', 53],
+        ['w', '10.8.0.100', '10.7.0.2', 54],
+        ['w', 'fd07::100', 'fd07::4', 54],
+        ['x', 'fd07::100', 'fd07::4', 55],
+        ['x', 'fd07::100', 'fd07::2', 55],
+      ];
+      for (const [name, from, to, port] of cases) {
+        const family = from.includes(':') ? 'AF_INET6' : 'AF_INET';
+        await outside.run(`c = udp(('${from}', 0), socket.${family}); c.sendto(b'q', ('${to}', ${port}))`);
+        await two.run(`d, p = ${name}.recvfrom(9); ${name}.sendto(d, p)`);
+        assert.deepEqual(await outside.get('c.recvfrom(9)[1][:2]'), [to, port], `${from} asked ${to}`);
+      }
+      await two.run("c = udp(family=10); c.sendto(b'q', ('::1', 55)); d, p = x.recvfrom(9); x.sendto(d, p)");
+      assert.deepEqual(await two.get('c.recvfrom(9)[1][:2]'), ['::1', 55]);
+    });
+  });
+
   test('ICMP echo goes out from an own address, and comes back', async () => {
     await withWorld(async (world) => {
       const two = await guest(world, 2);

@@ -148,6 +148,7 @@ export const SOCK = {
   type: 8,
   protocol: 12,
   sourceIp4: 24,
+  sourceIp6: 28,
   sourcePort: 44,
   state: 72,
 } as const;
