@@ -372,7 +372,7 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['run', '-d', '--name', 'wrote', '--', 'sh', '-c', 'seq 40000']);
     await v.ok(['wait', 'wrote']).catch(() => ''); // or it has ended already
     const client = v.spawn(['logs', 'wrote']);
-    const ended = once(client, 'exit');
+    const ended = once(client, 'close'); // and all its output is here
     await once(client.stdout!, 'readable'); // and not read
     await v.ok(['daemon', 'stop']);
     await setTimeout(200);
