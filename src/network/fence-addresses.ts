@@ -99,6 +99,8 @@ export function bindProgram(target: FenceTarget, family: Family): EbpfProgram {
   a.label('allow').move(0, ALLOW_LOW_PORT).exit();
   a.label('in use');
   f.refuse(undefined, 'EADDRINUSE');
+  a.label('no room');
+  f.refuse('too-many', 'ENOBUFS');
   a.label('not ours');
   f.refuse('foreign-address', 'EADDRNOTAVAIL');
   return f.finish();
@@ -203,11 +205,14 @@ function reservePort(f: FenceCode): void {
   a.jumpIf(1, '==', 0, 'in use').move(1, 1).atomicAdd(0, BINDING.count, 1);
   a.load(2, 0, BINDING.actual, 4).goto('port is reserved');
   a.label('port is free');
+  f.unlessRoom('no room');
   a.load(1, 7, STATE.cookie, 8).store(10, FRAME.binding + BINDING.cookie, reg(1), 8);
   a.store(10, FRAME.binding + BINDING.actual, 0, 4).store(10, FRAME.binding + BINDING.reuse, reg(9), 4);
   a.store(10, FRAME.binding + BINDING.count, 1, 8);
   f.update('ports', FRAME.portKey, FRAME.binding, UPDATE.ifMissing);
-  a.jumpIf(0, '!=', 0, 'in use').move(2, 0).label('port is reserved');
+  a.jumpIf(0, '!=', 0, 'in use');
+  f.countBinding();
+  a.move(2, 0).label('port is reserved');
   writeUserPort(f, 2);
   f.setStateFlags(STATE_FLAG.registered | STATE_FLAG.moved);
 }

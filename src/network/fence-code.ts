@@ -6,9 +6,10 @@
  */
 import { endianness } from 'node:os';
 import { EbpfAssembler, type EbpfProgram, type Operand, type Register } from '../sys/bpf/assembler.ts';
-import { SKB, SOCK_ADDR, SOCKOPT } from '../sys/bpf/uapi.ts';
+import { SKB, SOCK_ADDR, SOCKOPT, UPDATE } from '../sys/bpf/uapi.ts';
 import {
   BINDING,
+  BINDINGS_MAX,
   DENIAL,
   DENIED,
   DIRECTION,
@@ -28,6 +29,7 @@ import {
   RULES_PER_NETWORK,
   STATE,
   STATE_FLAG,
+  USAGE,
   VERDICT,
 } from './fence-maps.ts';
 import type { DenialReason } from './rules.ts';
@@ -42,6 +44,7 @@ export const REASONS: readonly DenialReason[] = [
   'socket-option',
   'socket-type',
   'low-port',
+  'too-many',
 ];
 
 /** Error numbers of this machine that programs return. */
@@ -500,7 +503,9 @@ export class FenceCode {
     this.lookup('ports', FRAME.portKey);
     a.jumpIf(0, '==', 0, done).load(1, 0, BINDING.count, 8).jumpIf(1, '<=', 1, last);
     a.move(1, -1).atomicAdd(0, BINDING.count, 1).goto(done).label(last);
-    a.loadMap(1, 'ports').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_delete_elem').label(done);
+    a.loadMap(1, 'ports').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_delete_elem');
+    this.#addToUsage(-1);
+    a.label(done);
     return this.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
   }
 
@@ -519,16 +524,47 @@ export class FenceCode {
   /** Enters a UDP socket's binding, as its state has it, into `ports`; r9 must hold the socket's cookie. */
   enterBinding(): this {
     const { a } = this;
-    const [fresh, done] = [a.fresh('first at the port'), a.fresh('binding is entered')];
+    const [fresh, done, full] = [
+      a.fresh('first at the port'),
+      a.fresh('binding is entered'),
+      a.fresh('too many bindings'),
+    ];
     this.bindingKey();
     this.lookup('ports', FRAME.portKey);
     a.jumpIf(0, '==', 0, fresh).move(1, 1).atomicAdd(0, BINDING.count, 1);
     a.store(0, BINDING.cookie, reg(9), 8).goto(done).label(fresh);
+    this.unlessRoom(full);
     for (const i of [0, 8, 16]) a.store(10, FRAME.binding + i, 0, 8);
     a.store(10, FRAME.binding + BINDING.cookie, reg(9), 8).store(10, FRAME.binding + BINDING.count, 1, 8);
-    this.update('ports', FRAME.portKey, FRAME.binding, 0);
+    this.update('ports', FRAME.portKey, FRAME.binding, UPDATE.ifMissing);
+    a.jumpIf(0, '!=', 0, full);
+    this.#addToUsage(1);
     a.label(done);
-    return this.setStateFlags(STATE_FLAG.registered);
+    this.setStateFlags(STATE_FLAG.registered);
+    a.label(full);
+    return this;
+  }
+
+  /** Goes to a label if the context has as many bindings as it may have. */
+  unlessRoom(target: string): this {
+    const { a } = this;
+    const room = a.fresh('room for a binding');
+    a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, target);
+    a.load(1, 0, USAGE.bindings, 8).jumpIf(1, '<', BINDINGS_MAX, room).goto(target).label(room);
+    return this;
+  }
+
+  /** Counts one more binding of the context. */
+  countBinding(): this {
+    return this.#addToUsage(1);
+  }
+
+  #addToUsage(count: 1 | -1): this {
+    const { a } = this;
+    const none = a.fresh('no usage');
+    a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, none);
+    a.move(1, count).atomicAdd(0, USAGE.bindings, 1).label(none);
+    return this;
   }
 
   /** Notes in the state that the socket is bound to a wildcard, at no port yet. */

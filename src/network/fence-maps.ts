@@ -112,6 +112,11 @@ export const DENIAL = {
 /** Value of a denial. */
 export const DENIED = { count: 0, last: 8, bytes: 16 } as const;
 
+/** `usage`: nid → u64 elements of `ports`. */
+export const USAGE = { bindings: 0, bytes: 8 } as const;
+/** So that no context takes the ports of all: TCP sockets bound to a port, and UDP sockets. */
+export const BINDINGS_MAX = 8192;
+
 /** `counters`: nid → for tcp4, udp4, other4, tcp6, udp6, other6: u64 packets and bytes in, packets and bytes out. */
 export const COUNTER = { kinds: 6, packets: 0, contents: 8, sent: 16, kindBytes: 32, bytes: 192 } as const;
 
@@ -150,6 +155,7 @@ export const FENCE_MAP_NAMES = [
   'flows',
   'counters',
   'rates',
+  'usage',
   'state',
 ] as const;
 /** Name of a map of the fence. */
@@ -179,6 +185,7 @@ export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
   denials: { type: 'lruHash', keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes, entries: 4096 },
   flows: { type: 'lruHash', keyBytes: FLOW.bytes, valueBytes: 16, entries: 16_384 },
   counters: { type: 'perCpuHash', keyBytes: 4, valueBytes: COUNTER.bytes, entries: CONTEXTS },
+  usage: { type: 'hash', keyBytes: 4, valueBytes: USAGE.bytes, entries: CONTEXTS },
   rates: { type: 'hash', keyBytes: 8, valueBytes: RATE.bytes, entries: CONTEXTS },
   state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },
 };

@@ -29,7 +29,7 @@ import {
 } from '../sys/bpf/map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
-import { type Data, type Import, Program, type Result } from '../sys/program.ts';
+import { type Data, type Import, MACHINE_LIMITS, Program, type Result } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import { formatAddress } from './address.ts';
 import type { FenceTarget } from './fence-code.ts';
@@ -43,6 +43,7 @@ import {
   type FenceMap,
   GLOBAL_FLAG,
   GLOBALS,
+  USAGE,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
 import { parseCounters, parseDenials } from './fence-reading.ts';
@@ -80,16 +81,16 @@ export interface FenceHandles {
 export async function createFence(syscalld: Syscalld, options: FenceOptions): Promise<Fence> {
   const { cgroup, netns = null, guestLevel } = options;
   const objects = newObjects(syscalld);
-  const { netnsCookie, maps } = await makeMaps(syscalld, objects, netns);
-  const handles: FenceHandles = { version: 1, objects, maps, cgroup, netns };
   try {
+    const { netnsCookie, maps } = await makeMaps(syscalld, objects, netns);
+    const handles: FenceHandles = { version: 1, objects, maps, cgroup, netns };
     const target = { errnos: fenceErrnos(syscalld.abi), guestLevel, netnsCookie };
     await attachPrograms(syscalld, handles, fencePrograms(target));
+    return new Fence(syscalld, handles, 0);
   } catch (error) {
     for (const name of FENCE_MAP_NAMES) syscalld.drop(objects[name]);
     throw error;
   }
-  return new Fence(syscalld, handles, 0);
 }
 
 /**
@@ -103,10 +104,14 @@ export async function recoverFence(syscalld: Syscalld, before: FenceHandles): Pr
   const p = new Program(syscalld.abi);
   const { count } = planAttached(p, 'BPF_CGROUP_INET_EGRESS', planOpen(p, handles.cgroup));
   p.expect(count, '!=', 0, 'ENOENT', 'the fence');
-  for (const name of FENCE_MAP_NAMES)
-    p.keep(planOpenMap(p, name, handles.maps[name], FENCE_MAPS[name]), handles.objects[name]);
   await syscalld.run('find the fence', p);
   try {
+    for (const names of parts()) {
+      const part = new Program(syscalld.abi);
+      for (const name of names)
+        part.keep(planOpenMap(part, name, handles.maps[name], FENCE_MAPS[name]), handles.objects[name]);
+      await syscalld.run('find the fence', part);
+    }
     await attachPrograms(syscalld, handles, [lookupSpec()]);
   } catch (error) {
     for (const name of FENCE_MAP_NAMES) syscalld.drop(handles.objects[name]);
@@ -182,6 +187,7 @@ export class Fence {
     for (const { map, key } of this.#known.get(nid)?.elements.values() ?? [])
       planDelete(p, this.#map(p, map), key, map);
     planDelete(p, this.#map(p, 'counters'), words(nid), 'counters');
+    planDelete(p, this.#map(p, 'usage'), words(nid), 'usage');
     planLoopbackAddress(p, 'remove', loopback6(nid));
     this.#planGeneration(p);
     await this.#syscalld.run(`remove network ${nid}`, p);
@@ -261,6 +267,11 @@ export class Fence {
       planLoopbackAddress(p, 'add', loopback6(nid));
       planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * this.#cpus), {
         about: 'counters',
+        flags: UPDATE.ifMissing,
+        ignore: ['EEXIST'],
+      });
+      planUpdate(p, this.#map(p, 'usage'), words(nid), new Uint8Array(USAGE.bytes), {
+        about: 'usage',
         flags: UPDATE.ifMissing,
         ignore: ['EEXIST'],
       });
@@ -362,26 +373,42 @@ async function makeMaps(
   const p = new Program(syscalld.abi);
   planEnter(p, netns);
   const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
-  const out = p.data(COOKIE_BYTES + 4 * FENCE_MAP_NAMES.length, '<ids>');
+  const cookie = p.data(COOKIE_BYTES, '<cookie>');
   const length = p.data(4, '<8>');
   p.put(length, COOKIE_BYTES);
-  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, out, length], { about: 'namespace' });
-  for (const [i, name] of FENCE_MAP_NAMES.entries()) {
+  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, cookie, length], { about: 'namespace' });
+  p.returns(cookie);
+  const { out } = await syscalld.run('make the fence', p);
+  const netnsCookie = syscalld.abi.littleEndian ? out.readBigUInt64LE() : out.readBigUInt64BE();
+  const ids: (readonly [FenceMap, number])[] = [];
+  for (const names of parts()) ids.push(...(await makePart(syscalld, objects, names)));
+  return { netnsCookie, maps: Object.fromEntries(ids) as FenceHandles['maps'] }; // all names, each once
+}
+
+/** The maps in as many parts as it takes: a program keeps no more. */
+function parts(): readonly (readonly FenceMap[])[] {
+  const most = MACHINE_LIMITS.keeps;
+  const count = Math.ceil(FENCE_MAP_NAMES.length / most);
+  return Array.from({ length: count }, (_, i) => FENCE_MAP_NAMES.slice(i * most, (i + 1) * most));
+}
+
+async function makePart(
+  syscalld: Syscalld,
+  objects: FenceHandles['objects'],
+  names: readonly FenceMap[],
+): Promise<readonly (readonly [FenceMap, number])[]> {
+  const p = new Program(syscalld.abi);
+  const ids = p.data(4 * names.length, '<ids>');
+  for (const [i, name] of names.entries()) {
     const map = planCreateMap(p, name, FENCE_MAPS[name]);
-    p.store(out.at(COOKIE_BYTES + 4 * i, 4), p.load(planMapId(p, map, name)));
+    p.store(ids.at(4 * i, 4), p.load(planMapId(p, map, name)));
     p.keep(map, objects[name]);
   }
-  p.returns(out);
-  const bytes = (await syscalld.run('make the fence', p)).out;
-  const le = syscalld.abi.littleEndian;
-  const ids = FENCE_MAP_NAMES.map((name, i) => {
-    const at = COOKIE_BYTES + 4 * i;
-    return [name, le ? bytes.readUInt32LE(at) : bytes.readUInt32BE(at)] as const;
-  });
-  return {
-    netnsCookie: le ? bytes.readBigUInt64LE() : bytes.readBigUInt64BE(),
-    maps: Object.fromEntries(ids) as FenceHandles['maps'], // the same names
-  };
+  p.returns(ids);
+  const { out } = await syscalld.run('make the fence', p);
+  const at = (i: number): number =>
+    syscalld.abi.littleEndian ? out.readUInt32LE(4 * i) : out.readUInt32BE(4 * i);
+  return names.map((name, i) => [name, at(i)] as const);
 }
 
 async function attachPrograms(

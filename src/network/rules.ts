@@ -92,7 +92,8 @@ export type DenialReason =
   | 'foreign-address'
   | 'socket-option'
   | 'socket-type'
-  | 'low-port';
+  | 'low-port'
+  | 'too-many';
 
 /** Something a context was refused, and how often. */
 export interface Denial {

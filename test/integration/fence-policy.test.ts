@@ -387,4 +387,23 @@ names.update(timed=timed)`);
       assert.ok((await timed(true)) < 0.6 && (await timed(false)) < 0.6);
     });
   });
+
+  test('no context takes the ports of all', async () => {
+    await withWorld(async (world) => {
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await two.run(`
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (9000, 9000))
+held = []
+for port in range(20000, 28300):
+    s = socket.socket(); held.append(s)
+    answer = code(s.bind, ('0.0.0.0', port))
+    if answer != 'ok': break
+names.update(held=held, answer=answer)`);
+      assert.deepEqual(await two.get('[len(held), answer]'), [8193, 'ENOBUFS']);
+      assert.equal(await three.get("code(tcp, ('0.0.0.0', 20000))"), 'ok');
+      await two.run('for s in held[:10]: s.close()');
+      assert.equal(await two.get("code(tcp, ('0.0.0.0', 80))"), 'ok');
+    });
+  });
 });
