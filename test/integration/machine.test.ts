@@ -376,10 +376,24 @@ function processes(): void {
             ['kill -KILL $$', 128 + SIGKILL],
           ] as const) {
             const { object } = await start(machine, script);
-            await machine.event('ending', object);
             assert.equal((await machine.event('exited', object)).value, code << 8, script);
             machine.syscalld.drop(object);
           }
+        });
+      });
+
+      test('tell their end before that of their namespace', async () => {
+        await withMachine(async (machine) => {
+          // Its own end may be noticed first, but not again and again.
+          const order = async (): Promise<readonly string[]> => {
+            const { object } = await start(machine, 'true');
+            await machine.event('exited', object);
+            machine.syscalld.drop(object);
+            return machine.events.filter((one) => one.object === object).map(({ event }) => event);
+          };
+          let seen = await order();
+          for (let i = 0; i < 20 && seen.length < 2; i++) seen = await order();
+          assert.deepEqual(seen, ['ending', 'exited']);
         });
       });
 
