@@ -6,31 +6,20 @@
  */
 import { endianness } from 'node:os';
 import { EbpfAssembler, type EbpfProgram, type Operand, type Register } from '../sys/bpf/assembler.ts';
-import { SKB, SOCK_ADDR, SOCKOPT, UPDATE } from '../sys/bpf/uapi.ts';
+import { SKB, SOCK_ADDR, SOCKOPT } from '../sys/bpf/uapi.ts';
 import {
-  BINDING,
-  BINDINGS_MAX,
   DENIAL,
   DENIED,
   DIRECTION,
   FENCE_MAP_NAMES,
   type FenceMap,
-  FLOW,
   GLOBAL_FLAG,
   GLOBALS,
-  type KIND,
   NETWORK,
-  NETWORK_FLAG,
   OWNER,
-  OWNER_FLAG,
-  PORT,
   PREFIX,
-  RULE,
-  RULES_PER_NETWORK,
   STATE,
   STATE_FLAG,
-  USAGE,
-  VERDICT,
 } from './fence-maps.ts';
 import type { DenialReason } from './rules.ts';
 
@@ -310,129 +299,16 @@ export class FenceCode {
     return this;
   }
 
-  /** Refuses unless the other context, r9, and the socket's may reach each other. */
-  checkPeer(): this {
-    const { a } = this;
-    const [allowed, known, other] = [a.fresh('peer'), a.fresh('peer is there'), a.fresh('no loopback')];
-    a.load(1, 10, FRAME.ownerFlags, 8).and(1, OWNER_FLAG.loopback).jumpIf(1, '==', 0, other);
-    this.refuse('loopback', 'EPERM');
-    a.label(other).store(10, FRAME.small, reg(9), 4);
-    this.lookup('networks', FRAME.small);
-    a.jumpIf(0, '!=', 0, known);
-    this.refuse('guest', 'EPERM');
-    a.label(known).load(1, 0, NETWORK.groups, 8).load(2, 8, NETWORK.groups, 8).alu(1, '&', reg(2));
-    a.jumpIf(1, '!=', 0, allowed).load(1, 7, STATE.nid, 4);
-    a.store(10, FRAME.small, reg(1), 4).store(10, FRAME.small + 4, reg(9), 4);
-    this.lookup('peers', FRAME.small);
-    a.jumpIf(0, '!=', 0, allowed).load(1, 7, STATE.nid, 4);
-    a.store(10, FRAME.small, reg(9), 4).store(10, FRAME.small + 4, reg(1), 4);
-    this.lookup('peers', FRAME.small);
-    a.jumpIf(0, '!=', 0, allowed);
-    this.refuse('guest', 'EPERM');
-    a.label(allowed);
-    return this;
-  }
-
-  /**
-   * Refuses unless the context may send to the address on the stack at `remote`, which is nobody's of ours, at the port
-   * and with the protocol in the frame.
-   */
-  checkOutside(ip: 4 | 6): this {
-    const { a } = this;
-    const at = FRAME.remote;
-    const [allowed, noLoopback, noMetadata, noMulticast, denied] = [
-      a.fresh('outside is allowed'),
-      a.fresh('outside, no loopback'),
-      a.fresh('outside, no metadata'),
-      a.fresh('outside, no multicast'),
-      a.fresh('outside is denied'),
-    ];
-
-    if (ip === 4) a.load(1, 10, at + 12, 1).jumpIf(1, '!=', 127, noLoopback);
-    else this.#unlessWords(at, [0, 0, 0, 1], noLoopback);
-    // An echo of the host's loopback tells nothing; the address is not the context's own in an ICMP socket only.
-    a.load(1, 10, FRAME.protocol, 8);
-    a.jumpIf(1, '==', ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, allowed);
-    this.refuse('loopback', 'EPERM');
-
-    a.label(noLoopback);
-    this.ifNetworkFlag(NETWORK_FLAG.metadataDenied, false, noMetadata);
-    this.#unlessWords(
-      at,
-      ip === 4 ? [undefined, undefined, undefined, 0xa9fea9fe] : [0xfd000ec2, 0, 0, 0x254],
-      noMetadata,
-    );
-    this.refuse('metadata', 'EPERM');
-
-    a.label(noMetadata);
-    if (ip === 4)
-      a.load(1, 10, at + 12, 1)
-        .and(1, 0xf0)
-        .jumpIf(1, '!=', 0xe0, noMulticast);
-    else a.load(1, 10, at, 1).jumpIf(1, '!=', 0xff, noMulticast);
-    this.ifNetworkFlag(NETWORK_FLAG.multicast, false, denied);
-
-    a.label(noMulticast);
-    this.ifNetworkFlag(NETWORK_FLAG.rules, false, allowed);
-    this.#prefixKey(at);
-    this.lookup('policy', FRAME.prefixKey);
-    a.jumpIf(0, '==', 0, denied);
-    this.#evaluateRules(allowed, denied);
-    a.label(denied);
-    this.#unlessAnswer(allowed);
-    this.refuse('policy', 'EPERM');
-    a.label(allowed);
-    return this;
-  }
-
   /** Writes the key of a longest prefix lookup for the socket's context with r1. */
-  #prefixKey(at: number): this {
+  prefixKey(at: number): this {
     const { a } = this;
     a.store(10, FRAME.prefixKey + PREFIX.bits, 160, 4);
     a.load(1, 7, STATE.nid, 4).store(10, FRAME.prefixKey + PREFIX.nid, reg(1), 4);
     return this.copyAddress(10, FRAME.prefixKey + PREFIX.address, 10, at);
   }
 
-  /** r0 is a list of rules. */
-  #evaluateRules(allowed: string, denied: string): void {
-    const { a } = this;
-    a.load(5, 10, FRAME.protocol, 8).load(4, 10, FRAME.remotePort, 8);
-    for (let i = 0; i < RULES_PER_NETWORK; i++) {
-      const at = i * RULE.bytes;
-      const [next, any] = [a.fresh('next rule'), a.fresh('rule of the protocol')];
-      a.load(1, 0, at + RULE.verdict, 1).jumpIf(1, '==', 0, denied);
-      a.load(2, 0, at + RULE.protocol, 1)
-        .jumpIf(2, '==', 0, any)
-        .jumpIf(2, '!=', reg(5), next)
-        .label(any);
-      a.load(2, 0, at + RULE.from, 2).jumpIf(4, '<', reg(2), next);
-      a.load(2, 0, at + RULE.to, 2).jumpIf(4, '>', reg(2), next);
-      a.jumpIf(1, '==', VERDICT.allow, allowed).goto(denied).label(next);
-    }
-  }
-
-  /** Goes to a label if UDP came from there before. */
-  #unlessAnswer(allowed: string): void {
-    const { a } = this;
-    const no = a.fresh('no answer');
-    a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.udp, no);
-    this.flowKey();
-    this.lookup('flows', FRAME.prefixKey);
-    a.jumpIf(0, '!=', 0, allowed).label(no);
-  }
-
-  /** Writes the key of a flow, from the addresses and ports in the frame, at `prefixKey` with r1. */
-  flowKey(): this {
-    const { a } = this;
-    const at = FRAME.prefixKey;
-    a.load(1, 7, STATE.nid, 4).store(10, at + FLOW.nid, reg(1), 4);
-    a.load(1, 10, FRAME.ownPort, 8).store(10, at + FLOW.port, reg(1), 2);
-    a.load(1, 10, FRAME.remotePort, 8).store(10, at + FLOW.peerPort, reg(1), 2);
-    return this.copyAddress(10, at + FLOW.address, 10, FRAME.remote);
-  }
-
   /** Goes to a label unless the 32-bit words of an address on the stack are these; uses r1. */
-  #unlessWords(at: number, words: readonly (number | undefined)[], target: string): void {
+  unlessWords(at: number, words: readonly (number | undefined)[], target: string): void {
     for (const [i, word] of words.entries()) {
       if (word !== undefined) this.a.load(1, 10, at + 4 * i, 4).jumpIf32(1, '!=', networkOrder(word), target);
     }
@@ -447,29 +323,12 @@ export class FenceCode {
       if (any) a.jumpIf(1, '==', 0, yes);
       a.jumpIf32(1, '!=', networkOrder(0x7f000001), target);
     } else {
-      this.#unlessWords(at, [0, 0, 0], target);
+      this.unlessWords(at, [0, 0, 0], target);
       a.load(1, 10, at + 12, 4);
       if (any) a.jumpIf(1, '==', 0, yes);
       a.jumpIf32(1, '!=', networkOrder(1), target);
     }
     a.label(yes);
-    return this;
-  }
-
-  /** Chooses the address to send from into `own`: of the network the peer is in, else the first. Uses r1. */
-  chooseSource(ip: 4 | 6, none: string): this {
-    const { a } = this;
-    const [first, done] = [a.fresh('first address'), a.fresh('source known')];
-    const primary = ip === 4 ? NETWORK.primary4 : NETWORK.primary6;
-    this.ifNoAddress(primary, none);
-    this.ifNetworkFlag(ip === 4 ? NETWORK_FLAG.sources4 : NETWORK_FLAG.sources6, false, first);
-    this.#prefixKey(FRAME.remote);
-    this.lookup('sources', FRAME.prefixKey);
-    a.jumpIf(0, '==', 0, first);
-    this.copyAddress(10, FRAME.own, 0, 0);
-    a.goto(done).label(first);
-    this.copyAddress(10, FRAME.own, 8, primary);
-    a.label(done);
     return this;
   }
 
@@ -480,99 +339,6 @@ export class FenceCode {
       .load(2, 8, at + 8, 8)
       .alu(1, '|', reg(2))
       .jumpIf(1, '==', 0, target);
-    return this;
-  }
-
-  /** Writes the `ports` key of the socket's binding, as its state has it; uses r1. */
-  bindingKey(): this {
-    const { a } = this;
-    const at = FRAME.portKey;
-    a.load(1, 7, STATE.nid, 4).store(10, at + PORT.nid, reg(1), 4);
-    a.load(1, 7, STATE.port, 2).store(10, at + PORT.port, reg(1), 2);
-    a.load(1, 7, STATE.protocol, 1).store(10, at + PORT.protocol, reg(1), 1);
-    a.load(1, 7, STATE.kind, 1).store(10, at + PORT.kind, reg(1), 1);
-    return this.copyAddress(10, at + PORT.address, 7, STATE.address);
-  }
-
-  /** Takes the socket's binding out of `ports` if it is there. */
-  dropBinding(): this {
-    const { a } = this;
-    const [done, last] = [a.fresh('binding is gone'), a.fresh('last socket')];
-    this.ifStateFlag(STATE_FLAG.registered, false, done);
-    this.bindingKey();
-    this.lookup('ports', FRAME.portKey);
-    a.jumpIf(0, '==', 0, done).load(1, 0, BINDING.count, 8).jumpIf(1, '<=', 1, last);
-    a.move(1, -1).atomicAdd(0, BINDING.count, 1).goto(done).label(last);
-    a.loadMap(1, 'ports').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_delete_elem');
-    this.#addToUsage(-1);
-    a.label(done);
-    return this.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
-  }
-
-  /** As `dropBinding`, unless the state is a copy of a listener's. */
-  dropOwnBinding(): this {
-    const { a } = this;
-    const [copy, done] = [a.fresh('copy of a state'), a.fresh('own binding is gone')];
-    a.move(1, reg(6)).call('get_socket_cookie').load(1, 7, STATE.cookie, 8).jumpIf(0, '!=', reg(1), copy);
-    this.dropBinding();
-    a.goto(done).label(copy);
-    this.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
-    a.label(done);
-    return this;
-  }
-
-  /** Enters a UDP socket's binding, as its state has it, into `ports`; r9 must hold the socket's cookie. */
-  enterBinding(): this {
-    const { a } = this;
-    const [fresh, done, full] = [
-      a.fresh('first at the port'),
-      a.fresh('binding is entered'),
-      a.fresh('too many bindings'),
-    ];
-    this.bindingKey();
-    this.lookup('ports', FRAME.portKey);
-    a.jumpIf(0, '==', 0, fresh).move(1, 1).atomicAdd(0, BINDING.count, 1);
-    a.store(0, BINDING.cookie, reg(9), 8).goto(done).label(fresh);
-    this.unlessRoom(full);
-    for (const i of [0, 8, 16]) a.store(10, FRAME.binding + i, 0, 8);
-    a.store(10, FRAME.binding + BINDING.cookie, reg(9), 8).store(10, FRAME.binding + BINDING.count, 1, 8);
-    this.update('ports', FRAME.portKey, FRAME.binding, UPDATE.ifMissing);
-    a.jumpIf(0, '!=', 0, full);
-    this.#addToUsage(1);
-    a.label(done);
-    this.setStateFlags(STATE_FLAG.registered);
-    a.label(full);
-    return this;
-  }
-
-  /** Goes to a label if the context has as many bindings as it may have. */
-  unlessRoom(target: string): this {
-    const { a } = this;
-    const room = a.fresh('room for a binding');
-    a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, target);
-    a.load(1, 0, USAGE.bindings, 8).jumpIf(1, '<', BINDINGS_MAX, room).goto(target).label(room);
-    return this;
-  }
-
-  /** Counts one more binding of the context. */
-  countBinding(): this {
-    return this.#addToUsage(1);
-  }
-
-  #addToUsage(count: 1 | -1): this {
-    const { a } = this;
-    const none = a.fresh('no usage');
-    a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, none);
-    a.move(1, count).atomicAdd(0, USAGE.bindings, 1).label(none);
-    return this;
-  }
-
-  /** Notes in the state that the socket is bound to a wildcard, at no port yet. */
-  setWildState(kind: typeof KIND.any4 | typeof KIND.any6): this {
-    this.a
-      .store(7, STATE.address, 0, 8)
-      .store(7, STATE.address + 8, 0, 8)
-      .store(7, STATE.kind, kind, 1);
     return this;
   }
 

@@ -31,6 +31,7 @@ import {
   STATE,
   STATE_FLAG,
 } from './fence-maps.ts';
+import { checkOutside, checkPeer, flowKey } from './fence-policy.ts';
 
 /** Offsets in the headers of IPv4 and IPv6. */
 const IP4 = { version: 0, fragment: 6, protocol: 9, source: 12, destination: 16, bytes: 20 } as const;
@@ -198,14 +199,14 @@ function checkSent(f: FenceCode, ip: 4 | 6): void {
   f.ownerOf(FRAME.remote);
   a.jumpIf(9, '==', 0, outside);
   f.ifMine(true, right);
-  f.checkPeer();
+  checkPeer(f);
   a.goto(right).label(outside);
   // What was accepted answers: policy is about who begins.
   const begins = a.fresh('begins');
   a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, begins);
   f.ifStateFlag(STATE_FLAG.active, false, right);
   a.label(begins);
-  f.checkOutside(ip);
+  checkOutside(f, ip);
 }
 
 /** What arrives must be for the context, and from one who may reach it. */
@@ -243,7 +244,7 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   f.ownerOf(FRAME.remote);
   a.jumpIf(9, '==', 0, outside);
   f.ifMine(true, right);
-  f.checkPeer();
+  checkPeer(f);
   a.goto(right).label(outside);
   if (ip === 4) a.load(1, 10, FRAME.remote + 12, 1).jumpIf(1, '!=', 127, noLoopback);
   else f.unlessLoopback(FRAME.remote, 6, false, noLoopback);
@@ -257,7 +258,7 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   f.ifNetworkFlag(NETWORK_FLAG.rules, true, note).ifStateFlag(STATE_FLAG.wild, false, noFlow);
   f.ifNetworkFlag(NETWORK_FLAG.sources4 | NETWORK_FLAG.sources6, false, noFlow);
   a.label(note);
-  f.flowKey();
+  flowKey(f);
   f.lookup('flows', FRAME.prefixKey);
   a.jumpIf(0, '!=', 0, known);
   f.update('flows', FRAME.prefixKey, FRAME.own, 0);

@@ -1,13 +1,9 @@
 /** All programs of the fence, and where each goes. */
 import type { ProgramSpec } from '../sys/bpf/load.ts';
-import {
-  bindProgram,
-  connectProgram,
-  ownNameProgram,
-  peerNameProgram,
-  sendProgram,
-} from './fence-addresses.ts';
+import { connectProgram, sendProgram } from './fence-addresses.ts';
+import { bindProgram } from './fence-bind.ts';
 import type { FenceTarget } from './fence-code.ts';
+import { ownNameProgram, peerNameProgram } from './fence-names.ts';
 import { lookupProgram, packetProgram } from './fence-packets.ts';
 import {
   createProgram,

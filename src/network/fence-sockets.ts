@@ -2,6 +2,7 @@
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
 import { EbpfAssembler } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_OPS, SOCKOPT, TCP_LISTEN_EVENT, UPDATE } from '../sys/bpf/uapi.ts';
+import { bindingKey, dropBinding, enterBinding } from './fence-bindings.ts';
 import { AF_INET, FenceCode, type FenceTarget, FRAME, PROTOCOL, reg } from './fence-code.ts';
 import {
   BINDING,
@@ -57,7 +58,7 @@ export function releaseProgram(target: FenceTarget): EbpfProgram {
   // No program of the cgroup uses this map: named here, it lives as long as they do (see `recoverFence`).
   f.a.loadMap(1, 'sockets');
   loadOwnState(f);
-  f.dropBinding();
+  dropBinding(f);
   return f.finishOpen();
 }
 
@@ -80,7 +81,7 @@ export function postBindProgram(target: FenceTarget): EbpfProgram {
   f.ifStateFlag(STATE_FLAG.registered, true, 'moved');
   a.load(1, 6, SOCK.sourcePort, 4).store(7, STATE.port, reg(1), 2).goto('pass');
   a.label('moved');
-  f.bindingKey();
+  bindingKey(f);
   f.lookup('ports', FRAME.portKey);
   a.jumpIf(0, '==', 0, 'pass')
     .load(1, 6, SOCK.sourcePort, 4)
@@ -89,7 +90,7 @@ export function postBindProgram(target: FenceTarget): EbpfProgram {
   a.label('udp');
   f.ifStateFlag(STATE_FLAG.registered, true, 'pass');
   a.load(1, 6, SOCK.sourcePort, 4).store(7, STATE.port, reg(1), 2);
-  f.enterBinding();
+  enterBinding(f);
   return f.finishOpen();
 }
 

@@ -6,34 +6,24 @@
  * finds listeners, are descriptors of syscalld: a new vserverd goes on with them.
  */
 import { StateError, UserError } from '../base/errors.ts';
-import type { Abi } from '../sys/abi.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
-import {
-  explainLoad,
-  type ProgramSpec,
-  planAttached,
-  planAttachProgram,
-  planDetachAll,
-  planLink,
-  planLoad,
-  planMapTable,
-} from '../sys/bpf/load.ts';
-import {
-  planCreateMap,
-  planDelete,
-  planLookup,
-  planLookupBatch,
-  planMapId,
-  planOpenMap,
-  planUpdate,
-} from '../sys/bpf/map.ts';
+import { planAttached } from '../sys/bpf/load.ts';
+import { planDelete, planLookup, planLookupBatch, planOpenMap, planUpdate } from '../sys/bpf/map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
-import { type Data, type Import, MACHINE_LIMITS, Program, type Result } from '../sys/program.ts';
-import { StepError, type Syscalld } from '../sys/syscalld.ts';
+import { type Import, Program, type Result } from '../sys/program.ts';
+import type { Syscalld } from '../sys/syscalld.ts';
 import { formatAddress } from './address.ts';
-import type { FenceTarget } from './fence-code.ts';
 import { type Element, long, loopback6, networkElements, words } from './fence-elements.ts';
+import {
+  attachPrograms,
+  type FenceHandles,
+  fenceErrnos,
+  makeMaps,
+  mapParts,
+  planEnter,
+  planOpen,
+} from './fence-making.ts';
 import {
   COUNTER,
   DENIAL,
@@ -49,6 +39,8 @@ import { fencePrograms, lookupSpec } from './fence-programs.ts';
 import { parseCounters, parseDenials } from './fence-reading.ts';
 import type { Denial, NetworkCounters, NetworkRules, Nid } from './rules.ts';
 
+export type { FenceHandles } from './fence-making.ts';
+
 /** What a fence is made around. */
 export interface FenceOptions {
   /** cgroup2 directory all of whose guests are fenced. */
@@ -57,19 +49,6 @@ export interface FenceOptions {
   readonly guestLevel: number;
   /** The network namespace, by path; default that of syscalld. */
   readonly netns?: string;
-}
-
-/** What a new vserverd needs to go on with a fence; JSON. */
-export interface FenceHandles {
-  readonly version: 1;
-  /** Objects of syscalld: the maps, and the link. */
-  readonly objects: Readonly<Record<FenceMap | 'link', number>>;
-  /** The kernel's ids of the maps, which live as long as the programs. */
-  readonly maps: Readonly<Record<FenceMap, number>>;
-  /** As in the options. */
-  readonly cgroup: string;
-  /** As in the options. */
-  readonly netns: string | null;
 }
 
 /**
@@ -106,7 +85,7 @@ export async function recoverFence(syscalld: Syscalld, before: FenceHandles): Pr
   p.expect(count, '!=', 0, 'ENOENT', 'the fence');
   await syscalld.run('find the fence', p);
   try {
-    for (const names of parts()) {
+    for (const names of mapParts()) {
       const part = new Program(syscalld.abi);
       for (const name of names)
         part.keep(planOpenMap(part, name, handles.maps[name], FENCE_MAPS[name]), handles.objects[name]);
@@ -129,10 +108,6 @@ function newObjects(syscalld: Syscalld): FenceHandles['objects'] {
 export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
   return new Fence(syscalld, handles, GLOBAL_FLAG.ranges | GLOBAL_FLAG.rates);
 }
-
-const SOL_SOCKET = 1;
-const SO_NETNS_COOKIE = 71;
-const COOKIE_BYTES = 8;
 
 /** A fence that stands. */
 export class Fence {
@@ -348,124 +323,4 @@ function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {
     index.set(id, element);
   }
   return index;
-}
-
-/** The worker goes on in another network namespace. */
-function planEnter(p: Program, netns: string | null): void {
-  if (netns === null) return;
-  const fd = planOpen(p, netns);
-  p.sys('setns', [fd, p.flags('CLONE_NEWNET')], { about: `"${netns}"` });
-  p.sys('close', [fd]);
-}
-
-function planOpen(p: Program, path: string): Result {
-  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
-    about: `"${path}"`,
-  });
-}
-
-/** Makes the maps, and returns the cookie of the namespace. */
-async function makeMaps(
-  syscalld: Syscalld,
-  objects: FenceHandles['objects'],
-  netns: string | null,
-): Promise<{ readonly netnsCookie: bigint; readonly maps: FenceHandles['maps'] }> {
-  const p = new Program(syscalld.abi);
-  planEnter(p, netns);
-  const socket = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
-  const cookie = p.data(COOKIE_BYTES, '<cookie>');
-  const length = p.data(4, '<8>');
-  p.put(length, COOKIE_BYTES);
-  p.sys('getsockopt', [socket, SOL_SOCKET, SO_NETNS_COOKIE, cookie, length], { about: 'namespace' });
-  p.returns(cookie);
-  const { out } = await syscalld.run('make the fence', p);
-  const netnsCookie = syscalld.abi.littleEndian ? out.readBigUInt64LE() : out.readBigUInt64BE();
-  const ids: (readonly [FenceMap, number])[] = [];
-  for (const names of parts()) ids.push(...(await makePart(syscalld, objects, names)));
-  return { netnsCookie, maps: Object.fromEntries(ids) as FenceHandles['maps'] }; // all names, each once
-}
-
-/** The maps in as many parts as it takes: a program keeps no more. */
-function parts(): readonly (readonly FenceMap[])[] {
-  const most = MACHINE_LIMITS.keeps;
-  const count = Math.ceil(FENCE_MAP_NAMES.length / most);
-  return Array.from({ length: count }, (_, i) => FENCE_MAP_NAMES.slice(i * most, (i + 1) * most));
-}
-
-async function makePart(
-  syscalld: Syscalld,
-  objects: FenceHandles['objects'],
-  names: readonly FenceMap[],
-): Promise<readonly (readonly [FenceMap, number])[]> {
-  const p = new Program(syscalld.abi);
-  const ids = p.data(4 * names.length, '<ids>');
-  for (const [i, name] of names.entries()) {
-    const map = planCreateMap(p, name, FENCE_MAPS[name]);
-    p.store(ids.at(4 * i, 4), p.load(planMapId(p, map, name)));
-    p.keep(map, objects[name]);
-  }
-  p.returns(ids);
-  const { out } = await syscalld.run('make the fence', p);
-  const at = (i: number): number =>
-    syscalld.abi.littleEndian ? out.readUInt32LE(4 * i) : out.readUInt32BE(4 * i);
-  return names.map((name, i) => [name, at(i)] as const);
-}
-
-async function attachPrograms(
-  syscalld: Syscalld,
-  handles: FenceHandles,
-  specs: readonly ProgramSpec[],
-): Promise<void> {
-  const begin = (): { readonly p: Program; readonly maps: Data } => {
-    const p = new Program(syscalld.abi);
-    return {
-      p,
-      maps: planMapTable(
-        p,
-        FENCE_MAP_NAMES.map((name) => p.import(handles.objects[name])),
-      ),
-    };
-  };
-  const { p, maps } = begin();
-  const directory = planOpen(p, handles.cgroup);
-  for (const spec of specs) {
-    const program = planLoad(p, spec, maps);
-    if (spec.type === 'skLookup') {
-      const netns = planOpen(p, handles.netns ?? '/proc/self/ns/net');
-      p.keep(planLink(p, spec, program, netns), handles.objects.link);
-    } else {
-      planDetachAll(p, spec.attach, directory);
-      planAttachProgram(p, spec, program, directory);
-    }
-    p.sys('close', [program]);
-  }
-  try {
-    await syscalld.run('attach the fence', p);
-  } catch (error) {
-    const spec = error instanceof StepError ? refusedProgram(specs, error) : undefined;
-    if (spec === undefined || !(error instanceof StepError)) throw error;
-    const again = begin();
-    throw await explainLoad(syscalld, again.p, spec, again.maps, error);
-  }
-}
-
-function refusedProgram(specs: readonly ProgramSpec[], error: StepError): ProgramSpec | undefined {
-  return specs.find(({ name }) => error.step === `bpf load "${name}"`);
-}
-
-function fenceErrnos(abi: Abi): FenceTarget['errnos'] {
-  const of = (name: string): number => {
-    const errno = abi.errnos[name];
-    if (errno === undefined) throw new RangeError(`no ${name}`);
-    return errno;
-  };
-  return {
-    EPERM: of('EPERM'),
-    EACCES: of('EACCES'),
-    EADDRINUSE: of('EADDRINUSE'),
-    EADDRNOTAVAIL: of('EADDRNOTAVAIL'),
-    ENETUNREACH: of('ENETUNREACH'),
-    ENOBUFS: of('ENOBUFS'),
-    EPROTONOSUPPORT: of('EPROTONOSUPPORT'),
-  };
 }
