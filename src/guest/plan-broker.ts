@@ -8,6 +8,7 @@
  *     process of the guest, before it runs its command
  */
 import { planSocketHandler } from '../network/socket-handler.ts';
+import type { Abi } from '../sys/abi.ts';
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 
@@ -71,13 +72,24 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     p.sys('setresuid', [spec.uid, spec.uid, spec.uid]);
     p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
     p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
-    const handler = new Program(p.abi);
-    planSocketHandler(handler, fence && { sockets: SOCKETS_FD, dark: DARK_FD });
-    p.broker(CONTROL_FD, handler);
+    p.broker(CONTROL_FD, handlerOf(p.abi, fence !== undefined));
   });
   p.sys('close', [its]);
   p.keep(ours, spec.objects.control);
   return ours;
+}
+
+/** The same for all guests: encoded once. */
+const HANDLERS = new Map<boolean, { readonly abi: Abi; readonly bytes: Uint8Array }>();
+
+function handlerOf(abi: Abi, isFenced: boolean): Uint8Array {
+  const known = HANDLERS.get(isFenced);
+  if (known?.abi === abi) return known.bytes;
+  const handler = new Program(abi);
+  planSocketHandler(handler, isFenced ? { sockets: SOCKETS_FD, dark: DARK_FD } : undefined);
+  const { bytes } = handler.encode();
+  HANDLERS.set(isFenced, { abi, bytes });
+  return bytes;
 }
 
 /** Makes a socket of the guest's own network namespace, and comes back. */

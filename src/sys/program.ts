@@ -411,13 +411,12 @@ export class Program {
   }
 
   /**
-   * Becomes a broker: `handler`, a program with one import and no children, runs whenever a descriptor that came over
-   * `control` is readable, with that as its import 0. Ends when nobody has the other end of any of these, nor of
+   * Becomes a broker: `handler`, an encoded program with one import and no children, runs whenever a descriptor that came
+   * over `control` is readable, with that as its import 0. Ends when nobody has the other end of any of these, nor of
    * `control`. Never returns. A step of the handler that fails ends the broker.
    */
-  broker(control: Arg, handler: Program): void {
-    const bytes = handler.encode().bytes;
-    this.#push(OP.broker, 'broker', [control, this.data(bytes, `<handler of ${bytes.length} bytes>`)]);
+  broker(control: Arg, handler: Uint8Array): void {
+    this.#push(OP.broker, 'broker', [control, this.data(handler, `<handler of ${handler.length} bytes>`)]);
   }
 
   /**
