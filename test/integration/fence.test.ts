@@ -394,6 +394,7 @@ names.update(answer=answer)`);
   test('UDP answers from the asked address also where another is nearer, and without being told', async () => {
     await withWorld(async (world) => {
       const { outside } = world;
+      world.ip('route', 'add', 'default', 'dev', 'wire'); // the broker's way to a port ends otherwise then
       const two = await guest(world, 2, {
         addresses4: [
           { address: '10.7.0.2', prefix: 24 },
