@@ -257,8 +257,8 @@ export class Networks {
         fence.planNetwork(p, live.nid, rules)();
         fence.planBindGuest(p, planOpenDirectory(p, p.flags('AT_FDCWD'), directory), live.nid);
         if (name === undefined) return () => live;
-        const results = planHostAddresses(p, name, addresses);
-        return (outcome) => ({ ...live, added: addedOf(addresses, results, outcome) });
+        const results = planHostAddresses(p, name, absent);
+        return (outcome) => ({ ...live, added: addedOf(absent, results, outcome) });
       },
     };
   }
@@ -270,18 +270,31 @@ export class Networks {
     addresses: readonly IpPrefix[],
   ): Promise<readonly string[]> {
     const p = this.#host.program();
-    const results = planHostAddresses(p, name, addresses);
+    const absent = await filterAsync(addresses, async (one) => !(await isOnHost(one)));
+    const results = planHostAddresses(p, name, absent);
     const outcome = await this.#host.syscalld.run(
       `put the addresses of guest "${guest.name}" on "${name}"`,
       p,
     );
-    return addedOf(addresses, results, outcome);
+    return addedOf(absent, results, outcome);
+  }
+
+  /** Of a guest's addresses on an interface those in whose networks no other guest is there. */
+  #lastIn(guest: Guest, name: string, addresses: readonly string[]): readonly IpPrefix[] {
+    const others = this.#registry
+      .list()
+      .filter((one) => isActive(one) && one.live?.network?.interface === name)
+      .flatMap(
+        (one) => one.live?.network?.added.filter((own) => one !== guest || !addresses.includes(own)) ?? [],
+      );
+    const used = new Set(others.map((one) => networkOf(parseIpPrefix(one))));
+    return addresses.map(parseIpPrefix).filter((one) => !used.has(networkOf(one)));
   }
 
   async #removeAddresses(guest: Guest, name: string, addresses: readonly string[]): Promise<void> {
     if (addresses.length === 0) return;
     const p = this.#host.program();
-    planHostAddressesGone(p, name, addresses.map(parseIpPrefix));
+    planHostAddressesGone(p, name, addresses.map(parseIpPrefix), this.#lastIn(guest, name, addresses));
     try {
       await this.#host.syscalld.run(`take the addresses of guest "${guest.name}" from "${name}"`, p);
     } catch (error) {
@@ -430,6 +443,12 @@ function addedOf(
   const isAdded = (result: Result | undefined): boolean =>
     result !== undefined && outcome.result(result) === 0;
   return addresses.filter((_, i) => isAdded(results[i])).map(formatIpPrefix);
+}
+
+/** The network of an address, as text to compare. */
+function networkOf({ family, bytes, length }: IpPrefix): string {
+  const network = bytes.map((byte, i) => byte & ~(0xff >> Math.min(8, Math.max(0, length - 8 * i))));
+  return formatIpPrefix({ family, bytes: network, length });
 }
 
 function hostPart(address: string): string {

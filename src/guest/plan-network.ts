@@ -6,10 +6,12 @@ import { FILLED_AT_START } from '../storage/minimal-etc.ts';
 import { sizeOf } from '../sys/abi.ts';
 import {
   deleteAddress,
+  deleteNeighbourRoute,
   linkUp,
   linkWithoutOwnAddress,
   newAddress,
   newLink,
+  newNeighbourRoute,
   planInterfaceIndex,
   planRoute,
   planRouteSocket,
@@ -57,25 +59,48 @@ export function planDisplayChange(
 }
 
 /**
- * Adds the steps that put addresses on an interface of the host.
+ * Adds the steps that put addresses on an interface of the host, each for itself: as one of a network it would be what the
+ * host sends from there, or go with the one that came first. The network is a route.
  *
  * @returns for each address 0, or the negative errno of what the interface had already
  */
 export function planHostAddresses(p: Program, name: string, added: readonly IpPrefix[]): readonly Result[] {
-  planKeepSecondaries(p, name);
   const index = planInterfaceIndex(p, name);
   const socket = planRouteSocket(p);
-  return added.map((prefix) =>
-    planRoute(p, socket, newAddress(0, prefix, `address on "${name}"`), ['EEXIST'], index),
-  );
+  const about = `address on "${name}"`;
+  return added.map((prefix) => {
+    const result = planRoute(p, socket, newAddress(0, alone(prefix), about), ['EEXIST'], index);
+    if (isInNetwork(prefix))
+      planRoute(p, socket, newNeighbourRoute(prefix, `route on "${name}"`), ['EEXIST'], index);
+    return result;
+  });
 }
 
-/** Adds the steps that take addresses from an interface of the host; fine when they are gone. */
-export function planHostAddressesGone(p: Program, name: string, removed: readonly IpPrefix[]): void {
+/**
+ * Adds the steps that take addresses from an interface of the host; fine when they are gone.
+ *
+ * @param networks those whose routes go as well, as nobody else needs them
+ */
+export function planHostAddressesGone(
+  p: Program,
+  name: string,
+  removed: readonly IpPrefix[],
+  networks: readonly IpPrefix[],
+): void {
   const index = planInterfaceIndex(p, name);
   const socket = planRouteSocket(p);
+  for (const prefix of networks.filter(isInNetwork))
+    planRoute(p, socket, deleteNeighbourRoute(prefix, `route on "${name}"`), ['ESRCH'], index);
   for (const prefix of removed)
-    planRoute(p, socket, deleteAddress(0, prefix, `address on "${name}"`), ['EADDRNOTAVAIL'], index);
+    planRoute(p, socket, deleteAddress(0, alone(prefix), `address on "${name}"`), ['EADDRNOTAVAIL'], index);
+}
+
+function alone({ family, bytes }: IpPrefix): IpPrefix {
+  return { family, bytes, length: 8 * bytes.length };
+}
+
+function isInNetwork({ bytes, length }: IpPrefix): boolean {
+  return length < 8 * bytes.length;
 }
 
 /**

@@ -2,7 +2,15 @@ import assert from 'node:assert/strict';
 import { endianness } from 'node:os';
 import { test } from 'node:test';
 import { parseIpPrefix } from '../base/ip.ts';
-import { deleteAddress, linkUp, linkWithoutOwnAddress, newAddress, newLink } from './netlink.ts';
+import {
+  deleteAddress,
+  deleteNeighbourRoute,
+  linkUp,
+  linkWithoutOwnAddress,
+  newAddress,
+  newLink,
+  newNeighbourRoute,
+} from './netlink.ts';
 
 /** Takes a message apart as the kernel does, one level of attributes. */
 function decode(bytes: Uint8Array, bodyBytes: number): readonly (number | readonly [number, number[]])[] {
@@ -51,4 +59,15 @@ test('interfaces', () => {
   assert.equal(Array.isArray(info) ? info[0] : 0, 18);
   assert.deepEqual(decode(linkUp(2).bytes, IFINFO), [16, REQUEST_ACK]);
   assert.equal(decode(linkWithoutOwnAddress(2).bytes, IFINFO).length, 3);
+});
+
+const RTMSG = 12;
+
+test('routes to the neighbours of an address', () => {
+  const added = newNeighbourRoute(parseIpPrefix('10.1.2.3/20'), 'x').bytes;
+  assert.deepEqual(decode(added, RTMSG), [24, CREATE_EXCL, [4, [0, 0, 0, 0]], [1, [10, 1, 0, 0]]]);
+  assert.deepEqual([...added.subarray(16, 24)], [2, 20, 0, 0, 254, 197, 253, 1]);
+  const removed = deleteNeighbourRoute(parseIpPrefix('fd00::5/64'), 'x').bytes;
+  assert.deepEqual(decode(removed, RTMSG).slice(0, 2), [25, REQUEST_ACK]);
+  assert.equal(removed[17], 64);
 });

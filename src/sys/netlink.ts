@@ -9,10 +9,16 @@ import type { IpPrefix } from '../base/ip.ts';
 import type { Arg, Program, Result } from './program.ts';
 
 /** linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h: the kernel's ABI. */
-const RTM = { newLink: 16, newAddress: 20, deleteAddress: 21 } as const;
+const RTM = { newLink: 16, newAddress: 20, deleteAddress: 21, newRoute: 24, deleteRoute: 25 } as const;
 const NLM_F = { request: 0x1, ack: 0x4, excl: 0x200, create: 0x400 } as const;
 const IFLA = { name: 3, linkInfo: 18, afSpec: 26, infoKind: 1, inet6AddrGenMode: 8 } as const;
 const IFA = { address: 1, local: 2, broadcast: 4 } as const;
+const RTA = { destination: 1, interface: 4 } as const;
+const RT_TABLE_MAIN = 254;
+const RT_SCOPE_LINK = 253;
+const RTN_UNICAST = 1;
+/** Who made a route; below 128 numbers are others' (/etc/iproute2/rt_protos). */
+const ROUTE_PROTOCOL = 197;
 const IFA_F_NODAD = 0x02;
 const IFF_UP = 1;
 const IN6_ADDR_GEN_MODE_NONE = 1;
@@ -29,6 +35,8 @@ const LE = endianness() === 'LE';
 export interface RouteMessage {
   readonly bytes: Uint8Array;
   readonly about: string;
+  /** Where it has the index of the interface, when that is not where a message about an address has it. */
+  readonly indexAt?: number;
 }
 
 /** An interface of a kind such as `dummy`, which is to have this index. */
@@ -84,6 +92,31 @@ function lastOf(bytes: Uint8Array, length: number): Uint8Array {
   return bytes.map((byte, i) => byte | (0xff >> Math.min(8, Math.max(0, length - 8 * i))));
 }
 
+/** Makes the hosts of an address's network neighbours on an interface; EEXIST where they are. */
+export function newNeighbourRoute(prefix: IpPrefix, about: string): RouteMessage {
+  return {
+    bytes: neighbourRoute(RTM.newRoute, NLM_F.create | NLM_F.excl, prefix),
+    about,
+    indexAt: ROUTE_INDEX_OFFSET,
+  };
+}
+
+/** Takes such a route back, if it is ours; else ESRCH. */
+export function deleteNeighbourRoute(prefix: IpPrefix, about: string): RouteMessage {
+  return { bytes: neighbourRoute(RTM.deleteRoute, 0, prefix), about, indexAt: ROUTE_INDEX_OFFSET };
+}
+
+/** Where the message has the index of the interface: its first attribute, behind struct rtmsg. */
+const ROUTE_INDEX_OFFSET = HEADER_BYTES + 12 + 4;
+
+function neighbourRoute(type: number, flags: number, { family, bytes, length }: IpPrefix): Uint8Array {
+  const network = bytes.map((byte, i) => byte & ~(0xff >> Math.min(8, Math.max(0, length - 8 * i))));
+  const scope = family === 4 ? RT_SCOPE_LINK : 0;
+  const head = Uint8Array.of(FAMILY[family], length, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST);
+  const attributes = concat(attribute(RTA.interface, u32(0)), attribute(RTA.destination, network));
+  return message(type, flags, concat(head, u32(0), attributes));
+}
+
 /** Adds the steps that open a socket for messages about the network namespace the process is in. */
 export function planRouteSocket(p: Program): Result {
   return p.sys('socket', [p.flags('AF_NETLINK'), p.flags('SOCK_RAW', 'SOCK_CLOEXEC'), 0], {
@@ -101,12 +134,12 @@ export function planRouteSocket(p: Program): Result {
 export function planRoute(
   p: Program,
   socket: Arg,
-  { bytes, about }: RouteMessage,
+  { bytes, about, indexAt = ADDRESS_INDEX_OFFSET }: RouteMessage,
   ignored: readonly string[] = [],
   interfaceIndex?: Result,
 ): Result {
   const request = p.data(bytes, about);
-  if (interfaceIndex) p.store(request.at(ADDRESS_INDEX_OFFSET, 4), interfaceIndex);
+  if (interfaceIndex) p.store(request.at(indexAt, 4), interfaceIndex);
   const reply = p.data(REPLY.bytes);
   p.sys('write', [socket, request, bytes.length], { about });
   p.sys('read', [socket, reply, reply.length], { about });

@@ -133,10 +133,10 @@ describe('network', { skip: unmet('root', 'overlay', 'network') }, () => {
     assert.equal((await v.ok(['exec', 'web', 'hostname', '-I'])).trim(), '10.9.0.5 10.9.0.6 fd09::5');
     assert.deepEqual(hostAddresses(), [
       '10.9.0.1/24',
-      '10.9.0.5/24',
-      '10.9.0.6/24',
+      '10.9.0.5/32',
+      '10.9.0.6/32',
       'fd09::1/64',
-      'fd09::5/64',
+      'fd09::5/128',
     ]);
     assert.match(await v.ok(['exec', 'web', 'cat', '/etc/hosts']), /^10\.9\.0\.5 web$/m);
     const resolve = 'import socket; print(socket.gethostbyname("web"), socket.gethostbyname("localhost"))';
@@ -467,7 +467,7 @@ while True:
       assert.equal(await python('one', CLIENT, '10.9.0.1', '7000', 'tcp'), 'hi\n');
       await go(3);
       assert.equal(await python('one', CLIENT, '10.9.0.1', '7000', 'tcp'), 'hi\n');
-      assert.ok(hostAddresses().includes('10.9.0.5/24'));
+      assert.ok(hostAddresses().includes('10.9.0.5/32'));
     });
   }
 
@@ -480,7 +480,7 @@ while True:
       'one\n',
     );
     assert.equal((await v.ok(['exec', 'one', 'hostname', '-I'])).trim(), '10.9.0.9 fd09::9');
-    assert.deepEqual(hostAddresses(), ['10.9.0.1/24', '10.9.0.9/24', 'fd09::1/64', 'fd09::9/64']);
+    assert.deepEqual(hostAddresses(), ['10.9.0.1/24', '10.9.0.9/24', 'fd09::1/64', 'fd09::9/128']);
     await serve('one', '10.9.0.9', 8000);
     assert.equal(host.run(PYTHON, '-c', CLIENT, '10.9.0.9', '8000', 'tcp').slice(0, 12), 'one 10.9.0.9');
     const refused = await v.run(['set', 'one', '--ip-rm', '10.9.0.77']);
@@ -515,7 +515,7 @@ while True:
     assert.equal((await v.ok(['exec', 'with', 'hostname', '-I'])).trim(), '10.9.0.5 10.9.0.6');
     // Who is left has the addresses, and they go with the last.
     await v.ok(['stop', '-t', '0', 'db']);
-    assert.deepEqual(hostAddresses().slice(0, 3), ['10.9.0.1/24', '10.9.0.5/24', '10.9.0.6/24']);
+    assert.deepEqual(hostAddresses().slice(0, 3), ['10.9.0.1/24', '10.9.0.5/32', '10.9.0.6/32']);
     await serve('with', '10.9.0.5', 8001);
     assert.equal(ask('10.9.0.5', 8001), 'with 10.9.0.5');
     assert.match((await v.run(['delete', 'db'])).stderr, /found that guest "with" shares its network/);
@@ -530,6 +530,30 @@ while True:
       if (name === 'dark') await v.ok(['create', 'dark', '--', 'true']);
       assert.match((await v.run(['run', '--network-of', name, '--', 'true'])).stderr, reason);
     }
+  });
+
+  test('guests in a network of their own, where the host has no address', async () => {
+    const routes = (): string =>
+      host.run('ip', 'route', 'show', '10.60.0.0/16') + host.run('ip', '-6', 'route', 'show', 'fd60::/64');
+    await guest('one', '--ip', '10.60.0.1/16', '--ip', 'fd60::1/64');
+    await guest('two', '--ip', '10.60.0.2/16', '--ip', 'fd60::2/64');
+    for (const name of ['one', 'two']) await serve(name, '::', 8000);
+    for (const [address, name] of [
+      ['10.60.0.1', 'one'],
+      ['10.60.0.2', 'two'],
+      ['fd60::1', 'one'],
+      ['fd60::2', 'two'],
+    ] as const) {
+      assert.equal(ask(address, 8000).replace('::ffff:', ''), `${name} ${address}`);
+    }
+    assert.match(routes(), /^10\.60\.0\.0\/16 dev h0 .*\n.*dev h0/);
+    // Nothing of the host's comes from an address of a guest.
+    assert.doesNotMatch(host.run('ip', 'route', 'get', '10.60.9.9'), /src 10\.60\./);
+    await v.ok(['stop', '-t', '0', 'one']);
+    assert.equal(ask('10.60.0.2', 8000), 'two ::ffff:10.60.0.2');
+    assert.notEqual(routes(), '');
+    await v.ok(['stop', '-t', '0', 'two']);
+    assert.equal(routes(), '');
   });
 
   test('a start that fails leaves no address', async () => {
