@@ -11,6 +11,7 @@ import { type TestContext, test } from 'node:test';
 import { type BootResult, boot } from '../../tools/vm/boot.ts';
 import { fetchKernel, KernelUnavailableError, type StockKernel } from '../../tools/vm/fetch-kernel.ts';
 import { type InnerTest, parseResults } from '../../tools/vm/results.ts';
+import { buildProbe } from '../lib/probe.ts';
 import { mustRun, requires } from '../lib/requires.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -49,6 +50,7 @@ for (const { name, codename, isOptional } of KERNELS) {
       t.skip(`needs Linux ${name}: ${error.message}`);
       return;
     }
+    buildProbe(); // the machine has the checkout read-only
     const result = await boot({
       kernel,
       checkout: ROOT,
