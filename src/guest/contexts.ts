@@ -6,6 +6,7 @@ import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Program, Result } from '../sys/program.ts';
+import { StepError } from '../sys/syscalld.ts';
 import type { Host } from './host.ts';
 import { type ContextSpec, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
@@ -74,13 +75,17 @@ export class Contexts {
     }
   }
 
-  async #make(xid: Xid, request: Omit<ContextRequest, 'xid'>): Promise<Context> {
+  async #make(xid: Xid, request: Omit<ContextRequest, 'xid'>, isAgain = false): Promise<Context> {
     const { program, init, objects } = this.plan(xid, request);
     try {
       const outcome = await this.#host.syscalld.run(`make context ${xid}`, program);
       return { xid, initPid: outcome.result(init), objects };
     } catch (error) {
       await this.discard({ xid, initPid: 0, objects });
+      // A cgroup that a former run left would keep its limits: it is gone now.
+      const isLeftOver =
+        error instanceof StepError && error.call === 'mkdirat' && error.errnoName === 'EEXIST';
+      if (isLeftOver && !isAgain) return await this.#make(xid, request, true);
       throw error;
     }
   }

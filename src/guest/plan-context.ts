@@ -90,10 +90,7 @@ export function planCgroups(
   cgroup: { readonly directories: readonly string[]; readonly joins: readonly string[] },
 ): void {
   for (const directory of cgroup.directories) {
-    p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], {
-      about: `"${directory}"`,
-      ignore: ['EEXIST'],
-    });
+    p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${directory}"` });
   }
   for (const path of cgroup.joins) planJoin(p, path);
 }

@@ -5,7 +5,7 @@ import type { EffectiveLimits, LimitKind, Limits, Usage } from './limits.ts';
 
 /** What a start does to cgroups, as data: the worker makes the directories, does the writes, joins, and clones. */
 export interface CgroupPlan {
-  /** Absolute, parents first; one may exist already. */
+  /** Absolute, parents first; all are to be new. */
   readonly directories: readonly string[];
   /** Limits, in order, before any process joins: a guest never runs unlimited. */
   readonly writes: readonly CgroupWrite[];

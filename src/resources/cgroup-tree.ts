@@ -54,6 +54,19 @@ const DELEGATED = ['memory', 'cpu', 'pids', 'io', 'cpuset'];
 /** Levels a guest can make below its own: enough for a nested init and engine, few enough for PATH_MAX in `remove`. */
 const MAX_DEPTH = 12;
 const POLL_MAX_MS = 20;
+/** What a new cgroup has anyway. To write a CPU quota costs the more the more cgroups there are (walk_tg_tree_from). */
+const UNLIMITED: Readonly<Record<string, string>> = {
+  'memory.limit_in_bytes': '-1',
+  'memory.memsw.limit_in_bytes': '-1',
+  'memory.max': 'max',
+  'memory.swap.max': 'max',
+  'cpu.cfs_period_us': '100000',
+  'cpu.cfs_quota_us': '-1',
+  'cpu.shares': '1024',
+  'cpu.max': 'max 100000',
+  'cpu.weight': '100',
+  'pids.max': 'max',
+};
 
 /**
  * Makes the driver of one instance.
@@ -124,11 +137,9 @@ class CgroupTree implements CgroupDriver {
     const v1 = this.#v1.map((parent) => `${parent}/${xid}`);
     return {
       directories: [guest, leaf, ...v1],
-      writes: [
-        ...this.#bindings.flatMap(({ parent, controller }) =>
-          controller.plan(`${parent}/${xid}`, limits, enforced),
-        ),
-      ],
+      writes: this.#bindings
+        .flatMap(({ parent, controller }) => controller.plan(`${parent}/${xid}`, limits, enforced))
+        .filter(({ path, text }) => UNLIMITED[path.slice(path.lastIndexOf('/') + 1)] !== text),
       leaf,
       joins: v1.map((directory) => `${directory}/${CGROUP1_TASKS}`),
       service: {

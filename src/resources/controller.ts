@@ -12,8 +12,7 @@ export interface Controller {
   /** File that has to be there for a limit to be enforced. */
   readonly limitFiles: Readonly<Partial<Record<LimitKind, string>>>;
   /**
-   * Lists the writes that set every enforced limit, given or not, so that a directory left over from an earlier run
-   * ends with this run's limits. They hold for a cgroup without processes.
+   * Lists the writes that set every enforced limit, given or not. They hold for a cgroup without processes.
    */
   plan(directory: string, limits: Limits, enforced: ReadonlySet<LimitKind>): readonly CgroupWrite[];
   /**
