@@ -1,5 +1,5 @@
 /** A control plane of the bench's own, with all state below one temporary directory, and gone afterwards. */
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { run } from './native-programs.ts';
@@ -19,9 +19,13 @@ export class ControlPlane implements Disposable {
   readonly directory: string = mkdtempSync(join(tmpdir(), 'vserver-bench-'));
   /** VSERVER_ROOT. */
   readonly root: string = join(this.directory, 'state');
+  readonly #memory: string = mkdtempSync('/dev/shm/vserver-bench-');
 
   constructor() {
     chmodSync(this.directory, 0o711); // the ids of a peer's user namespace pass through it
+    // What is volatile is in memory, as /run is on stock systems.
+    mkdirSync(this.root);
+    symlinkSync(this.#memory, join(this.root, 'run'));
   }
 
   /** Runs the client; throws unless it ends with 0. */
@@ -56,7 +60,7 @@ export class ControlPlane implements Disposable {
     if (readFileSync('/proc/self/mountinfo', 'utf8').includes(this.directory)) {
       throw new Error(`cannot remove "${this.directory}": found a mount below it`);
     }
-    rmSync(this.directory, { recursive: true, maxRetries: 3 });
+    for (const path of [this.directory, this.#memory]) rmSync(path, { recursive: true, maxRetries: 3 });
   }
 }
 

@@ -6,6 +6,7 @@
 #include "daemon.h"
 #include "machine.h"
 #include <errno.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,16 +22,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10U
-#endif
-
-/* What is read: of no use to children, who would keep a copy of each page that we write to later. */
-static struct {
-	uint8_t control[FRAME_MAX + 64 * 1024]; /* one frame of any length, and some more */
-	uint8_t note[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX], client[CLIENT_MESSAGE_MAX];
-} __attribute__((aligned(4096))) in;
 
 struct daemon d = { .epoll = -1, .control = -1, .listener = -1 };
 
@@ -54,11 +45,8 @@ static void control_flush(void)
 	}
 	if (out_sent == out_len) {
 		out_sent = out_len = 0;
-		if (out_cap > 256 * 1024) {
-			free(out);
-			out = NULL;
-			out_cap = 0;
-		}
+		if (out_cap > 256 * 1024)
+			free(out), out = NULL, out_cap = 0;
 	}
 	static bool polled;
 	struct epoll_event ev = { .events = EPOLLIN | (out_len ? EPOLLOUT : 0u), .data.u64 = SOURCE_CONTROL };
@@ -132,10 +120,7 @@ void watch(uint64_t source, int fd)
 }
 
 /* By hand, as closing is not enough: a worker may still hold the same open file, and its events would go on. */
-static void unwatch(int fd)
-{
-	epoll_ctl(d.epoll, EPOLL_CTL_DEL, fd, NULL);
-}
+#define unwatch(fd) epoll_ctl(d.epoll, EPOLL_CTL_DEL, fd, NULL)
 
 void watched_close(int *fd)
 {
@@ -204,8 +189,7 @@ static uint32_t own_id(void)
 	return next++ | FIRST_OWN_ID;
 }
 
-/* Our own killed children that could not be reaped yet: one may hang in the kernel (in a guest's FUSE, say), and waiting
- * for it would stop everybody. */
+/* Killed children of ours that are not waited for: one may hang in the kernel (in a guest's FUSE, say). */
 static pid_t dying[1024];
 static size_t dying_count;
 
@@ -283,29 +267,57 @@ static void run_finish(struct object *w, int32_t error)
 
 static struct rlimit files_limit; /* as we got it: our own is higher */
 
+static int nursery = -1;
+static pid_t nursery_pid;
+
+/* Workers are forked by a process that has next to nothing to copy and to close: a fork of our own would take the longer
+ * the more objects there are, and leave each child a copy of what we write to later. They are our children all the same. */
+static void nursery_start(void)
+{
+	int pair[2];
+	watched_close(&nursery);
+	if (nursery_pid)
+		reap_later(nursery_pid);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) || (nursery_pid = fork()) < 0)
+		die("fork");
+	nursery = pair[0];
+	if (nursery_pid) {
+		close(pair[1]);
+		return;
+	}
+	title_set("nursery");
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	dup3(pair[1], 3, O_CLOEXEC); /* or it is 3: what is below is taken */
+	syscall(SYS_close_range, 4, ~0U, 0);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || close(null) || setrlimit(RLIMIT_NOFILE, &files_limit))
+		_exit(127);
+	for (struct fds fds; message_receive(3, &nursery_pid, sizeof nursery_pid, &fds, 0) > 0; fds_close(&fds)) {
+		struct clone_args args = { .flags = CLONE_PARENT };
+		nursery_pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+		if (nursery_pid == 0) {
+			title_set("worker");
+			dup3(fds.fd[0], 3, O_CLOEXEC);
+			syscall(SYS_close_range, 4, ~0U, 0); /* nothing is open in a worker but its socket */
+			worker_main(3);
+		}
+		message_send(3, &(struct iovec){ &nursery_pid, sizeof nursery_pid }, 1, NULL, 0);
+	}
+	_exit(0);
+}
+
 static struct object *worker_fork(void)
 {
 	int pair[2];
+	pid_t pid = -1;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return NULL;
 	int big = 2 * (int)PROGRAM_MAX;
 	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
 	setsockopt(pair[1], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
-	pid_t pid = fork();
-	if (pid == 0) {
-		/* Nothing of syscalld's is open in a worker but its socket; 0..2 are taken, so that nothing lands there. */
-		int sock = fcntl(pair[1], F_DUPFD_CLOEXEC, 3);
-		if (sock != 3)
-			dup3(sock, 3, O_CLOEXEC);
-		syscall(SYS_close_range, 4, ~0U, 0);
-		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-		for (int fd = 0; fd < 3; fd++)
-			if (dup2(null, fd) < 0)
-				_exit(127);
-		close(null);
-		setrlimit(RLIMIT_NOFILE, &files_limit);
-		worker_main(3);
-	}
+	if (message_send(nursery, &(struct iovec){ &pid, sizeof pid }, 1, &(struct fds){ { pair[1] }, 1 }, 0) < 0 ||
+	    message_receive(nursery, &pid, sizeof pid, &(struct fds){ 0 }, 0) != sizeof pid)
+		nursery_start(); /* somebody killed it: the next one is there for the next call */
 	close(pair[1]);
 	if (pid < 0) {
 		close(pair[0]);
@@ -363,10 +375,11 @@ static void worker_done(struct object *w, const struct worker_note *note, size_t
 
 static void worker_read(struct object *w)
 {
-	struct worker_note *note = (struct worker_note *)in.note;
+	static _Alignas(8) uint8_t buf[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX];
+	struct worker_note *note = (struct worker_note *)buf;
 	struct object *o;
 	struct fds fds;
-	ssize_t n = message_receive(w->fd, in.note, sizeof in.note, &fds, MSG_DONTWAIT);
+	ssize_t n = message_receive(w->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0 || !note_check(note, (size_t)n, fds.count) || (note->kind == WORKER_DONE && w->reply)) {
@@ -513,12 +526,13 @@ static void client_detach(struct object *c, int master)
 
 static void client_read(struct object *c)
 {
+	static uint8_t buf[CLIENT_MESSAGE_MAX];
 	struct client_request r;
 	struct fds fds;
-	ssize_t n = message_receive(c->fd, in.client, sizeof in.client, &fds, MSG_DONTWAIT);
+	ssize_t n = message_receive(c->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n < 0 || !client_parse(in.client, (size_t)n, fds.count, &r)) {
+	if (n < 0 || !client_parse(buf, (size_t)n, fds.count, &r)) {
 		fds_close(&fds);
 		client_close(c);
 		return;
@@ -725,8 +739,9 @@ static void handle(const struct frame *f, const uint8_t *body)
 /* Frames are handled where they lie in the receive buffer; what is incomplete moves to its front. */
 static void control_read(void)
 {
+	static uint8_t in[FRAME_MAX + 64 * 1024]; /* one of any length, and some more */
 	static size_t have;
-	ssize_t n = recv(d.control, in.control + have, sizeof in.control - have, MSG_DONTWAIT);
+	ssize_t n = recv(d.control, in + have, sizeof in - have, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -738,8 +753,8 @@ static void control_read(void)
 	size_t at = 0;
 	struct frame f;
 	enum frame_state state;
-	while ((state = frame_parse(in.control + at, have - at, &f)) == FRAME_COMPLETE) {
-		handle(&f, in.control + at + sizeof f);
+	while ((state = frame_parse(in + at, have - at, &f)) == FRAME_COMPLETE) {
+		handle(&f, in + at + sizeof f);
 		at += sizeof f + f.len;
 	}
 	if (state == FRAME_TOO_LONG) {
@@ -747,7 +762,7 @@ static void control_read(void)
 		vserverd_ended();
 		return;
 	}
-	memmove(in.control, in.control + at, have - at);
+	memmove(in, in + at, have - at);
 	have -= at;
 }
 
@@ -775,16 +790,12 @@ static void dispatch(const struct epoll_event *ev)
 	}
 }
 
-static int wait_ms(void)
-{
-	return d.control < 0 || dying_count || !d.spare ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
-}
-
 static void loop(void)
 {
 	struct epoll_event events[64];
 	for (;;) {
-		int n = epoll_wait(d.epoll, events, 64, wait_ms());
+		int wait_ms = d.control < 0 || dying_count || !d.spare ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
+		int n = epoll_wait(d.epoll, events, 64, wait_ms);
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
 		/* A worker waits before it is needed: forked in a lull, it is in no operation's way. */
@@ -806,7 +817,7 @@ static void run_sealed(char **argv)
 	if (fcntl(STDIN_FILENO, F_GET_SEALS) == SEALS)
 		return;
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	int copy = memfd_create("vserver", MFD_ALLOW_SEALING | MFD_CLOEXEC | MFD_EXEC);
+	int copy = memfd_create("vserver", MFD_ALLOW_SEALING | MFD_CLOEXEC | 0x10U /* MFD_EXEC */);
 	if (copy < 0 && errno == EINVAL) /* before Linux 6.3 */
 		copy = memfd_create("vserver", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	struct stat st;
@@ -850,7 +861,7 @@ int daemon_main(char **argv)
 			return 0; /* another one listens, or will in a moment */
 		poll(NULL, 0, POLL_MS); /* another one is coming up, or ending */
 	}
-	madvise(&in, sizeof in, MADV_WIPEONFORK);
+	nursery_start();
 	d.epoll = epoll_create1(EPOLL_CLOEXEC);
 	vserverd_start();
 	loop();
