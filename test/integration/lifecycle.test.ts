@@ -279,6 +279,10 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     assert.equal(await code('run', '--name', 'stays', '--', 'sh', '-c', 'sleep 1000 & exit 3'), 3);
     for (let i = 0; i < 5; i++) assert.equal(await v.ok(['start', 'stays']), 'stays\n');
     assert.equal(await v.ok(['delete', '--force', 'stays']), 'stays\n');
+    for (let i = 0; i < 3; i++) {
+      await v.ok(['run', '--', 'true']);
+      await v.ok(['daemon', 'stop']);
+    }
   });
 
   test('kill and wait', async () => {

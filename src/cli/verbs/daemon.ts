@@ -72,6 +72,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
       else await warn(io, `guest "${outcome.name}" is stopped`);
     }
   }
+  await manager.settled();
   const running = manager.registry.list().filter(hasRun);
   if (running.length > 0) {
     throw new StateError(
