@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import { type BootResult, boot } from '../../tools/vm/boot.ts';
 import { fetchKernel, KernelUnavailableError, type StockKernel } from '../../tools/vm/fetch-kernel.ts';
 import { type InnerTest, parseResults } from '../../tools/vm/results.ts';
@@ -21,9 +21,13 @@ const CACHE = join(ROOT, 'build/vm');
 const MACHINE_TIMEOUT_MS = 900_000;
 
 // Where the kernel makes a difference, and cgroup v2. What is about compilers, our sources or our own processes does
-// not; the other tests of the root tier do, and take too long or count too much on time under emulation: run them by
-// VM_TEST_FILES.
-const TEST_FILES = ['test/vm/inside/*.test.ts', 'test/integration/{cgroup,lifecycle,run}.test.ts'];
+// not. The others of the root tier (crash, load, own-init, network) count too much on time under emulation, or on a
+// package mirror: run them by VM_TEST_FILES.
+const TEST_FILES = [
+  'test/vm/inside/*.test.ts',
+  'test/integration/{cgroup,lifecycle,run,templates,tty}.test.ts',
+  'test/security/{kernel,paths}.test.ts',
+];
 
 // What a stock kernel is known to have: there a skip would hide a broken machine.
 const ENVIRONMENT = { VSERVER_TEST_VM: '1', MUST_RUN: 'root,cgroup2,overlay,userns,fuse,busybox' };
@@ -34,35 +38,38 @@ const KERNELS = [
   { name: '6.12', codename: 'trixie', isOptional: true },
 ] as const;
 
-for (const { name, codename, isOptional } of KERNELS) {
-  test(`root tier on Linux ${name} of Debian ${codename}`, async (t) => {
-    if (!requires(t, 'qemu', 'busybox')) return;
-    if (process.arch !== 'x64') {
-      t.skip(`needs an x86-64 host, whose programs the machine runs: this is ${process.arch}`);
-      return;
-    }
-    let kernel: StockKernel;
-    try {
-      kernel = fetchKernel(codename, join(CACHE, 'kernels'));
-    } catch (error) {
-      if (!(error instanceof KernelUnavailableError) || (!isOptional && mustRun().includes('qemu')))
-        throw error;
-      t.skip(`needs Linux ${name}: ${error.message}`);
-      return;
-    }
-    buildProbe(); // the machine has the checkout read-only
-    const result = await boot({
-      kernel,
-      checkout: ROOT,
-      command: [process.execPath, 'tools/vm/run-tests.ts', '/out', ...testFiles()],
-      env: ENVIRONMENT,
-      workDir: join(CACHE, 'runs', codename),
-      timeoutMs: MACHINE_TIMEOUT_MS,
+// One emulated processor each keeps a processor busy: the machines run side by side.
+describe('stock kernels', { concurrency: KERNELS.length }, () => {
+  for (const { name, codename, isOptional } of KERNELS) {
+    test(`root tier on Linux ${name} of Debian ${codename}`, async (t) => {
+      if (!requires(t, 'qemu', 'busybox')) return;
+      if (process.arch !== 'x64') {
+        t.skip(`needs an x86-64 host, whose programs the machine runs: this is ${process.arch}`);
+        return;
+      }
+      let kernel: StockKernel;
+      try {
+        kernel = fetchKernel(codename, join(CACHE, 'kernels'));
+      } catch (error) {
+        if (!(error instanceof KernelUnavailableError) || (!isOptional && mustRun().includes('qemu')))
+          throw error;
+        t.skip(`needs Linux ${name}: ${error.message}`);
+        return;
+      }
+      buildProbe(); // the machine has the checkout read-only
+      const result = await boot({
+        kernel,
+        checkout: ROOT,
+        command: [process.execPath, 'tools/vm/run-tests.ts', '/out', ...testFiles()],
+        env: ENVIRONMENT,
+        workDir: join(CACHE, 'runs', codename),
+        timeoutMs: MACHINE_TIMEOUT_MS,
+      });
+      t.diagnostic(`Linux ${kernel.release}: ${result.seconds.toFixed(1)} s`);
+      await surface(t, result);
     });
-    t.diagnostic(`Linux ${kernel.release}: ${result.seconds.toFixed(1)} s`);
-    await surface(t, result);
-  });
-}
+  }
+});
 
 function testFiles(): readonly string[] {
   const named = (process.env['VM_TEST_FILES'] ?? '').split(' ').filter((file) => file !== '');
