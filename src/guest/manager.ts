@@ -880,8 +880,9 @@ export class Manager {
 
   /** Waits for the guests whose run is just coming to its end. */
   async settled(): Promise<void> {
-    const ending = this.registry.list().filter((guest) => guest.state === 'stopping');
-    await Promise.all(ending.map((guest) => guest.ended?.promise));
+    for (const guest of this.registry.list()) {
+      if (guest.state === 'stopping') await guest.ended?.promise;
+    }
   }
 
   /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
