@@ -223,7 +223,7 @@ function processesIn(root: string): readonly number[] {
 }
 
 /** The program a process runs; undefined when it has ended. */
-export function exeOf(pid: number): string | undefined {
+function exeOf(pid: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/exe`);
   } catch {
