@@ -61,6 +61,7 @@ const FOLLOW_LINKS: readonly Edit[] = [
 ];
 const NO_MASKS: readonly Edit[] = [[' kind } of masks)', ' kind } of masks.slice(0, 0))']];
 const NO_FILTER: readonly Edit[] = [
+  ['if (command.seccomp) planSeccomp(p, command.seccomp);', ''],
   ['if (seccomp && command.noNewPrivileges) planSeccomp(p, seccomp);', ''],
   ['if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);', ''],
 ];
@@ -84,7 +85,14 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'A2: descriptors are not closed',
     check: a2,
-    edits: [["p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);", '']],
+    edits: [
+      ["p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);", ''],
+      // Each is closed by execve by itself, too.
+      [
+        "p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], { about });",
+        "p.flags('SOCK_SEQPACKET'), 0, pair], { about });",
+      ],
+    ],
     breach: /descriptors/,
   },
   {
@@ -139,7 +147,10 @@ const MUTATIONS: readonly Mutation[] = [
     name: "A7: the guest gets the caller's terminal",
     check: a7,
     edits: [
-      ["p.sys('dup3', [slave, fd, 0]", "p.sys('dup3', [p.import(command.terminal?.client ?? 0, fd), fd, 0]"],
+      [
+        "p.sys('dup3', [slave, fd, 0]",
+        "p.sys('dup3', [p.import(command.terminal?.master.kind === 'client' ? command.terminal.master.client : 0, fd), fd, 0]",
+      ],
       // Its end would be a hang-up for the session it controls.
       ["p.sys('ioctl', [slave, p.flags('TIOCSCTTY'), 0]", "p.sys('getpid', []"],
     ],
@@ -225,7 +236,10 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: "B8: the ids are the host's and /sys is writable",
     check: b8,
-    edits: [...HOST_IDS, ["'sysfs', [], [...API_MOUNT, 'MOUNT_ATTR_RDONLY']", "'sysfs', [], API_MOUNT"]],
+    edits: [
+      ...HOST_IDS,
+      ["const SYS_MOUNT = [...API_MOUNT, 'MOUNT_ATTR_RDONLY'];", 'const SYS_MOUNT = API_MOUNT;'],
+    ],
     breach: /writable \/sys/,
   },
   { name: 'B9: nothing is masked', check: b9, edits: NO_MASKS },
