@@ -97,6 +97,21 @@ export function formatIpPrefix({ bytes, length }: IpPrefix): string {
   return `${formatIpAddress(bytes)}/${length}`;
 }
 
+/** Returns the first address of a network: the bits behind the prefix, `length` bits long, are cleared. */
+export function firstOf(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.map((byte, i) => byte & ~hostBits(length, i));
+}
+
+/** Returns the last address of a network: the bits behind the prefix are set. */
+export function lastOf(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.map((byte, i) => byte | hostBits(length, i));
+}
+
+/** The bits of a byte that are behind a prefix. */
+function hostBits(length: number, index: number): number {
+  return 0xff >> Math.min(8, Math.max(0, length - 8 * index));
+}
+
 /** Whether a host can have the address as its own: it is neither unspecified nor loopback nor multicast. */
 export function isUnicast({ family, bytes }: IpPrefix): boolean {
   const [first = 0] = bytes;

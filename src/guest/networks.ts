@@ -6,7 +6,7 @@ import { rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
-import { formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
+import { firstOf, formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import type { Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
@@ -199,7 +199,7 @@ export class Networks {
 
   /** The guest whose network context it is in: itself, or the one it shares with. */
   #owner(guest: Pick<Guest, 'name'>, network: GuestNetwork): Guest | undefined {
-    if (network.shareWith === undefined) return this.#registry.list().find((one) => one.name === guest.name);
+    if (network.shareWith === undefined) return this.#registry.named(guest.name);
     const owner = this.#registry.find(network.shareWith);
     const { mode, shareWith } = configOf(owner).network;
     if (owner.name === guest.name || mode !== 'isolated' || shareWith !== undefined) {
@@ -241,8 +241,7 @@ export class Networks {
     const rules = this.#rules(own);
     const { fence } = await this.#openFence();
     const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
-    const absent =
-      name === undefined ? [] : await filterAsync(addresses, async (one) => !(await isOnHost(one)));
+    const absent = name === undefined ? [] : await notOnHost(addresses);
     const live: LiveNetwork = {
       nid: owner.xid,
       cgroupId: String(statSync(directory, { bigint: true }).ino),
@@ -270,7 +269,7 @@ export class Networks {
     addresses: readonly IpPrefix[],
   ): Promise<readonly string[]> {
     const p = this.#host.program();
-    const absent = await filterAsync(addresses, async (one) => !(await isOnHost(one)));
+    const absent = await notOnHost(addresses);
     const results = planHostAddresses(p, name, absent);
     const outcome = await this.#host.syscalld.run(
       `put the addresses of guest "${guest.name}" on "${name}"`,
@@ -422,16 +421,11 @@ function addressesOf(addresses: readonly IpPrefix[]): Pick<NetworkRules, 'addres
   return { addresses4: of(4), addresses6: of(6) };
 }
 
-async function isOnHost({ family, bytes }: IpPrefix): Promise<boolean> {
-  return await isLocalAddress(family, formatIpAddress(bytes));
-}
-
-async function filterAsync<T>(
-  values: readonly T[],
-  test: (value: T) => Promise<boolean>,
-): Promise<readonly T[]> {
-  const passed = await Promise.all(values.map(test));
-  return values.filter((_, i) => passed[i]);
+async function notOnHost(addresses: readonly IpPrefix[]): Promise<readonly IpPrefix[]> {
+  const are = await Promise.all(
+    addresses.map(({ family, bytes }) => isLocalAddress(family, formatIpAddress(bytes))),
+  );
+  return addresses.filter((_, i) => !are[i]);
 }
 
 /** The addresses that an interface did not have before. */
@@ -447,8 +441,7 @@ function addedOf(
 
 /** The network of an address, as text to compare. */
 function networkOf({ family, bytes, length }: IpPrefix): string {
-  const network = bytes.map((byte, i) => byte & ~(0xff >> Math.min(8, Math.max(0, length - 8 * i))));
-  return formatIpPrefix({ family, bytes: network, length });
+  return formatIpPrefix({ family, bytes: firstOf(bytes, length), length });
 }
 
 function hostPart(address: string): string {

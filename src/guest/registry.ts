@@ -161,6 +161,16 @@ export class Registry {
     return [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
+  /** The guest of a name. */
+  named(name: string | undefined): Guest | undefined {
+    return name === undefined ? undefined : this.#byName.get(name);
+  }
+
+  /** The guest of a number. */
+  numbered(xid: Xid): Guest | undefined {
+    return this.#byXid.get(xid);
+  }
+
   /** Whether a name is taken. */
   has(name: string): boolean {
     return this.#byName.has(name);

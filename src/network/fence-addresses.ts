@@ -2,7 +2,13 @@
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_ADDR } from '../sys/bpf/uapi.ts';
 import { dropOwnBinding, enterBinding, setWildState } from './fence-bindings.ts';
-import { type Family, readPortAndProtocol, readUserAddress, writeUserAddress } from './fence-caller.ts';
+import {
+  type Family,
+  readPortAndProtocol,
+  readSourceAddress,
+  readUserAddress,
+  writeUserAddress,
+} from './fence-caller.ts';
 import {
   AF_INET,
   AF_INET6,
@@ -120,7 +126,7 @@ export function sendProgram(target: FenceTarget, family: Family): EbpfProgram {
   f.loadState().loadNetwork();
   readPortAndProtocol(f);
   registerAutobound(f);
-  readSource(f, family, FRAME.header);
+  readSourceAddress(f, family, FRAME.header);
   // A connected socket that names a source names no peer: the packet itself is looked at later.
   a.load(1, 6, SOCK_ADDR.userFamily, 4).jumpIf(1, '==', 0, 'source alone');
   readUserAddress(f, family, FRAME.remote);
@@ -175,17 +181,6 @@ export function sendProgram(target: FenceTarget, family: Family): EbpfProgram {
   a.label('no address');
   f.refuse(undefined, 'ENETUNREACH');
   return f.finish();
-}
-
-/** The source the datagram would have, 16 bytes. */
-function readSource(f: FenceCode, family: Family, at: number): void {
-  const { a } = f;
-  if (family === 4) {
-    a.load(1, 6, SOCK_ADDR.sourceIp4, 4);
-    f.storeMapped(at, 1);
-    return;
-  }
-  for (const i of [0, 4, 8, 12]) a.load(1, 6, SOCK_ADDR.sourceIp6 + i, 4).store(10, at + i, reg(1), 4);
 }
 
 /** Goes to a label unless the datagram has a source already. */

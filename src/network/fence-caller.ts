@@ -7,13 +7,22 @@ export type Family = 4 | 6;
 
 /** Copies the address the caller gave to the stack; 16 bytes; uses r1. */
 export function readUserAddress(f: FenceCode, family: Family, at: number): void {
+  readAddress(f, family === 4 ? SOCK_ADDR.userIp4 : SOCK_ADDR.userIp6, family, at);
+}
+
+/** Copies the source the datagram would have to the stack; 16 bytes; uses r1. */
+export function readSourceAddress(f: FenceCode, family: Family, at: number): void {
+  readAddress(f, family === 4 ? SOCK_ADDR.sourceIp4 : SOCK_ADDR.sourceIp6, family, at);
+}
+
+function readAddress(f: FenceCode, field: number, family: Family, at: number): void {
   const { a } = f;
   if (family === 4) {
-    a.load(1, 6, SOCK_ADDR.userIp4, 4);
+    a.load(1, 6, field, 4);
     f.storeMapped(at, 1);
     return;
   }
-  for (const i of [0, 4, 8, 12]) a.load(1, 6, SOCK_ADDR.userIp6 + i, 4).store(10, at + i, reg(1), 4);
+  for (const i of [0, 4, 8, 12]) a.load(1, 6, field + i, 4).store(10, at + i, reg(1), 4);
 }
 
 /** Gives the caller, or the kernel, another address; uses r1. */

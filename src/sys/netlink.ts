@@ -5,23 +5,25 @@
  *     attribute: u16 length, u16 type, bytes, up to a multiple of 4            all in host byte order
  */
 import { endianness } from 'node:os';
-import type { IpPrefix } from '../base/ip.ts';
+import { firstOf, type IpPrefix, lastOf } from '../base/ip.ts';
 import type { Arg, Program, Result } from './program.ts';
 
 /** linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h: the kernel's ABI. */
 const RTM = { newLink: 16, newAddress: 20, deleteAddress: 21, newRoute: 24, deleteRoute: 25 } as const;
-const NLM_F = { request: 0x1, ack: 0x4, excl: 0x200, create: 0x400 } as const;
+const NLM_F = { request: 0x1, ack: 0x4, replace: 0x100, excl: 0x200, create: 0x400 } as const;
 const IFLA = { name: 3, linkInfo: 18, afSpec: 26, infoKind: 1, inet6AddrGenMode: 8 } as const;
-const IFA = { address: 1, local: 2, broadcast: 4 } as const;
+const IFA = { address: 1, local: 2, broadcast: 4, cacheInfo: 6, flags: 8 } as const;
 const RTA = { destination: 1, interface: 4 } as const;
 const RT_TABLE_MAIN = 254;
 const RT_SCOPE_LINK = 253;
+const RT_SCOPE_HOST = 254;
 const RTN_UNICAST = 1;
 /** Who made a route; below 128 numbers are others' (/etc/iproute2/rt_protos). */
 const ROUTE_PROTOCOL = 197;
 const IFA_F_NODAD = 0x02;
 const IFF_UP = 1;
 const IN6_ADDR_GEN_MODE_NONE = 1;
+const FOREVER = 0xffffffff;
 const FAMILY = { 4: 2, 6: 10 } as const;
 const HEADER_BYTES = 16;
 /** Where struct ifaddrmsg has the index of the interface: u8 family, prefix length, flags, scope, u32 index. */
@@ -44,7 +46,7 @@ export function newLink(kind: string, name: string, index: number): RouteMessage
   const info = attribute(IFLA.linkInfo, attribute(IFLA.infoKind, text(kind)));
   const body = concat(ifinfo(index, 0), attribute(IFLA.name, text(name)), info);
   return {
-    bytes: message(RTM.newLink, NLM_F.create | NLM_F.excl, body),
+    bytes: request(RTM.newLink, NLM_F.create | NLM_F.excl, body),
     about: `interface ${name}, a ${kind}`,
   };
 }
@@ -54,14 +56,14 @@ export function linkWithoutOwnAddress(index: number): RouteMessage {
   const mode = attribute(IFLA.inet6AddrGenMode, Uint8Array.of(IN6_ADDR_GEN_MODE_NONE));
   const spec = attribute(IFLA.afSpec, attribute(FAMILY[6], mode));
   return {
-    bytes: message(RTM.newLink, 0, concat(ifinfo(index, 0), spec)),
+    bytes: request(RTM.newLink, 0, concat(ifinfo(index, 0), spec)),
     about: `interface ${index} without addresses`,
   };
 }
 
 /** Brings an interface up. */
 export function linkUp(index: number): RouteMessage {
-  return { bytes: message(RTM.newLink, 0, ifinfo(index, IFF_UP)), about: `interface ${index} up` };
+  return { bytes: request(RTM.newLink, 0, ifinfo(index, IFF_UP)), about: `interface ${index} up` };
 }
 
 /** Adds an address to an interface. */
@@ -84,12 +86,26 @@ function address(
   const broadcast =
     family === 4 && length < 31 ? attribute(IFA.broadcast, lastOf(bytes, length)) : new Uint8Array(0);
   const local = concat(attribute(IFA.local, bytes), attribute(IFA.address, bytes), broadcast);
-  return message(type, flags, concat(head, u32(index), local));
+  return request(type, flags, concat(head, u32(index), local));
 }
 
-/** The last address of a network. */
-function lastOf(bytes: Uint8Array, length: number): Uint8Array {
-  return bytes.map((byte, i) => byte | (0xff >> Math.min(8, Math.max(0, length - 8 * i))));
+/**
+ * Adds or removes an IPv6 address, all of whose bits are its prefix, for use on the host alone. It is deprecated from the
+ * start: nothing chooses it to send from. Nobody is told the outcome.
+ */
+export function ownAddress(action: 'add' | 'remove', index: number, bytes: Uint8Array): Uint8Array {
+  const head = Uint8Array.of(FAMILY[6], 8 * bytes.length, 0, RT_SCOPE_HOST);
+  const lifetimes = concat(u32(0), u32(FOREVER), u32(0), u32(0)); // preferred, valid
+  const attributes = [
+    attribute(IFA.local, bytes),
+    attribute(IFA.address, bytes),
+    attribute(IFA.flags, u32(IFA_F_NODAD)),
+    attribute(IFA.cacheInfo, lifetimes),
+  ];
+  const body = concat(head, u32(index), ...attributes);
+  return action === 'add'
+    ? message(RTM.newAddress, NLM_F.create | NLM_F.replace, body)
+    : message(RTM.deleteAddress, 0, body);
 }
 
 /** Makes the hosts of an address's network neighbours on an interface; EEXIST where they are. */
@@ -110,11 +126,13 @@ export function deleteNeighbourRoute(prefix: IpPrefix, about: string): RouteMess
 const ROUTE_INDEX_OFFSET = HEADER_BYTES + 12 + 4;
 
 function neighbourRoute(type: number, flags: number, { family, bytes, length }: IpPrefix): Uint8Array {
-  const network = bytes.map((byte, i) => byte & ~(0xff >> Math.min(8, Math.max(0, length - 8 * i))));
   const scope = family === 4 ? RT_SCOPE_LINK : 0;
   const head = Uint8Array.of(FAMILY[family], length, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST);
-  const attributes = concat(attribute(RTA.interface, u32(0)), attribute(RTA.destination, network));
-  return message(type, flags, concat(head, u32(0), attributes));
+  const attributes = concat(
+    attribute(RTA.interface, u32(0)),
+    attribute(RTA.destination, firstOf(bytes, length)),
+  );
+  return request(type, flags, concat(head, u32(0), attributes));
 }
 
 /** Adds the steps that open a socket for messages about the network namespace the process is in. */
@@ -168,12 +186,17 @@ export function planInterfaceIndex(p: Program, name: string): Result {
   return p.load(request.at(IFREQ.index, 4));
 }
 
+/** A message that the kernel is to answer. */
+function request(type: number, flags: number, body: Uint8Array): Uint8Array {
+  return message(type, NLM_F.ack | flags, body);
+}
+
 function message(type: number, flags: number, body: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES + body.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, bytes.length, LE);
   view.setUint16(4, type, LE);
-  view.setUint16(6, NLM_F.request | NLM_F.ack | flags, LE);
+  view.setUint16(6, NLM_F.request | flags, LE);
   bytes.set(body, HEADER_BYTES);
   return bytes;
 }

@@ -202,12 +202,12 @@ export class EbpfAssembler {
 
   /** Goes to a label if a comparison of 64 bits holds. */
   jumpIf(register: Register, comparison: Comparison, value: Operand, target: string): this {
-    return this.#compare(JUMP, register, comparison, value, target);
+    return this.#operate(JUMP | COMPARISON[comparison], register, value, { target });
   }
 
   /** Goes to a label if a comparison of the low 32 bits holds; the way to compare with numbers from 2³¹ on. */
   jumpIf32(register: Register, comparison: Comparison, value: Operand, target: string): this {
-    return this.#compare(CLASS.jump32, register, comparison, value, target);
+    return this.#operate(CLASS.jump32 | COMPARISON[comparison], register, value, { target });
   }
 
   /** Goes to a label if a register has a value. */
@@ -284,35 +284,21 @@ export class EbpfAssembler {
     return distance;
   }
 
-  #operate(opcode: number, destination: Register, value: Operand): this {
-    return typeof value === 'number'
-      ? this.#push({ opcode, destination, source: 0, offset: 0, immediate: value })
-      : this.#push({
-          opcode: opcode | FROM_REGISTER,
-          destination,
-          source: value.register,
-          offset: 0,
-          immediate: 0,
-        });
-  }
-
-  #compare(
-    jump: number,
+  #operate(
+    opcode: number,
     destination: Register,
-    comparison: Comparison,
     value: Operand,
-    target: string,
+    jump: { readonly target?: string } = {},
   ): this {
-    const opcode = jump | COMPARISON[comparison];
     return typeof value === 'number'
-      ? this.#push({ opcode, destination, source: 0, offset: 0, immediate: value, target })
+      ? this.#push({ opcode, destination, source: 0, offset: 0, immediate: value, ...jump })
       : this.#push({
           opcode: opcode | FROM_REGISTER,
           destination,
           source: value.register,
           offset: 0,
           immediate: 0,
-          target,
+          ...jump,
         });
   }
 
