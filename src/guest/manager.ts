@@ -134,7 +134,8 @@ export class Manager {
       if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#adoptStray(object);
     // Process 1 of a start that did not come to its end is among them, and goes with its cgroup.
     for (const xid of this.host.cgroups.list()) {
-      if (!this.registry.list().some((guest) => guest.xid === xid && isActive(guest)))
+      const guest = this.registry.numbered(xid);
+      if (!guest || !isActive(guest))
         await this.#attempt(`remove the cgroups of context ${xid}`, () => this.#removeCgroup(xid));
     }
     await this.#sweepDirectories();
@@ -150,7 +151,7 @@ export class Manager {
   }
 
   async #adopt(record: LiveRecord, held: HeldObject | undefined): Promise<void> {
-    const existing = this.registry.list().find((guest) => guest.name === record.name);
+    const existing = this.registry.named(record.name);
     if (existing === undefined && record.exit) {
       rmSync(guestPaths(this.host.paths, record.name).live, { force: true });
       return;
@@ -271,7 +272,7 @@ export class Manager {
 
   /** Waits for a guest that goes with its run and whose command has ended, so that its name can be had again. */
   async #endingOf(name: GuestName | undefined): Promise<void> {
-    const guest = this.registry.list().find((one) => one.name === name);
+    const guest = this.registry.named(name);
     if (guest?.isEphemeral && guest.state === 'stopping') await guest.ended?.promise;
   }
 
@@ -691,7 +692,7 @@ export class Manager {
   async #closeNetwork(guest: Guest, network: LiveNetwork): Promise<void> {
     await this.#attempt(`end the network of guest "${guest.name}"`, async () => {
       const heir = await this.networks.close(guest, network);
-      const other = this.registry.list().find((one) => one.name === heir?.name);
+      const other = this.registry.named(heir?.name);
       if (heir && other?.live && isActive(other)) this.#remember(other, heir);
     });
   }

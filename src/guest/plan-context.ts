@@ -77,8 +77,8 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   planNumber(p, userns, WORKER_FD.userns);
   const { shared } = spec;
   const scaffold = shared ? planClone(p, p.import(shared.scaffold), 'scaffold') : planScaffold(p);
-  const sys =
-    hasSharedSys(spec) && shared ? [planClone(p, p.import(shared.sys), '/sys', 'AT_RECURSIVE')] : [];
+  const original = sharedSys(spec);
+  const sys = original === undefined ? [] : [planClone(p, p.import(original), '/sys', 'AT_RECURSIVE')];
   const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
@@ -123,9 +123,9 @@ export function planShared(
   return { scaffold, sys, network };
 }
 
-/** With the host's network its /sys is not one without devices. */
-function hasSharedSys(spec: ContextSpec): boolean {
-  return spec.shared !== undefined && !spec.hostNetwork;
+/** The object a context's /sys is a copy of, if of any: with the host's network it is not one without devices. */
+function sharedSys({ shared, hostNetwork }: ContextSpec): number | undefined {
+  return hostNetwork ? undefined : shared?.sys;
 }
 
 function planScaffold(p: Program): Result {
@@ -158,7 +158,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const count = hasSharedSys(spec) ? 3 : 2;
+  const count = sharedSys(spec) === undefined ? 2 : 3;
   const [scaffold, dev, shared] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
   if (!scaffold || !dev) return;
   planAttach(p, scaffold, spec.attachAt, 'scaffold');
