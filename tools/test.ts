@@ -3,7 +3,7 @@
  * tier needs where apt can; otherwise their tests skip and say so. `MUST_RUN` makes such a skip a failure.
  */
 import { spawnSync } from 'node:child_process';
-import { globSync } from 'node:fs';
+import { existsSync, globSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { run } from 'node:test';
 import type { TestEvent } from 'node:test/reporters';
@@ -31,7 +31,16 @@ const TIERS = {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
     concurrency: 1,
     fileTimeoutMs: 300_000,
-    packages: { busybox: 'busybox-static' },
+    packages: {
+      busybox: 'busybox-static',
+      nginx: 'nginx',
+      postgresql: 'postgresql',
+      redis: 'redis-server',
+      sshd: 'openssh-server',
+      nodejs: 'nodejs',
+      curl: 'curl',
+      wrk: 'wrk',
+    },
   },
   vm: {
     globs: ['test/vm/*.test.ts'],
@@ -49,7 +58,17 @@ function isTierName(name: string): name is TierName {
   return Object.hasOwn(TIERS, name);
 }
 
-// A failure is not the end: the tests that need the package say so.
+/** Services that packages bring, as in /etc/init.d. */
+const SERVICES: Readonly<Record<string, string>> = {
+  nginx: 'nginx',
+  postgresql: 'postgresql',
+  'redis-server': 'redis-server',
+  'openssh-server': 'ssh',
+};
+/** What Debian's packages ask before they start a service (invoke-rc.d(8)); 101 forbids it. */
+const START_POLICY = '/usr/sbin/policy-rc.d';
+
+// A failure is not the end: the tests that need the package say so. Tests want programs: no service is started by this.
 function install(tiers: readonly TierName[]): void {
   if (process.geteuid?.() !== 0) return;
   const missing = tiers
@@ -65,10 +84,21 @@ function install(tiers: readonly TierName[]): void {
       env,
       stdio: ['ignore', 'ignore', 'inherit'],
     }).status === 0;
-  if (aptGet('install', '-y', '--no-install-recommends', ...packages)) return;
-  // A fresh machine has no package lists, or lists whose files the mirror no longer serves.
-  aptGet('update');
-  aptGet('install', '-y', '--no-install-recommends', ...packages);
+  const services = packages.flatMap((name) => SERVICES[name] ?? []);
+  const fresh = services.filter((service) => !existsSync(join('/etc/init.d', service)));
+  const hasOwnPolicy = existsSync(START_POLICY);
+  if (!hasOwnPolicy) writeFileSync(START_POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' });
+  try {
+    if (!aptGet('install', '-y', '--no-install-recommends', ...packages)) {
+      // A fresh machine has no package lists, or lists whose files the mirror no longer serves.
+      aptGet('update');
+      aptGet('install', '-y', '--no-install-recommends', ...packages);
+    }
+  } finally {
+    if (!hasOwnPolicy) rmSync(START_POLICY);
+    // Nor with the next boot.
+    for (const service of fresh) spawnSync('update-rc.d', [service, 'disable']);
+  }
 }
 
 function filesOf(tier: Tier): readonly string[] {

@@ -24,7 +24,14 @@ export type Requirement =
   | 'cross-arm64'
   | 'cross-riscv64'
   | 'cross-s390x'
-  | 'mmdebstrap';
+  | 'mmdebstrap'
+  | 'nginx'
+  | 'postgresql'
+  | 'redis'
+  | 'sshd'
+  | 'nodejs'
+  | 'curl'
+  | 'wrk';
 
 /** Where tests have Debian's packages from. */
 export const DEBIAN_MIRROR = 'http://deb.debian.org/debian';
@@ -86,6 +93,14 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
     inPrivateMounts(
       `mount -t tmpfs none /tmp && /usr/lib/apt/apt-helper download-file ${DEBIAN_MIRROR}/dists/bookworm/Release /tmp/it`,
     ),
+  // Servers and clients where Debian's packages put them; each in /usr, which guests of the template `host` share.
+  nginx: () => succeeds('/usr/sbin/nginx', ['-v']),
+  postgresql: () => succeeds('sh', ['-c', 'psql --version && /usr/lib/postgresql/*/bin/postgres --version']),
+  redis: () => succeeds('redis-cli', ['--version']) ?? succeeds('redis-server', ['--version']),
+  sshd: () => succeeds('ssh', ['-V']) ?? succeeds('test', ['-x', '/usr/sbin/sshd']),
+  nodejs: () => succeeds('/usr/bin/node', ['--version']),
+  curl: () => succeeds('curl', ['--version']),
+  wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
 };
 
 const probed = new Map<Requirement, string | undefined>();
