@@ -56,6 +56,8 @@ export function configValuesOf(
         mode: options.network,
         addresses: options.ip.length === 0 ? undefined : options.ip,
         interface: options.networkInterface,
+        bridge: options.bridge,
+        gateways: options.gateway.length === 0 ? undefined : options.gateway,
         shareWith: options.networkOf,
       }),
     ),

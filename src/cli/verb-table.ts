@@ -100,7 +100,7 @@ const ANY_GUESTS: OperandSpec = { ...GUESTS, min: 0 };
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 const DAEMON_ACTIONS = ['start', 'stop', 'status'] as const;
 const INIT_STYLES = ['fake', 'none', 'own'] as const;
-const NETWORK_MODES = ['isolated', 'none', 'host'] as const;
+const NETWORK_MODES = ['isolated', 'private', 'none', 'host'] as const;
 
 const EXPLAIN = flag('print the syscall program of the operation and do not run it');
 const USER = value('USER', 'USER or USER:GROUP in the guest, names or numbers', parseText, { short: 'u' });
@@ -149,7 +149,7 @@ const CONFIG: OptionTable<ConfigOptions> = {
   shmSize: value('SIZE', 'size of /dev with /dev/shm', parseSize),
   network: value(
     'MODE',
-    "isolated = its --ip addresses on the host's network (the default with --ip), none = loopback only, host = the host's network unfenced",
+    "isolated = its --ip addresses on the host's network (the default with --ip), private = a network stack of its own behind a veth, none = loopback only, host = the host's network unfenced",
     oneOf(NETWORK_MODES),
     { choices: NETWORK_MODES },
   ),
@@ -159,6 +159,12 @@ const CONFIG: OptionTable<ConfigOptions> = {
     'interface of the host that gets the addresses while the guest runs',
     parseText,
   ),
+  bridge: value(
+    'NAME',
+    "with --network private: bridge of the host that the guest's interface is put into",
+    parseText,
+  ),
+  gateway: list('ADDRESS', "with --network private: the guest's way to everywhere else", parseText),
   networkOf: value('GUEST', 'share the addresses and the loopback of another guest', parseGuestName),
   capAdd: list('NAME', 'add a capability to the upper bound', parseCapAdd),
   capDrop: list('NAME', 'remove a capability from the upper bound', parseCapDrop),
@@ -224,6 +230,10 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
       ['vserver run -it -- sh', "a shell on the host's programs, gone afterwards"],
       ['vserver run -d --name web --template busybox -m 64m -- httpd -f', 'a service with a memory limit'],
       ['vserver run -d --ip 10.0.0.5/24 -- httpd -f', "a service on its own address in the host's network"],
+      [
+        'vserver run --network private --bridge br0 --ip 10.0.0.5/24 --gateway 10.0.0.1 -- sh',
+        'a network stack of its own',
+      ],
       ['vserver run --explain --template busybox -- true', 'what the kernel would be asked to do'],
     ],
     exits: COMMAND_EXITS,
@@ -407,7 +417,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   traffic: {
     summary: 'print what guests have received and sent',
     description:
-      'Prints packets and bytes of running guests with addresses of their own since their start, by protocol and family.',
+      'Prints packets and bytes of running guests with addresses of their own since their start, by protocol and family; of those with a network stack of their own altogether.',
     operands: [GUESTS],
     command: 'none',
     options: ALL,

@@ -36,6 +36,9 @@ export interface ConfigOptions {
   /** Addresses in the form of the configuration file. */
   readonly ip: readonly string[];
   readonly networkInterface: string | undefined;
+  readonly bridge: string | undefined;
+  /** Addresses, at most one of each family. */
+  readonly gateway: readonly string[];
   /** Guest whose network it shares. */
   readonly networkOf: GuestName | undefined;
   /** Words for `bcaps`: `+NAME`. */

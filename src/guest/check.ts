@@ -15,6 +15,7 @@ import type { Flags, Program, Result } from '../sys/program.ts';
 import type { Finding, Host } from './host.ts';
 import { planCgroups, planIdMaps } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
+import { planTryLink } from './plan-network.ts';
 import type { Registry } from './registry.ts';
 
 /** One thing the host can or cannot do. */
@@ -237,6 +238,15 @@ function probesOf(host: Host, scratch: string): readonly Probe[] {
         });
         p.sys('openat2', [p.flags('AT_FDCWD'), '.', how, sizeOf(p.abi, 'open_how')]);
         return "paths in a guest's root are resolved below it";
+      },
+    },
+    {
+      name: 'veth',
+      isRequired: false,
+      help: 'modprobe veth',
+      plan: (p) => {
+        planTryLink(p, 'veth');
+        return 'for guests with network: private';
       },
     },
     {

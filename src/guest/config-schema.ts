@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
 import { isGuestName, isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
-import { formatIpPrefix, isUnicast, parseIpPrefix } from '../base/ip.ts';
+import { formatIpAddress, formatIpPrefix, isUnicast, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
@@ -9,7 +9,14 @@ import { parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
-import type { GuestConfig, GuestMount, GuestNetwork, GuestNetworkPolicy, Rlimit } from './config-types.ts';
+import type {
+  GuestConfig,
+  GuestMount,
+  GuestNetwork,
+  GuestNetworkPolicy,
+  NetworkMode,
+  Rlimit,
+} from './config-types.ts';
 
 /** One thing wrong with a configuration's values. */
 export interface ConfigIssue {
@@ -255,7 +262,12 @@ const limits = z.strictObject(
 );
 
 const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
+const NEED_GATEWAY = 'an address such as 10.0.0.1 or fe80::1';
 const NEED_INTERFACE = 'the name of an interface of the host';
+const interfaceName = text(
+  NEED_INTERFACE,
+  (value) => /^[^/\s:]{1,15}$/.test(value) && value !== '.' && value !== '..',
+);
 
 const NEED_NETWORK = 'a network or an address such as 192.0.2.0/24 or 2001:db8::1';
 const NEED_PORTS = 'a port or a range of ports such as 8000-8999';
@@ -345,11 +357,11 @@ const bandwidth = z
 
 const network = z.strictObject(
   {
-    mode: choice(['isolated', 'none', 'host'])
+    mode: choice(['isolated', 'private', 'none', 'host'])
       .optional()
       .meta({
         description:
-          "isolated = its addresses on the host's network, none = only a loopback of its own, host = the host's network " +
+          "isolated = its addresses on the host's network, private = a network stack of its own behind a veth, none = only a loopback of its own, host = the host's network " +
           'unfenced; default isolated with addresses or shareWith, else none',
         example: ['isolated'],
       }),
@@ -365,16 +377,28 @@ const network = z.strictObject(
         description: 'IPv4 and IPv6 addresses of the guest, with the length of the prefix of their network',
         example: [['10.0.0.5/24', '2001:db8::5/64']],
       }),
-    interface: text(
-      NEED_INTERFACE,
-      (value) => /^[^/\s:]{1,15}$/.test(value) && value !== '.' && value !== '..',
-    )
+    bridge: interfaceName.optional().meta({
+      description:
+        "mode private: bridge of the host that the guest's interface is put into; default: none, the host has a route",
+    }),
+    gateways: z
+      .array(
+        text(
+          NEED_GATEWAY,
+          (value) => !value.includes('/') && isAccepted(() => parseIpPrefix(value)),
+        ).transform((value) => formatIpAddress(parseIpPrefix(value).bytes)),
+        { error: 'a list of addresses' },
+      )
       .optional()
       .meta({
         description:
-          'interface of the host that gets the addresses while the guest runs; default: none gets them',
-        example: ['eth0'],
+          'mode private: the way to everywhere else, one of each family; without a bridge the host gets these addresses',
       }),
+    interface: interfaceName.optional().meta({
+      description:
+        'mode isolated: interface of the host that gets the addresses while the guest runs; default: none gets them',
+      example: ['eth0'],
+    }),
     shareWith: text('the name of a guest', isGuestName)
       .optional()
       .meta({ description: 'guest whose addresses and loopback this one has too, in place of its own' }),
@@ -569,19 +593,45 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   return issues;
 }
 
+/** In which modes a key means something. */
+const MODES_OF: Readonly<Partial<Record<keyof GuestNetwork, readonly NetworkMode[]>>> = {
+  addresses: ['isolated', 'private'],
+  interface: ['isolated'],
+  bridge: ['private'],
+  gateways: ['private'],
+  shareWith: ['isolated'],
+  policy: ['isolated'],
+  bandwidth: ['isolated'],
+};
+
+function* gatewayIssues(
+  { gateways = [], addresses }: Parsed['network'],
+  gateway: string,
+  index: number,
+): Generator<readonly [key: readonly (string | number)[], need: string]> {
+  const familyOf = (text: string): 4 | 6 => (text.includes(':') ? 6 : 4);
+  if (gateways.findIndex((one) => familyOf(one) === familyOf(gateway)) < index)
+    yield [['gateways', index], 'one gateway of each family'];
+  const own = addresses.filter((one) => familyOf(one) === familyOf(gateway));
+  if (own.length === 0) yield [['gateways', index], 'an address of its family in network.addresses'];
+  else if (own.some((one) => one.split('/')[0] === gateway))
+    yield [['gateways', index], "an address that is not the guest's own"];
+}
+
 function* networkIssues(
   network: Parsed['network'],
 ): Generator<readonly [key: readonly (string | number)[], need: string]> {
-  const { mode, addresses, shareWith } = network;
-  if (mode === 'none' || mode === 'host') {
-    const need = `network.mode: isolated, since with ${mode} it has no effect`;
-    if (addresses.length > 0) yield [['addresses'], need];
-    if (network.interface !== undefined) yield [['interface'], need];
-    if (shareWith !== undefined) yield [['shareWith'], need];
-    if (network.policy !== undefined) yield [['policy'], need];
-    if (network.bandwidth !== undefined) yield [['bandwidth'], need];
-    return;
+  const { addresses, shareWith } = network;
+  const mode = network.mode ?? 'isolated';
+  for (const [key, modes] of Object.entries(MODES_OF)) {
+    const value = network[key as keyof typeof MODES_OF];
+    if (value === undefined || (key === 'addresses' && addresses.length === 0) || modes.includes(mode))
+      continue;
+    const without = network.mode === undefined ? 'without' : `with ${mode}`;
+    yield [[key], `network.mode: ${modes.join(' or ')}, since ${without} it has no effect`];
   }
+  for (const [index, gateway] of (network.gateways ?? []).entries())
+    yield* gatewayIssues(network, gateway, index);
   if (shareWith !== undefined && addresses.length > 0)
     yield [['addresses'], 'no addresses of its own with network.shareWith'];
   for (const key of ['policy', 'bandwidth'] as const)
@@ -598,6 +648,8 @@ function completeNetwork(network: Parsed['network']): GuestNetwork {
   return {
     mode: mode ?? (addresses.length > 0 || shareWith !== undefined ? 'isolated' : 'none'),
     addresses,
+    ...(network.bridge === undefined ? {} : { bridge: network.bridge }),
+    ...(network.gateways === undefined ? {} : { gateways: network.gateways }),
     ...(network.interface === undefined ? {} : { interface: network.interface }),
     ...(shareWith === undefined ? {} : { shareWith }),
     ...(network.policy === undefined ? {} : { policy: withoutAbsent(network.policy) }),

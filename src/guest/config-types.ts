@@ -10,17 +10,21 @@ import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
 export type InitStyle = 'fake' | 'none' | 'own';
 
 /**
- * `isolated`: addresses of its own on the host's network; `none`: no network but the guest's own loopback; `host`: the
- * host's network, without a fence.
+ * `isolated`: addresses of its own on the host's network; `private`: a network stack of its own, with an interface whose
+ * other end the host has; `none`: no network but the guest's own loopback; `host`: the host's network, without a fence.
  */
-export type NetworkMode = 'isolated' | 'none' | 'host';
+export type NetworkMode = 'isolated' | 'private' | 'none' | 'host';
 
 /** A guest's place in the network. */
 export interface GuestNetwork {
   readonly mode: NetworkMode;
-  /** Mode `isolated`: as `10.0.0.5/24`, each once; none if it shares another guest's. */
+  /** As `10.0.0.5/24`, each once; none if it shares another guest's. */
   readonly addresses: readonly string[];
-  /** Interface of the host that has the addresses while the guest runs; absent: they are somebody else's matter. */
+  /** Mode `private`: a bridge of the host that the host's end of the guest's interface is put into. */
+  readonly bridge?: string;
+  /** Mode `private`: the guest's way to everywhere else, one of each family; without a bridge the host has them. */
+  readonly gateways?: readonly string[];
+  /** Mode `isolated`: interface of the host that has the addresses while the guest runs; absent: they are somebody else's matter. */
   readonly interface?: string;
   /** Guest whose addresses and loopback it has too. */
   readonly shareWith?: string;
@@ -140,6 +144,8 @@ export interface GuestConfigValues {
     readonly mode?: NetworkMode;
     readonly addresses?: readonly string[];
     readonly interface?: string;
+    readonly bridge?: string;
+    readonly gateways?: readonly string[];
     readonly shareWith?: string;
     readonly policy?: Omit<GuestNetworkPolicy, 'egress'> & {
       readonly egress?: readonly (Omit<EgressRule, 'ports'> & { readonly ports?: number | string })[];

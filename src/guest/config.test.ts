@@ -47,6 +47,21 @@ test('defaults', () => {
   });
 });
 
+test('a network stack of its own', () => {
+  const text = `${BASE}network:
+  mode: private
+  addresses: [10.0.0.5/24, "fd00::5/64"]
+  bridge: br0
+  gateways: [10.0.0.1, "FE80::0:1"]
+`;
+  assert.deepEqual(parseGuestConfig(text, 'web.yaml').network, {
+    mode: 'private',
+    addresses: ['10.0.0.5/24', 'fd00::5/64'],
+    bridge: 'br0',
+    gateways: ['10.0.0.1', 'fe80::1'],
+  });
+});
+
 test('a network with a policy', () => {
   const text = `${BASE}network:
   addresses: [10.0.0.5/24, "2001:DB8::5"]
@@ -269,6 +284,18 @@ describe('refuses bad values of every key', () => {
     network: [
       'none',
       '{mode: bridge}',
+      '{addresses: [10.0.0.5], bridge: br0}',
+      '{mode: none, gateways: [10.0.0.1]}',
+      '{mode: private, interface: eth0}',
+      '{mode: private, shareWith: db}',
+      '{mode: private, policy: {otherwise: deny}}',
+      '{mode: private, bandwidth: {send: 1m}}',
+      '{mode: private, bridge: a/b}',
+      '{mode: private, gateways: 10.0.0.1}',
+      '{mode: private, gateways: [10.0.0.1]}',
+      '{mode: private, addresses: [10.0.0.5/24], gateways: [10.0.0.1/24]}',
+      '{mode: private, addresses: [10.0.0.5/24], gateways: [10.0.0.5]}',
+      '{mode: private, addresses: [10.0.0.5/24], gateways: [10.0.0.1, 10.0.0.2]}',
       '{ip: 1.2.3.4}',
       '{mode: none, addresses: [10.0.0.5]}',
       '{mode: host, addresses: [10.0.0.5]}',
@@ -362,6 +389,19 @@ describe('refuses bad values of every key', () => {
       }
     });
   }
+
+  test('keys of another mode of the network, by line', () => {
+    const text = `${BASE}network:\n  mode: private\n  policy: {otherwise: deny}\n`;
+    assert.match(
+      refusal(text),
+      /^web\.yaml:5:\d+: .*network\.mode: isolated, since with private it has no effect/,
+    );
+    const bridge = `${BASE}network:\n  addresses: [10.0.0.5]\n  bridge: br0\n`;
+    assert.match(
+      refusal(bridge),
+      /^web\.yaml:5:\d+: .*network\.mode: private, since without it has no effect/,
+    );
+  });
 
   test('net sysctls with the network of the host', () => {
     const text = `${BASE}network: {mode: host}\nsysctls: {net.ipv4.ip_forward: 1}\n`;

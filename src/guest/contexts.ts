@@ -29,17 +29,24 @@ export interface ContextRequest {
   /** Undefined: any. */
   readonly xid: Xid | undefined;
   readonly hostNetwork: boolean;
+  readonly ownSys: boolean;
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
 }
 
 /** What contexts made ahead are like; a guest that wants another kind gets one made for it. */
-const USUAL: Omit<ContextRequest, 'xid'> = { hostNetwork: false, devBytes: 64 * 1024 ** 2, sysctls: {} };
+const USUAL: Omit<ContextRequest, 'xid'> = {
+  hostNetwork: false,
+  ownSys: false,
+  devBytes: 64 * 1024 ** 2,
+  sysctls: {},
+};
 
-function isUsual({ xid, hostNetwork, devBytes, sysctls }: ContextRequest): boolean {
+function isUsual({ xid, hostNetwork, ownSys, devBytes, sysctls }: ContextRequest): boolean {
   return (
     xid === undefined &&
     hostNetwork === USUAL.hostNetwork &&
+    ownSys === USUAL.ownSys &&
     devBytes === USUAL.devBytes &&
     Object.keys(sysctls).length === 0
   );

@@ -28,6 +28,12 @@ export interface LiveNetwork {
   readonly added: readonly string[];
 }
 
+/** The host's end of the interface of a run, for one with a network stack of its own. */
+export interface LiveLink {
+  readonly name: string;
+  readonly index: number;
+}
+
 /** The run of a guest, as `run/guests/NAME.json` holds it. */
 export interface LiveRecord {
   readonly name: GuestName;
@@ -46,6 +52,7 @@ export interface LiveRecord {
   /** The client that relays the command's terminal, or 0. */
   readonly client: number;
   readonly network: LiveNetwork | undefined;
+  readonly link: LiveLink | undefined;
   readonly startedAt: string;
   readonly isPaused: boolean;
   /** The configuration the run was started with. */

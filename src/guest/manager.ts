@@ -23,8 +23,16 @@ import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
-import { type Guest, type GuestExit, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
+import {
+  type Guest,
+  type GuestExit,
+  isActive,
+  type LiveLink,
+  type LiveNetwork,
+  type LiveRecord,
+} from './guest.ts';
 import type { Host } from './host.ts';
+import { linkSpec, removeLink } from './links.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
 import { type NetworkOpening, Networks } from './networks.ts';
 import { guestPaths } from './paths.ts';
@@ -75,6 +83,7 @@ interface StartedParts {
   /** Inode numbers of the pipes to the log. */
   readonly logPipes: readonly number[];
   readonly network: LiveNetwork | undefined;
+  readonly link: LiveLink | undefined;
 }
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
@@ -453,6 +462,7 @@ export class Manager {
       isEphemeral: guest.isEphemeral,
       objects,
       network: await this.networks.plan(guest, init),
+      link: linkSpec(this.host, guest, init),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
   }
@@ -514,6 +524,7 @@ export class Manager {
       logPipes: started.logPipes,
       client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
       network,
+      link: started.link,
       startedAt: new Date().toISOString(),
       isPaused: false,
       config: guest.config,
@@ -544,9 +555,13 @@ export class Manager {
       // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
       p.park = objects.worker;
       const opened = opening?.plan(p);
-      const logPipes = planHostSide(p, spec);
+      const { logPipes, link } = planHostSide(p, spec);
       const outcome = await this.host.syscalld.run(what, p, objects.worker);
-      return { logPipes: logPipes.map((inode) => outcome.result(inode)), network: opened?.(outcome) };
+      return {
+        logPipes: logPipes.map((inode) => outcome.result(inode)),
+        network: opened?.(outcome),
+        link: spec.link && link && { name: spec.link.name, index: outcome.result(link) },
+      };
     };
     const runInside = async (): Promise<void> => {
       const p = this.host.program();
@@ -563,7 +578,7 @@ export class Manager {
       .filter((one) => one.status === 'rejected')
       .map(({ reason }) => reason as unknown);
     if (failures.length > 0) throw failures.find((one) => !isConsequence(one)) ?? failures[0];
-    return host.status === 'fulfilled' ? host.value : { logPipes: [], network: undefined };
+    return host.status === 'fulfilled' ? host.value : { logPipes: [], network: undefined, link: undefined };
   }
 
   #remember(guest: Guest, live: LiveRecord): void {
@@ -675,8 +690,10 @@ export class Manager {
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
-      const network = (guest.live ?? run)?.network;
+      const { network, link } = guest.live ?? run ?? {};
       if (network) await this.#closeNetwork(guest, network);
+      if (link)
+        await this.#attempt(`remove interface "${link.name}"`, () => removeLink(this.host, guest, link));
       if (guest.isEphemeral) {
         await this.#attempt(`delete guest "${guest.name}"`, () => this.#removeFiles(guest.name));
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
@@ -908,7 +925,13 @@ export class Manager {
 
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
   const { network, limits, sysctls } = config;
-  return { xid, hostNetwork: network.mode === 'host', devBytes: limits.shmBytes, sysctls };
+  return {
+    xid,
+    hostNetwork: network.mode === 'host',
+    ownSys: network.mode === 'private',
+    devBytes: limits.shmBytes,
+    sysctls,
+  };
 }
 
 function startCancelled(guest: Guest): StateError {

@@ -9,7 +9,7 @@ import { StateError, UserError } from '../base/errors.ts';
 import { firstOf, formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
-import type { Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
+import type { BothWays, Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { isLocalAddress } from '../sys/local-address.ts';
 import type { Program, Result } from '../sys/program.ts';
@@ -18,6 +18,7 @@ import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
+import { changeLink, linkTraffic } from './links.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
 import { planOpenDirectory } from './plan-paths.ts';
@@ -34,6 +35,9 @@ export interface NetworkOpening {
   /** Adds them, for the worker. Returns what to call with the outcome. */
   plan(p: Program): (outcome: RunOutcome) => LiveNetwork;
 }
+
+/** What a guest has sent and received: by family and protocol, or with a network stack of its own altogether. */
+export type GuestTraffic = NetworkCounters | { readonly all: BothWays };
 
 interface OpenFence {
   readonly fence: Fence;
@@ -167,7 +171,7 @@ export class Networks {
       throw new StateError(
         'address-in-use',
         `cannot use address ${hostPart(address)} for guest "${guest.name}": found it taken by guest "${other.name}"; ` +
-          `need another one, or network.shareWith: ${other.name}`,
+          `need another one${network.mode === 'isolated' ? `, or network.shareWith: ${other.name}` : ''}`,
       );
     }
   }
@@ -178,8 +182,9 @@ export class Networks {
   ): { readonly other: Guest; readonly address: string } | undefined {
     const wanted = new Set(network.addresses.map(hostPart));
     for (const other of this.#registry.list()) {
-      if (other.name === guest.name) continue;
-      const address = configOf(other).network.addresses.find((one) => wanted.has(hostPart(one)));
+      const its = configOf(other).network;
+      if (other.name === guest.name || placeOf(its) !== placeOf(network)) continue;
+      const address = its.addresses.find((one) => wanted.has(hostPart(one)));
       if (address !== undefined) return { other, address };
     }
     return undefined;
@@ -217,12 +222,13 @@ export class Networks {
    * Decides a guest's network. Changes nothing that lasts but that there is a fence.
    *
    * @param init object of its process 1
-   * @returns undefined for a guest without one
+   * @returns undefined for a guest that has none on the host's stack
    * @throws StateError address-in-use, no-link-kind; UserError network-not-shareable; StepError
    */
   async plan(guest: Guest, init: number): Promise<NetworkSpec | undefined> {
-    if (guest.config.network.mode !== 'isolated') return undefined;
-    await this.check(guest, guest.config);
+    const { mode } = guest.config.network;
+    if (mode === 'isolated' || mode === 'private') await this.check(guest, guest.config);
+    if (mode !== 'isolated') return undefined;
     const { syscalld } = this.#host;
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
@@ -324,9 +330,13 @@ export class Networks {
     return { ...heir, network: { ...heir.network, interface: live.interface, added } };
   }
 
-  /** Returns what a guest's network context has sent and received, with those it shares with; undefined without one. */
-  async traffic(guest: Guest): Promise<NetworkCounters | undefined> {
-    const network = isActive(guest) ? guest.live?.network : undefined;
+  /** Returns what a guest has sent and received, with those it shares its network with; undefined without one. */
+  async traffic(guest: Guest): Promise<GuestTraffic | undefined> {
+    const { network, link } = (isActive(guest) && guest.live) || {};
+    if (link) {
+      const all = linkTraffic(link);
+      return all && { all };
+    }
     if (!network) return undefined;
     return await (await this.#openFence()).fence.readCounters(network.nid);
   }
@@ -365,6 +375,7 @@ export class Networks {
    * @returns its record after that; undefined when nothing changes before its next start
    */
   async change(guest: Guest, live: LiveRecord, after: GuestNetwork): Promise<LiveRecord | undefined> {
+    if (live.link) return await changeLink(this.#host, guest, live, after);
     const before = live.config.network;
     if (!live.network || after.mode !== 'isolated' || after.shareWith !== before.shareWith) return undefined;
     const added = after.addresses.filter((one) => !before.addresses.includes(one)).map(parseIpPrefix);
@@ -411,6 +422,11 @@ export class Networks {
 /** What a guest runs with, or would be started with. */
 function configOf(guest: Guest): GuestConfig {
   return guest.live && isActive(guest) ? guest.live.config : guest.config;
+}
+
+/** Where an address can be had once: the host knows those of a bridge only by what is behind it. */
+function placeOf({ bridge }: GuestNetwork): string {
+  return bridge ?? '';
 }
 
 function addressesOf(addresses: readonly IpPrefix[]): Pick<NetworkRules, 'addresses4' | 'addresses6'> {

@@ -11,6 +11,7 @@ import { planSocketHandler } from '../network/socket-handler.ts';
 import type { Abi } from '../sys/abi.ts';
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
+import { planInside } from './plan-network.ts';
 
 /** Where a broker is born. */
 export interface BrokerSpec {
@@ -92,19 +93,11 @@ function handlerOf(abi: Abi, isFenced: boolean): Uint8Array {
   return bytes;
 }
 
-/** Makes a socket of the guest's own network namespace, and comes back. */
+/** Makes a socket of the guest's own network namespace. */
 function planDarkSocket(p: Program, init: Import): Result {
-  const home = p.sys(
-    'openat',
-    [p.flags('AT_FDCWD'), '/proc/self/ns/net', p.flags('O_RDONLY', 'O_CLOEXEC'), 0],
-    {
-      about: "the host's network namespace",
-    },
+  return planInside(p, init, () =>
+    p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]),
   );
-  p.sys('setns', [init, p.flags('CLONE_NEWNET')], { about: "the guest's network namespace" });
-  const dark = p.sys('socket', [p.flags('AF_INET'), p.flags('SOCK_DGRAM', 'SOCK_CLOEXEC'), 0]);
-  p.sys('setns', [home, p.flags('CLONE_NEWNET')], { about: "the host's network namespace" });
-  return dark;
 }
 
 /** A descriptor for each command that runs in the guest. */

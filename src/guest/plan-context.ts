@@ -33,6 +33,8 @@ export interface ContextSpec {
     readonly leaf: string;
   };
   readonly hostNetwork: boolean;
+  /** Its network namespace has interfaces that mean something, so it needs a /sys of its own. */
+  readonly ownSys: boolean;
   /** Size of /dev, /dev/shm included. */
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
@@ -123,9 +125,9 @@ export function planShared(
   return { scaffold, sys, network };
 }
 
-/** The object a context's /sys is a copy of, if of any: with the host's network it is not one without devices. */
-function sharedSys({ shared, hostNetwork }: ContextSpec): number | undefined {
-  return hostNetwork ? undefined : shared?.sys;
+/** The object a context's /sys is a copy of, if of any: it shows a network without interfaces. */
+function sharedSys({ shared, hostNetwork, ownSys }: ContextSpec): number | undefined {
+  return hostNetwork || ownSys ? undefined : shared?.sys;
 }
 
 function planScaffold(p: Program): Result {

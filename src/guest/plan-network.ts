@@ -22,25 +22,42 @@ import type { NetworkSpec } from './plan-types.ts';
 /** Kinds of interfaces that can stand there for show, the cheapest first; which of them a kernel has differs. */
 export const LINK_KINDS: readonly string[] = ['dummy', 'ifb', 'bridge'];
 
-const NAME = 'eth0';
+/** A guest's interface, whatever it is. */
+export const INTERFACE = 'eth0';
 /** A new network namespace has its loopback as 1. */
-const INDEX = 2;
+export const INTERFACE_INDEX = 2;
 
 /** Adds the steps that show a guest's addresses; done by process 1, in the guest's network namespace. */
 export function planDisplay(p: Program, { linkKind, addresses }: NetworkSpec): void {
   const socket = planRouteSocket(p);
-  planRoute(p, socket, newLink(linkKind, NAME, INDEX));
+  planRoute(p, socket, newLink(linkKind, INTERFACE, INTERFACE_INDEX));
   // A kernel without IPv6 gives none by itself.
-  planRoute(p, socket, linkWithoutOwnAddress(INDEX), ['EOPNOTSUPP', 'EINVAL']);
-  planRoute(p, socket, linkUp(INDEX));
-  for (const prefix of addresses) planRoute(p, socket, newAddress(INDEX, prefix, 'shown address'));
+  planRoute(p, socket, linkWithoutOwnAddress(INTERFACE_INDEX), ['EOPNOTSUPP', 'EINVAL']);
+  planRoute(p, socket, linkUp(INTERFACE_INDEX));
+  for (const prefix of addresses) planRoute(p, socket, newAddress(INTERFACE_INDEX, prefix, 'shown address'));
   p.sys('close', [socket]);
+}
+
+/** Adds the steps that a worker of the host does in the network namespace of a guest's process 1. */
+export function planInside<T>(p: Program, init: Import, body: () => T): T {
+  const home = planOpenNetwork(p, "the host's network namespace");
+  p.sys('setns', [init, p.flags('CLONE_NEWNET')], { about: "the guest's network namespace" });
+  const made = body();
+  p.sys('setns', [home, p.flags('CLONE_NEWNET')], { about: "the host's network namespace" });
+  p.sys('close', [home]);
+  return made;
+}
+
+/** Adds the step that opens the network namespace the process is in. */
+export function planOpenNetwork(p: Program, about: string): Result {
+  const flags = p.flags('O_RDONLY', 'O_CLOEXEC');
+  return p.sys('openat', [p.flags('AT_FDCWD'), '/proc/self/ns/net', flags, 0], { about });
 }
 
 /** Adds the steps that try a kind of interface, in a network namespace that goes with the worker. */
 export function planTryLink(p: Program, kind: string): void {
   p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace' });
-  planRoute(p, planRouteSocket(p), newLink(kind, NAME, INDEX));
+  planRoute(p, planRouteSocket(p), newLink(kind, INTERFACE, INTERFACE_INDEX));
 }
 
 /** Adds the steps that change what a running guest sees. */
@@ -51,11 +68,12 @@ export function planDisplayChange(
   removed: readonly IpPrefix[],
 ): void {
   p.sys('setns', [init, p.flags('CLONE_NEWNET')], { about: 'network namespace of the guest' });
-  planKeepSecondaries(p, NAME);
+  planKeepSecondaries(p, INTERFACE);
   const socket = planRouteSocket(p);
-  for (const prefix of added) planRoute(p, socket, newAddress(INDEX, prefix, 'shown address'), ['EEXIST']);
+  for (const prefix of added)
+    planRoute(p, socket, newAddress(INTERFACE_INDEX, prefix, 'shown address'), ['EEXIST']);
   for (const prefix of removed)
-    planRoute(p, socket, deleteAddress(INDEX, prefix, 'shown address'), ['EADDRNOTAVAIL']);
+    planRoute(p, socket, deleteAddress(INTERFACE_INDEX, prefix, 'shown address'), ['EADDRNOTAVAIL']);
 }
 
 /**
@@ -95,7 +113,8 @@ export function planHostAddressesGone(
     planRoute(p, socket, deleteAddress(0, alone(prefix), `address on "${name}"`), ['EADDRNOTAVAIL'], index);
 }
 
-function alone({ family, bytes }: IpPrefix): IpPrefix {
+/** An address for itself. */
+export function alone({ family, bytes }: IpPrefix): IpPrefix {
   return { family, bytes, length: 8 * bytes.length };
 }
 
@@ -107,7 +126,7 @@ function isInNetwork({ bytes, length }: IpPrefix): boolean {
  * The first address of an IPv4 network would take the others of that network with it when it goes, whosever they are
  * (promote_secondaries of ip-sysctl; systemd turns it on as well). The file is that of the worker's network namespace.
  */
-function planKeepSecondaries(p: Program, name: string): void {
+export function planKeepSecondaries(p: Program, name: string): void {
   const path = `/proc/sys/net/ipv4/conf/${name}/promote_secondaries`;
   const skip = p.label();
   const file = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {

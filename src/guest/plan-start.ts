@@ -12,6 +12,7 @@ import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planBroker } from './plan-broker.ts';
 import { type CommandEnds, planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
+import { planLink } from './plan-link.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
 import { planDisplay, planNetworkFiles } from './plan-network.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
@@ -21,17 +22,22 @@ import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from '
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
 const INIT_CAPABILITIES = 1n << 5n;
 
-/**
- * Adds the worker's part of a start: the limits, and the mounts that need the host's privilege.
- *
- * @returns the inode numbers of the pipes to the log
- */
-export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
+/** What the worker's part of a start tells. */
+export interface HostSide {
+  /** Inode numbers of the pipes to the log. */
+  readonly logPipes: readonly Result[];
+  /** Index of the host's end of the guest's own interface, if it has one. */
+  readonly link: Result | undefined;
+}
+
+/** Adds the worker's part of a start: the limits, and what needs the host's privilege. */
+export function planHostSide(p: Program, spec: StartSpec): HostSide {
   // Before anything of the guest runs.
   for (const { path, text } of spec.cgroupWrites) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
   if (spec.init === 'own') planDelegate(p, spec.cgroupLeaf, spec.ids);
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
+  const link = spec.link && planLink(p, spec.link);
   const broker = spec.network ? [planBroker(p, spec.network.broker)] : [];
   const fds = [...mounts, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
@@ -42,7 +48,7 @@ export function planHostSide(p: Program, spec: StartSpec): readonly Result[] {
     if (hold) p.keep(hold, master.hold);
   }
   if (spec.objects.ending !== 0) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
-  return pipes.map(({ inode }) => inode);
+  return { logPipes: pipes.map(({ inode }) => inode), link };
 }
 
 /** Adds process 1's part of a start. */

@@ -1,6 +1,7 @@
 import type { IpPrefix } from '../base/ip.ts';
 import type { IdRange } from '../context/id-map.ts';
 import type { BrokerSpec } from './plan-broker.ts';
+import type { LinkSpec } from './plan-link.ts';
 
 /** One of the three standard descriptors of a guest's command. */
 export type Stdio =
@@ -98,6 +99,8 @@ export interface StartSpec {
   readonly hostNetwork: boolean;
   /** Of a guest with addresses of its own. */
   readonly network: NetworkSpec | undefined;
+  /** Of one with a network stack of its own. */
+  readonly link: LinkSpec | undefined;
   /** Texts of /etc/hosts and /etc/resolv.conf; undefined: they are left as they are. */
   readonly networkFiles: { readonly hosts: string; readonly resolvConf: string } | undefined;
   /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */

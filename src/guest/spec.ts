@@ -156,6 +156,7 @@ export interface StartCircumstances {
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
   readonly network: StartSpec['network'];
+  readonly link: StartSpec['link'];
 }
 
 /** Returns all decisions of a start. @throws UserError mount-source-missing */
@@ -192,6 +193,7 @@ export function startSpec(
     cgroupLeaf: at.cgroup.leaf,
     hostNetwork: config.network.mode === 'host',
     network: at.network,
+    link: at.link,
     networkFiles: networkFiles(config, at),
     bootOffset: { seconds: -whole, nanoseconds },
   };
@@ -199,7 +201,7 @@ export function startSpec(
 
 function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['networkFiles'] {
   if (config.network.mode === 'none') return undefined;
-  const addresses = at.network?.addresses ?? [];
+  const { addresses = [] } = at.network ?? at.link ?? {};
   return {
     hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses),
     resolvConf: guestResolvConf(),

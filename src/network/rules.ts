@@ -75,13 +75,17 @@ export interface Traffic {
   readonly bytes: number;
 }
 
+/** In both directions, as the guest has it. */
+export interface BothWays {
+  readonly received: Traffic;
+  readonly sent: Traffic;
+}
+
 /** Families and protocols that are counted apart. */
 export type TrafficKind = 'tcp4' | 'udp4' | 'other4' | 'tcp6' | 'udp6' | 'other6';
 
 /** What a network context has received and sent since it was set up. */
-export type NetworkCounters = Readonly<
-  Record<TrafficKind, { readonly received: Traffic; readonly sent: Traffic }>
->;
+export type NetworkCounters = Readonly<Record<TrafficKind, BothWays>>;
 
 /** Why something was refused. */
 export type DenialReason =

@@ -4,12 +4,15 @@ import { test } from 'node:test';
 import { parseIpPrefix } from '../base/ip.ts';
 import {
   deleteAddress,
+  deleteLink,
   deleteNeighbourRoute,
   linkUp,
   linkWithoutOwnAddress,
   newAddress,
+  newDefaultRoute,
   newLink,
   newNeighbourRoute,
+  newPair,
 } from './netlink.ts';
 
 /** Takes a message apart as the kernel does, one level of attributes. */
@@ -58,6 +61,7 @@ test('interfaces', () => {
   assert.deepEqual([type, flags, own], [16, CREATE_EXCL, [3, name]]);
   assert.equal(Array.isArray(info) ? info[0] : 0, 18);
   assert.deepEqual(decode(linkUp(2).bytes, IFINFO), [16, REQUEST_ACK]);
+  assert.deepEqual(decode(linkUp(2, 'a').bytes, IFINFO), [16, REQUEST_ACK, [20, [0x61, 0]]]);
   assert.equal(decode(linkWithoutOwnAddress(2).bytes, IFINFO).length, 3);
 });
 
@@ -70,4 +74,32 @@ test('routes to the neighbours of an address', () => {
   const removed = deleteNeighbourRoute(parseIpPrefix('fd00::5/64'), 'x').bytes;
   assert.deepEqual(decode(removed, RTMSG).slice(0, 2), [25, REQUEST_ACK]);
   assert.equal(removed[17], 64);
+});
+
+test('a pair of interfaces has holes where its namespace and its bridge go', () => {
+  const peer = { name: 'eth0', index: 2, hardwareAddress: Uint8Array.of(2, 0, 0, 0, 0, 1) };
+  const pair = { name: 'vs-a', hardwareAddress: Uint8Array.of(0xfe, 0, 0, 0, 0, 1), peer };
+  for (const hasBridge of [false, true]) {
+    const { bytes, holes = [] } = newPair({ ...pair, hasBridge });
+    assert.equal(holes.length, hasBridge ? 2 : 1);
+    const view = new DataView(bytes.buffer);
+    for (const [i, at] of holes.entries()) {
+      const head = [
+        view.getUint16(at - 4, endianness() === 'LE'),
+        view.getUint16(at - 2, endianness() === 'LE'),
+      ];
+      assert.deepEqual(head, [8, i === 0 ? 28 : 10]);
+    }
+    const found = decode(bytes, IFINFO).map((one) => (Array.isArray(one) ? one[0] : one));
+    assert.deepEqual(found, [16, CREATE_EXCL, ...(hasBridge ? [10] : []), 3, 1, 18]);
+  }
+  const gone = deleteLink(7, 'x').bytes;
+  assert.deepEqual([decode(gone, IFINFO), gone[20]], [[17, REQUEST_ACK], 7]);
+});
+
+test('a default route leads to a gateway wherever that is', () => {
+  const v4 = newDefaultRoute(2, parseIpPrefix('10.0.0.1').bytes, 'x').bytes;
+  assert.deepEqual(decode(v4, RTMSG), [24, CREATE_EXCL, [4, [2, 0, 0, 0]], [5, [10, 0, 0, 1]]]);
+  assert.deepEqual([...v4.subarray(16, 29)], [2, 0, 0, 0, 254, 197, 0, 1, 4, 0, 0, 0, 8]);
+  assert.equal(newDefaultRoute(2, parseIpPrefix('fd00::1').bytes, 'x').bytes[16], 10);
 });

@@ -9,12 +9,33 @@ import { firstOf, type IpPrefix, lastOf } from '../base/ip.ts';
 import type { Arg, Program, Result } from './program.ts';
 
 /** linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h: the kernel's ABI. */
-const RTM = { newLink: 16, newAddress: 20, deleteAddress: 21, newRoute: 24, deleteRoute: 25 } as const;
+const RTM = {
+  newLink: 16,
+  deleteLink: 17,
+  newAddress: 20,
+  deleteAddress: 21,
+  newRoute: 24,
+  deleteRoute: 25,
+} as const;
 const NLM_F = { request: 0x1, ack: 0x4, replace: 0x100, excl: 0x200, create: 0x400 } as const;
-const IFLA = { name: 3, linkInfo: 18, afSpec: 26, infoKind: 1, inet6AddrGenMode: 8 } as const;
+const IFLA = {
+  address: 1,
+  name: 3,
+  master: 10,
+  linkInfo: 18,
+  alias: 20,
+  afSpec: 26,
+  namespace: 28,
+  infoKind: 1,
+  infoData: 2,
+  inet6AddrGenMode: 8,
+  /** linux/veth.h */
+  peer: 1,
+} as const;
 const IFA = { address: 1, local: 2, broadcast: 4, cacheInfo: 6, flags: 8 } as const;
-const RTA = { destination: 1, interface: 4 } as const;
+const RTA = { destination: 1, interface: 4, gateway: 5 } as const;
 const RT_TABLE_MAIN = 254;
+const RTNH_F_ONLINK = 4;
 const RT_SCOPE_LINK = 253;
 const RT_SCOPE_HOST = 254;
 const RTN_UNICAST = 1;
@@ -26,8 +47,9 @@ const IN6_ADDR_GEN_MODE_NONE = 1;
 const FOREVER = 0xffffffff;
 const FAMILY = { 4: 2, 6: 10 } as const;
 const HEADER_BYTES = 16;
-/** Where struct ifaddrmsg has the index of the interface: u8 family, prefix length, flags, scope, u32 index. */
-const ADDRESS_INDEX_OFFSET = HEADER_BYTES + 4;
+const IFINFO_BYTES = 16;
+/** Where struct ifaddrmsg and struct ifinfomsg have the index of the interface. */
+const INDEX_OFFSET = HEADER_BYTES + 4;
 /** struct nlmsgerr behind the header: i32 error, 0 or negative; then the request. */
 const REPLY = { error: HEADER_BYTES, bytes: 512 } as const;
 
@@ -37,8 +59,8 @@ const LE = endianness() === 'LE';
 export interface RouteMessage {
   readonly bytes: Uint8Array;
   readonly about: string;
-  /** Where it has the index of the interface, when that is not where a message about an address has it. */
-  readonly indexAt?: number;
+  /** Where it has numbers that may be known only when it is sent; else only the index of the interface. */
+  readonly holes?: readonly number[];
 }
 
 /** An interface of a kind such as `dummy`, which is to have this index. */
@@ -51,6 +73,48 @@ export function newLink(kind: string, name: string, index: number): RouteMessage
   };
 }
 
+/** A pair of interfaces of which each gets what the other sends. */
+export interface Pair {
+  readonly name: string;
+  readonly hardwareAddress: Uint8Array;
+  readonly hasBridge: boolean;
+  readonly peer: { readonly name: string; readonly index: number; readonly hardwareAddress: Uint8Array };
+}
+
+/**
+ * Makes a pair (veth(4)), one here, `peer` in another network namespace; neither is up. Its holes: a descriptor of that
+ * namespace, and the index of the bridge if there is one.
+ */
+export function newPair({ name, hardwareAddress, hasBridge, peer }: Pair): RouteMessage {
+  const bridge = hasBridge ? attribute(IFLA.master, u32(0)) : new Uint8Array();
+  const other = concat(
+    ifinfo(peer.index, 0),
+    attribute(IFLA.namespace, u32(0)),
+    attribute(IFLA.name, text(peer.name)),
+    attribute(IFLA.address, peer.hardwareAddress),
+  );
+  const kind = attribute(IFLA.infoKind, text('veth'));
+  const before = concat(
+    ifinfo(0, 0),
+    bridge,
+    attribute(IFLA.name, text(name)),
+    attribute(IFLA.address, hardwareAddress),
+  );
+  const info = attribute(IFLA.linkInfo, concat(kind, attribute(IFLA.infoData, attribute(IFLA.peer, other))));
+  // Into linkInfo, over the kind, into infoData, peer, struct ifinfomsg and the first attribute behind it.
+  const namespaceAt = HEADER_BYTES + before.length + 4 + kind.length + 4 + 4 + IFINFO_BYTES + 4;
+  return {
+    bytes: request(RTM.newLink, NLM_F.create | NLM_F.excl, concat(before, info)),
+    about: `interface ${name}, a veth`,
+    holes: [namespaceAt, ...(hasBridge ? [HEADER_BYTES + IFINFO_BYTES + 4] : [])],
+  };
+}
+
+/** Removes an interface, and its other end with it. */
+export function deleteLink(index: number, about: string): RouteMessage {
+  return { bytes: request(RTM.deleteLink, 0, ifinfo(index, 0)), about };
+}
+
 /** Lets an interface have no address but those it is given; to be sent before it is up. */
 export function linkWithoutOwnAddress(index: number): RouteMessage {
   const mode = attribute(IFLA.inet6AddrGenMode, Uint8Array.of(IN6_ADDR_GEN_MODE_NONE));
@@ -61,9 +125,11 @@ export function linkWithoutOwnAddress(index: number): RouteMessage {
   };
 }
 
-/** Brings an interface up. */
-export function linkUp(index: number): RouteMessage {
-  return { bytes: request(RTM.newLink, 0, ifinfo(index, IFF_UP)), about: `interface ${index} up` };
+/** Brings an interface up, perhaps with a text that is shown beside its name. */
+export function linkUp(index: number, alias?: string): RouteMessage {
+  const shown = alias === undefined ? new Uint8Array() : attribute(IFLA.alias, text(alias));
+  const body = concat(ifinfo(index, IFF_UP), shown);
+  return { bytes: request(RTM.newLink, 0, body), about: `interface ${alias ?? index} up` };
 }
 
 /** Adds an address to an interface. */
@@ -113,13 +179,13 @@ export function newNeighbourRoute(prefix: IpPrefix, about: string): RouteMessage
   return {
     bytes: neighbourRoute(RTM.newRoute, NLM_F.create | NLM_F.excl, prefix),
     about,
-    indexAt: ROUTE_INDEX_OFFSET,
+    holes: [ROUTE_INDEX_OFFSET],
   };
 }
 
 /** Takes such a route back, if it is ours; else ESRCH. */
 export function deleteNeighbourRoute(prefix: IpPrefix, about: string): RouteMessage {
-  return { bytes: neighbourRoute(RTM.deleteRoute, 0, prefix), about, indexAt: ROUTE_INDEX_OFFSET };
+  return { bytes: neighbourRoute(RTM.deleteRoute, 0, prefix), about, holes: [ROUTE_INDEX_OFFSET] };
 }
 
 /** Where the message has the index of the interface: its first attribute, behind struct rtmsg. */
@@ -135,6 +201,15 @@ function neighbourRoute(type: number, flags: number, { family, bytes, length }: 
   return request(type, flags, concat(head, u32(0), attributes));
 }
 
+/** Makes a gateway, which need not be in a network of the interface, the way to everywhere. */
+export function newDefaultRoute(index: number, gateway: Uint8Array, about: string): RouteMessage {
+  const family = gateway.length === 4 ? FAMILY[4] : FAMILY[6];
+  const head = Uint8Array.of(family, 0, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, RTN_UNICAST);
+  const attributes = concat(attribute(RTA.interface, u32(index)), attribute(RTA.gateway, gateway));
+  const body = concat(head, u32(RTNH_F_ONLINK), attributes);
+  return { bytes: request(RTM.newRoute, NLM_F.create | NLM_F.excl, body), about };
+}
+
 /** Adds the steps that open a socket for messages about the network namespace the process is in. */
 export function planRouteSocket(p: Program): Result {
   return p.sys('socket', [p.flags('AF_NETLINK'), p.flags('SOCK_RAW', 'SOCK_CLOEXEC'), 0], {
@@ -146,18 +221,18 @@ export function planRouteSocket(p: Program): Result {
  * Adds the steps that send a message and read what the kernel says to it.
  *
  * @param ignored names of errnos that are as good as success
- * @param interfaceIndex of a message about an address, when it is known only then
+ * @param late for each hole of the message the number that goes there
  * @returns 0 or the negative errno
  */
 export function planRoute(
   p: Program,
   socket: Arg,
-  { bytes, about, indexAt = ADDRESS_INDEX_OFFSET }: RouteMessage,
+  { bytes, about, holes = [INDEX_OFFSET] }: RouteMessage,
   ignored: readonly string[] = [],
-  interfaceIndex?: Result,
+  ...late: readonly Result[]
 ): Result {
   const request = p.data(bytes, about);
-  if (interfaceIndex) p.store(request.at(indexAt, 4), interfaceIndex);
+  for (const [i, value] of late.entries()) p.store(request.at(holes[i] ?? INDEX_OFFSET, 4), value);
   const reply = p.data(REPLY.bytes);
   p.sys('write', [socket, request, bytes.length], { about });
   p.sys('read', [socket, reply, reply.length], { about });
@@ -166,7 +241,16 @@ export function planRoute(
   for (const name of ignored) {
     p.expect(error, '!=', -(p.abi.errnos[name] ?? 0), name, about, { otherwise: done });
   }
-  for (const name of ['EPERM', 'EOPNOTSUPP', 'EEXIST', 'EINVAL', 'EADDRNOTAVAIL', 'ENODEV', 'EACCES']) {
+  for (const name of [
+    'EPERM',
+    'EOPNOTSUPP',
+    'EEXIST',
+    'EINVAL',
+    'EADDRNOTAVAIL',
+    'ENODEV',
+    'EACCES',
+    'ENETUNREACH',
+  ]) {
     if (!ignored.includes(name)) p.expect(error, '!=', -(p.abi.errnos[name] ?? 0), name, about);
   }
   p.expect(error, '==', 0, 'EPROTO', about);
@@ -201,7 +285,7 @@ function message(type: number, flags: number, body: Uint8Array): Uint8Array {
   return bytes;
 }
 
-/** u8 family, u8 0, u16 type, i32 index, u32 flags, u32 which of them to change */
+/** struct ifinfomsg: u8 family, u8 0, u16 type, i32 index, u32 flags, u32 which of them to change */
 function ifinfo(index: number, flags: number): Uint8Array {
   return concat(new Uint8Array(4), u32(index), u32(flags), u32(flags));
 }

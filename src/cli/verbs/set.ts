@@ -49,7 +49,8 @@ async function warnOf(
   io: Io,
   services: Services,
 ): Promise<void> {
-  const later = isActive(guest) ? keysForNextStart(changes, guest.live?.network !== undefined) : [];
+  const hasNetwork = (guest.live?.network ?? guest.live?.link) !== undefined;
+  const later = isActive(guest) ? keysForNextStart(changes, hasNetwork) : [];
   if (later.length > 0) {
     await warn(io, `guest "${guest.name}" is running: ${later.join(', ')} will change with its next start`);
   }

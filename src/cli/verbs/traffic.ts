@@ -1,5 +1,5 @@
 import { formatTable } from '../../base/text-table.ts';
-import type { NetworkCounters } from '../../network/rules.ts';
+import type { GuestTraffic } from '../../guest/networks.ts';
 import { collect } from '../for-each.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
@@ -14,16 +14,14 @@ const COLUMNS = [
   { title: 'BYTES OUT', align: 'right' },
 ] as const;
 
-const KINDS = ['tcp4', 'udp4', 'other4', 'tcp6', 'udp6', 'other6'] as const;
-
-interface GuestTraffic {
+interface TrafficView {
   readonly name: string;
   readonly xid: number;
   /** Since the guest's start; null without a network of its own. */
-  readonly traffic: NetworkCounters | null;
+  readonly traffic: GuestTraffic | null;
 }
 
-/** `vserver traffic`: prints what running guests with addresses have received and sent. */
+/** `vserver traffic`: prints what running guests with a network have received and sent. */
 export async function traffic(
   parsed: ParsedVerb<'traffic'>,
   io: Io,
@@ -33,7 +31,7 @@ export async function traffic(
     parsed,
     io,
     services,
-    async (guest): Promise<GuestTraffic> => ({
+    async (guest): Promise<TrafficView> => ({
       name: guest.name,
       xid: guest.xid,
       traffic: (await services.manager.networks.traffic(guest)) ?? null,
@@ -43,10 +41,11 @@ export async function traffic(
   return exitCode;
 }
 
-function formatTraffic({ name, traffic }: GuestTraffic): readonly (readonly string[])[] {
+function formatTraffic({ name, traffic }: TrafficView): readonly (readonly string[])[] {
   if (traffic === null) return [];
-  return KINDS.map((kind) => {
-    const { received, sent } = traffic[kind];
-    return [name, kind, ...[received.packets, received.bytes, sent.packets, sent.bytes].map(String)];
-  });
+  return Object.entries(traffic).map(([kind, { received, sent }]) => [
+    name,
+    kind,
+    ...[received.packets, received.bytes, sent.packets, sent.bytes].map(String),
+  ]);
 }
