@@ -14,6 +14,7 @@ class TestIo implements Io {
   stderr = '';
   readonly tty = [false, false, false] as const;
   readonly columns = 80;
+  readonly rows = 24;
   readonly cwd = '/';
   readonly env = {};
   readonly signal = new AbortController().signal;

@@ -9,6 +9,7 @@ export interface Io {
   /** Which of the caller's stdin, stdout, stderr are terminals. */
   readonly tty: readonly [boolean, boolean, boolean];
   readonly columns: number;
+  readonly rows: number;
   readonly cwd: string;
   readonly env: Readonly<Record<string, string>>;
   /** Aborted when the caller is interrupted or gone. */

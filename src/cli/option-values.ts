@@ -111,6 +111,18 @@ export function parseTimeout(text: string): number {
   return parseDuration(/^\d+$/.test(text) ? `${text}s` : text);
 }
 
+const MIN_INTERVAL_MS = 100;
+
+/** Parses the time between two looks into milliseconds; a bare number counts seconds. */
+export function parseInterval(text: string): number {
+  const intervalMs = parseTimeout(text);
+  if (intervalMs >= MIN_INTERVAL_MS) return intervalMs;
+  throw new UserError(
+    'invalid-value',
+    `cannot use ${JSON.stringify(text)} as interval; need ${MIN_INTERVAL_MS} ms or more`,
+  );
+}
+
 /** Parses one capability to add into a word of a capability expression, for example `+NET_RAW`. */
 export function parseCapAdd(text: string): string {
   return `+${parseCapName(text)}`;

@@ -234,6 +234,8 @@ describe('bad command lines', () => {
     list: ['list web', 'list --label', 'list --label =x', 'list --filter a=b'],
     status: ['status', 'status --all web', 'status -x web'],
     inspect: ['inspect', 'inspect -a web', 'inspect --format x web'],
+    stat: ['stat --all', 'stat -x web'],
+    top: ['top web', 'top --sort x', 'top --interval 0', 'top --interval x', 'top --once=1'],
     traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],
     denied: ['denied', 'denied -a web', 'denied --format x web'],
     set: ['set', 'set web memory', 'set web =1', 'set --unset', 'set --unset= web', 'set -m 5m web'],

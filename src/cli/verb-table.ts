@@ -12,6 +12,7 @@ import {
   parseCpuShares,
   parseCpuWeight,
   parseEnv,
+  parseInterval,
   parseKeyValue,
   parseLabel,
   parseMount,
@@ -25,6 +26,7 @@ import {
   parseUlimitSetting,
   parseVolume,
 } from './option-values.ts';
+import { TOP_KEYS } from './top-table.ts';
 import type {
   AllOptions,
   ConfigOptions,
@@ -411,6 +413,36 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver inspect web', 'one guest'],
       ['vserver inspect --all', 'all guests'],
+    ],
+    exits: [],
+  },
+  stat: {
+    summary: 'print what guests use',
+    description:
+      'Prints processes, memory and CPU time of the host and of all running guests, or of the named guests, in the columns of vserver-stat: context, processes, address space, resident memory (anonymous and mapped), user and system time, uptime. With --json all that is counted of each guest.',
+    operands: [ANY_GUESTS],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver stat', 'the host and all running guests'],
+      ['vserver stat --json web', 'one guest, for programs'],
+    ],
+    exits: [],
+  },
+  top: {
+    summary: 'watch what guests use',
+    description:
+      'Shows the host and all running guests with their share of CPU time, again and again, in place if the output is a terminal. Keys: c, m, v, p, t, u, x, n sort by CPU, memory, address space, processes, CPU time, uptime, context, name; r turns the order around, blank looks again at once, q ends.',
+    operands: [],
+    command: 'none',
+    options: {
+      once: flag('print one table and end'),
+      sort: value('KEY', 'what to sort by: cpu unless given', oneOf(TOP_KEYS), { choices: TOP_KEYS }),
+      interval: value('DURATION', 'time between two looks: 2s unless given', parseInterval),
+    },
+    examples: [
+      ['vserver top', 'in a terminal; q ends'],
+      ['vserver top --once --sort memory --json', 'for programs'],
     ],
     exits: [],
   },

@@ -1,6 +1,7 @@
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
 import type { EnvSetting, SecurityOption, UlimitSetting } from './option-values.ts';
+import type { TopKey } from './top-table.ts';
 
 /** Options that every verb takes, also before the verb. */
 export interface GlobalOptions {
@@ -116,6 +117,13 @@ export interface VerbOptions {
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;
+  readonly stat: object;
+  readonly top: {
+    readonly once: boolean;
+    readonly sort: TopKey | undefined;
+    /** Between two looks, in milliseconds. */
+    readonly interval: number | undefined;
+  };
   readonly traffic: AllOptions;
   readonly denied: AllOptions;
   readonly set: {

@@ -23,8 +23,10 @@ import { resume } from './verbs/resume.ts';
 import { run } from './verbs/run.ts';
 import { set } from './verbs/set.ts';
 import { start } from './verbs/start.ts';
+import { stat } from './verbs/stat.ts';
 import { status } from './verbs/status.ts';
 import { stop } from './verbs/stop.ts';
+import { top } from './verbs/top.ts';
 import { traffic } from './verbs/traffic.ts';
 import { version } from './verbs/version.ts';
 import { wait } from './verbs/wait.ts';
@@ -48,6 +50,8 @@ const FUNCTIONS: VerbFunctions = {
   list,
   status,
   inspect,
+  stat,
+  top,
   traffic,
   denied,
   set,

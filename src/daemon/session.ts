@@ -52,6 +52,7 @@ export class Session {
       err: (text) => write(2, text),
       tty: hello.tty,
       columns: hello.columns || 80,
+      rows: hello.rows || 24,
       cwd: hello.cwd,
       env: hello.env,
       signal: this.#abort.signal,

@@ -341,6 +341,12 @@ export class Networks {
     return await (await this.#openFence()).fence.readCounters(network.nid);
   }
 
+  /** What every network context has sent and received, by its number; none without a fence. */
+  async allTraffic(): Promise<ReadonlyMap<number, NetworkCounters>> {
+    if (!this.#registry.list().some((one) => one.live?.network && isActive(one))) return new Map();
+    return await (await this.#openFence()).fence.readAllCounters();
+  }
+
   /** Lists what a guest's network context was refused, the latest first. */
   async denials(guest: Guest): Promise<readonly Denial[]> {
     const network = isActive(guest) ? guest.live?.network : undefined;

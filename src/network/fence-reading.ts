@@ -28,14 +28,32 @@ export function parseCounters(bytes: Uint8Array, cpus: number): NetworkCounters 
   return { tcp4: both(0), udp4: both(1), other4: both(2), tcp6: both(3), udp6: both(4), other6: both(5) };
 }
 
-/** Reads one batch of denials. */
-export function parseDenials(
+/** Says how many elements are in one batch. */
+export function batchCount(bytes: Uint8Array, layout: BatchLayout): number {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(layout.count, LE);
+}
+
+/** Reads one batch of the counters of contexts. */
+export function parseAllCounters(
   bytes: Uint8Array,
   layout: BatchLayout,
-): { readonly count: number; readonly next: Uint8Array; readonly found: readonly Denial[] } {
+  cpus: number,
+): readonly (readonly [nid: number, counters: NetworkCounters])[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const count = view.getUint32(layout.count, LE);
-  const found = Array.from({ length: count }, (_, i): Denial => {
+  const valueBytes = COUNTER.bytes * cpus;
+  return Array.from({ length: batchCount(bytes, layout) }, (_, i) => {
+    const at = layout.values + i * valueBytes;
+    return [
+      view.getUint32(layout.keys + 4 * i, LE),
+      parseCounters(bytes.subarray(at, at + valueBytes), cpus),
+    ] as const;
+  });
+}
+
+/** Reads one batch of denials. */
+export function parseDenials(bytes: Uint8Array, layout: BatchLayout): readonly Denial[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return Array.from({ length: batchCount(bytes, layout) }, (_, i): Denial => {
     const key = layout.keys + i * DENIAL.bytes;
     const value = layout.values + i * DENIED.bytes;
     const address = bytes.subarray(key + DENIAL.address, key + DENIAL.address + ADDRESS_BYTES);
@@ -50,5 +68,4 @@ export function parseDenials(
       lastMs: Number(view.getBigUint64(value + DENIED.last, LE) / NS_PER_MS),
     };
   });
-  return { count, next: bytes.slice(layout.position, layout.position + 8), found };
 }

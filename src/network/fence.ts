@@ -8,7 +8,14 @@
 import { StateError, UserError } from '../base/errors.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { planAttached } from '../sys/bpf/load.ts';
-import { planDelete, planLookup, planLookupBatch, planOpenMap, planUpdate } from '../sys/bpf/map.ts';
+import {
+  type BatchLayout,
+  planDelete,
+  planLookup,
+  planLookupBatch,
+  planOpenMap,
+  planUpdate,
+} from '../sys/bpf/map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Import, Program, type Result } from '../sys/program.ts';
@@ -36,7 +43,7 @@ import {
   USAGE,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
-import { parseCounters, parseDenials } from './fence-reading.ts';
+import { batchCount, parseAllCounters, parseCounters, parseDenials } from './fence-reading.ts';
 import type { Denial, NetworkCounters, NetworkRules, Nid } from './rules.ts';
 
 export type { FenceHandles } from './fence-making.ts';
@@ -200,20 +207,21 @@ export class Fence {
     return parseCounters((await this.#syscalld.run(`read counters of network ${nid}`, p)).out, this.#cpus);
   }
 
+  /** Returns what each context has sent and received. */
+  async readAllCounters(): Promise<ReadonlyMap<Nid, NetworkCounters>> {
+    const spec = { keyBytes: 4, valueBytes: COUNTER.bytes * this.#cpus };
+    const counters = new Map<Nid, NetworkCounters>();
+    for await (const { out, layout } of this.#readMap('counters', spec, COUNTERS_BATCH))
+      for (const [nid, found] of parseAllCounters(out, layout, this.#cpus)) counters.set(nid, found);
+    return counters;
+  }
+
   /** Lists what was refused, to one context or to all, the latest first. The fence remembers the last few thousand. */
   async readDenials(nid?: Nid): Promise<readonly Denial[]> {
     const denials: Denial[] = [];
-    let position: Uint8Array | undefined;
-    for (;;) {
-      const p = this.#program();
-      const spec = { keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes };
-      const layout = planLookupBatch(p, this.#map(p, 'denials'), spec, BATCH, position);
-      const { out } = await this.#syscalld.run('read denials', p);
-      const { count, next, found } = parseDenials(out, layout);
-      denials.push(...found);
-      if (count < BATCH) break;
-      position = next;
-    }
+    const spec = { keyBytes: DENIAL.bytes, valueBytes: DENIED.bytes };
+    for await (const { out, layout } of this.#readMap('denials', spec, DENIALS_BATCH))
+      denials.push(...parseDenials(out, layout));
     return denials
       .filter((denial) => nid === undefined || denial.nid === nid)
       .sort((a, b) => b.lastMs - a.lastMs);
@@ -222,6 +230,23 @@ export class Fence {
   /** Forgets the fence: the maps go with its last program, that is, with the cgroup. */
   close(): void {
     for (const object of Object.values(this.handles.objects)) this.#syscalld.drop(object);
+  }
+
+  /** Yields a map's elements, `most` at a time. */
+  async *#readMap(
+    map: FenceMap,
+    spec: { readonly keyBytes: number; readonly valueBytes: number },
+    most: number,
+  ): AsyncGenerator<{ readonly out: Uint8Array; readonly layout: BatchLayout }> {
+    let position: Uint8Array | undefined;
+    for (;;) {
+      const p = this.#program();
+      const layout = planLookupBatch(p, this.#map(p, map), spec, most, position);
+      const { out } = await this.#syscalld.run(`read ${map}`, p);
+      yield { out, layout };
+      if (batchCount(out, layout) < most) return;
+      position = out.slice(layout.position, layout.position + BATCH_POSITION_BYTES);
+    }
   }
 
   #program(): Program {
@@ -308,7 +333,9 @@ interface Known {
 }
 const NOTHING: Known['elements'] = new Map();
 
-const BATCH = 1024;
+const DENIALS_BATCH = 1024;
+const COUNTERS_BATCH = 128;
+const BATCH_POSITION_BYTES = 8;
 
 function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {
   const index = new Map<string, Element>();

@@ -1,7 +1,7 @@
 import type { Xid } from '../base/ids.ts';
 import type { ControllerName } from './cgroup-layout.ts';
 import type { CgroupWrite } from './controller.ts';
-import type { EffectiveLimits, LimitKind, Limits, Usage } from './limits.ts';
+import type { EffectiveLimits, LimitKind, Limits, Sample, Usage } from './limits.ts';
 
 /** What a start does to cgroups, as data: the worker makes the directories, does the writes, joins, and clones. */
 export interface CgroupPlan {
@@ -65,6 +65,14 @@ export interface CgroupDriver {
    * @throws StateError cgroup-missing
    */
   read(xid: Xid): Usage;
+  /**
+   * Reads the part of it that is wanted of all guests at once, from as few files as can be.
+   *
+   * @throws StateError cgroup-missing
+   */
+  sample(xid: Xid): Sample;
+  /** CPU time of all that is in no guest of the instance. */
+  readHostCpu(): { readonly userUs: number; readonly systemUs: number };
   /**
    * Stops every process of a guest where it is; SIGKILL still works. A guest that does not stop in time is thawed.
    *

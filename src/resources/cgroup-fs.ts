@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   rmdirSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { SysError } from '../base/errors.ts';
@@ -27,6 +28,9 @@ export interface CgroupFiles {
   list(path: string): readonly string[];
 }
 
+/** Links to a directory without directories in it: its name, and its own ".". */
+const LINKS_OF_LEAF = 2;
+
 /** The kernel's cgroup directories. */
 export const cgroupFiles: CgroupFiles = {
   read: (path) => attempt('read', path, () => readFileSync(path, 'utf8')),
@@ -42,11 +46,13 @@ export const cgroupFiles: CgroupFiles = {
   mkdir: (path) => attempt('make directory', path, () => mkdirSync(path, { mode: 0o755 })),
   rmdir: (path) => attempt('remove directory', path, () => rmdirSync(path)),
   list: (path) =>
-    attempt('list', path, () =>
-      readdirSync(path, { withFileTypes: true })
+    attempt('list', path, () => {
+      // Most have none, and the kernel counts them as links (kernfs_refresh_inode in fs/kernfs/inode.c).
+      if (statSync(path).nlink === LINKS_OF_LEAF) return [];
+      return readdirSync(path, { withFileTypes: true })
         .filter((entry) => entry.isDirectory())
-        .map((entry) => entry.name),
-    ),
+        .map((entry) => entry.name);
+    }),
 };
 
 function attempt<T>(action: string, path: string, call: () => T): T {

@@ -266,6 +266,9 @@ test('reads the same usage from both versions', () => {
     memoryPeakBytes: 16_384,
     memoryAnonBytes: 4096,
     memoryFileBytes: 2048,
+    memoryMappedBytes: 1024,
+    memorySharedBytes: 512,
+    memoryKernelBytes: 2048,
     swapBytes: 0,
     memoryLimitHits: 3,
     oomKills: 1,
@@ -287,7 +290,16 @@ test('reads the same usage from both versions', () => {
     using _ = tree;
     start(tree, driver, {});
     assert.deepEqual(driver.read(XID), { ...common, ...io });
+    assert.deepEqual(driver.sample(XID), { cpuUserUs: 600, cpuSystemUs: 300, residentBytes: 5120, pids: 2 });
   }
+});
+
+test('leaves to the host what is in no guest', () => {
+  const [tree, driver] = hybrid();
+  using _ = tree;
+  driver.prepareInstance();
+  tree.set('unified/cpu.stat', 'usage_usec 5000\nuser_usec 3000\nsystem_usec 2000\n');
+  assert.deepEqual(driver.readHostCpu(), { userUs: 2400, systemUs: 1700 });
 });
 
 test('does not call hits 0 that version 1 may not count', () => {

@@ -28,6 +28,7 @@ import {
   LIMIT_KINDS,
   type LimitKind,
   type Limits,
+  type Sample,
   type Usage,
 } from './limits.ts';
 import { memoryV1 } from './memory-v1.ts';
@@ -191,6 +192,37 @@ class CgroupTree implements CgroupDriver {
       };
       return Object.assign(usage, ...controllers);
     });
+  }
+
+  sample(xid: Xid): Sample {
+    return this.#inGuest('read usage of', xid, () => {
+      const { userUs, systemUs } = this.#readCpu(`${this.#unified}/${xid}`);
+      const sample: Sample = {
+        cpuUserUs: userUs,
+        cpuSystemUs: systemUs,
+        residentBytes: undefined,
+        pids: undefined,
+      };
+      const controllers = this.#bindings.map(({ parent, controller }) =>
+        controller.readSample(this.#files, `${parent}/${xid}`),
+      );
+      return Object.assign(sample, ...controllers);
+    });
+  }
+
+  readHostCpu(): { readonly userUs: number; readonly systemUs: number } {
+    const all = this.#readCpu(this.#layout.unified);
+    // What guests of the past used stays in the instance's count.
+    const guests = this.#readCpu(this.#unified);
+    return {
+      userUs: Math.max(0, all.userUs - guests.userUs),
+      systemUs: Math.max(0, all.systemUs - guests.systemUs),
+    };
+  }
+
+  #readCpu(directory: string): { readonly userUs: number; readonly systemUs: number } {
+    const stat = parseFlatKeyed(this.#files.read(`${directory}/${CPU_STAT}`));
+    return { userUs: stat.get('user_usec') ?? 0, systemUs: stat.get('system_usec') ?? 0 };
   }
 
   async freeze(xid: Xid, timeoutMs: number): Promise<void> {
@@ -383,6 +415,9 @@ const NO_USAGE: Usage = {
   memoryPeakBytes: undefined,
   memoryAnonBytes: undefined,
   memoryFileBytes: undefined,
+  memoryMappedBytes: undefined,
+  memorySharedBytes: undefined,
+  memoryKernelBytes: undefined,
   swapBytes: undefined,
   memoryLimitHits: undefined,
   oomKills: undefined,

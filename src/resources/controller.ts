@@ -1,5 +1,5 @@
 import type { CgroupFiles } from './cgroup-fs.ts';
-import type { EffectiveLimits, LimitKind, Limits, Usage } from './limits.ts';
+import type { EffectiveLimits, LimitKind, Limits, Sample, Usage } from './limits.ts';
 
 /** One write to one cgroup file. */
 export interface CgroupWrite {
@@ -26,4 +26,6 @@ export interface Controller {
   /** Reads back the limits that are enforced. */
   readLimits(files: CgroupFiles, directory: string): Partial<EffectiveLimits>;
   readUsage(files: CgroupFiles, directory: string): Partial<Usage>;
+  /** Reads one file at most. */
+  readSample(files: CgroupFiles, directory: string): Partial<Sample>;
 }

@@ -85,6 +85,7 @@ export const cpuV1: Controller = {
       cpuThrottledUs: throttledNs === undefined ? undefined : Math.floor(throttledNs / 1000),
     };
   },
+  readSample: () => ({}),
 };
 
 /**
@@ -135,4 +136,5 @@ export const cpuV2: Controller = {
       cpuThrottledUs: stat.get('throttled_usec'),
     };
   },
+  readSample: () => ({}),
 };

@@ -41,6 +41,12 @@ export interface Usage {
   readonly memoryAnonBytes: number | undefined;
   /** Page cache, with tmpfs and shared memory. */
   readonly memoryFileBytes: number | undefined;
+  /** Page cache that processes have mapped, shared memory too. */
+  readonly memoryMappedBytes: number | undefined;
+  /** tmpfs and shared memory. */
+  readonly memorySharedBytes: number | undefined;
+  /** Kernel objects: stacks, page tables, sockets, dentries, inodes. */
+  readonly memoryKernelBytes: number | undefined;
   readonly swapBytes: number | undefined;
   /** How often an allocation met the memory limit; version 1 may not count it for a guest without swap. */
   readonly memoryLimitHits: number | undefined;
@@ -62,6 +68,16 @@ export interface Usage {
   /** Block I/O, over all devices; version 2 only. */
   readonly ioReadBytes: number | undefined;
   readonly ioWriteBytes: number | undefined;
+}
+
+/** The part of a guest's use that is read of all guests at once, from few files. */
+export interface Sample {
+  readonly cpuUserUs: number | undefined;
+  readonly cpuSystemUs: number | undefined;
+  /** Anonymous memory and mapped files: what `vserver-stat` calls resident. */
+  readonly residentBytes: number | undefined;
+  /** Tasks: processes and threads. */
+  readonly pids: number | undefined;
 }
 
 /** PID_MAX_LIMIT of a 64-bit kernel (include/linux/threads.h); pids.max takes no more. */

@@ -12,6 +12,8 @@ const HITS = 'memory.failcnt';
 const TOTAL_HITS = 'memory.memsw.failcnt';
 const STAT = 'memory.stat';
 const OOM_CONTROL = 'memory.oom_control';
+/** Kernel objects charged to the cgroup. */
+const KERNEL_USAGE = 'memory.kmem.usage_in_bytes';
 
 /**
  * Memory by version 1 files. The total's file is there only when the kernel counts swap (`swapaccount=`).
@@ -58,16 +60,26 @@ export const memoryV1: Controller = {
     if (usage === undefined) return {};
     // The total_ fields count cgroups below this one as well.
     const stat = parseFlatKeyed(files.read(`${directory}/${STAT}`));
+    const kernel = readIfPresent(files, `${directory}/${KERNEL_USAGE}`);
     return {
       memoryBytes: parseCount(usage),
       memoryPeakBytes: parseCount(files.read(`${directory}/${PEAK}`)),
       memoryAnonBytes: stat.get('total_rss'),
       memoryFileBytes: stat.get('total_cache'),
+      memoryMappedBytes: stat.get('total_mapped_file'),
+      memorySharedBytes: stat.get('total_shmem'),
+      memoryKernelBytes: kernel === undefined ? undefined : parseCount(kernel),
       swapBytes: stat.get('total_swap'),
       memoryLimitHits: readHits(files, directory),
       // oom_kill: since Linux 4.13.
       oomKills: parseFlatKeyed(files.read(`${directory}/${OOM_CONTROL}`)).get('oom_kill'),
     };
+  },
+  readSample: (files, directory) => {
+    const text = readIfPresent(files, `${directory}/${STAT}`);
+    if (text === undefined) return {};
+    const stat = parseFlatKeyed(text);
+    return { residentBytes: (stat.get('total_rss') ?? 0) + (stat.get('total_mapped_file') ?? 0) };
   },
 };
 

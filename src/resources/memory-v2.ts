@@ -63,10 +63,20 @@ export const memoryV2: Controller = {
       memoryPeakBytes: peak === undefined ? undefined : parseCount(peak),
       memoryAnonBytes: stat.get('anon'),
       memoryFileBytes: stat.get('file'),
+      memoryMappedBytes: stat.get('file_mapped'),
+      memorySharedBytes: stat.get('shmem'),
+      // Since Linux 5.18.
+      memoryKernelBytes: stat.get('kernel'),
       swapBytes: swap === undefined ? undefined : parseCount(swap),
       memoryLimitHits: events.get('max'),
       oomKills: events.get('oom_kill'),
     };
+  },
+  readSample: (files, directory) => {
+    const text = readIfPresent(files, `${directory}/${MEMORY_STAT}`);
+    if (text === undefined) return {};
+    const stat = parseFlatKeyed(text);
+    return { residentBytes: (stat.get('anon') ?? 0) + (stat.get('file_mapped') ?? 0) };
   },
 };
 

@@ -35,4 +35,8 @@ export const pidsController: Controller = {
       pidsLimitHits: events === undefined ? undefined : parseFlatKeyed(events).get('max'),
     };
   },
+  readSample: (files, directory) => {
+    const current = readIfPresent(files, `${directory}/${PIDS_CURRENT}`);
+    return current === undefined ? {} : { pids: parseCount(current) };
+  },
 };

@@ -284,6 +284,11 @@ else: print('ok')
     assert.ok(before > 0);
     await python('one', CLIENT, '10.9.0.1', '8000', 'tcp');
     assert.ok((await traffic()) >= before + 3);
+    const [account] = JSON.parse(await v.ok(['stat', 'one', '--json'])) as {
+      network: { tcp4: { sent: { packets: number } } };
+    }[];
+    const counted = account!.network.tcp4.sent.packets;
+    assert.ok(counted >= before + 3 && counted <= (await traffic()), 'stat reads all contexts at once');
     await v.ok(['restart', '-t', '0', 'one']);
     assert.notEqual(await connect('10.9.0.1', '8001'), 'ok');
     assert.equal(await connect('10.9.0.6', '8000'), 'ok');

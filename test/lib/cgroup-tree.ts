@@ -36,7 +36,7 @@ export const UNIFIED_FULL: Interface = {
   'memory.swap.max': 'max\n',
   'memory.swap.current': '0\n',
   'memory.reclaim': '',
-  'memory.stat': 'anon 4096\nfile 2048\nkernel 2048\nshmem 0\n',
+  'memory.stat': 'anon 4096\nfile 2048\nkernel 2048\nshmem 512\nfile_mapped 1024\n',
   'memory.events': 'low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n',
   'pids.current': '2\n',
   'pids.peak': '5\n',
@@ -54,7 +54,8 @@ export const MEMORY_V1: Interface = {
   'memory.memsw.limit_in_bytes': '9223372036854771712\n',
   'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 1\n',
   'memory.stat':
-    'cache 0\nrss 0\nhierarchical_memory_limit 59998208\ntotal_cache 2048\ntotal_rss 4096\ntotal_swap 0\n',
+    'cache 0\nrss 0\nhierarchical_memory_limit 59998208\ntotal_cache 2048\ntotal_rss 4096\ntotal_shmem 512\ntotal_mapped_file 1024\ntotal_swap 0\n',
+  'memory.kmem.usage_in_bytes': '2048\n',
   'memory.usage_in_bytes': '8192\n',
 };
 

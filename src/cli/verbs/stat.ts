@@ -1,0 +1,77 @@
+import { StateError } from '../../base/errors.ts';
+import {
+  accountGuests,
+  type GuestAccount,
+  type GuestStat,
+  statAll,
+  statGuests,
+} from '../../guest/accounting.ts';
+import { type Guest, isActive } from '../../guest/guest.ts';
+import { formatStat } from '../../spec/vserver-stat.ts';
+import { collect } from '../for-each.ts';
+import type { Io, Services, VerbResult } from '../io.ts';
+import { formatJson } from '../json.ts';
+import type { ParsedVerb } from '../verb-types.ts';
+
+/** `vserver stat`: prints what guests use, in the columns of vserver-stat. */
+export async function stat(parsed: ParsedVerb<'stat'>, io: Io, services: Services): Promise<VerbResult> {
+  const { host, networks, registry } = services.manager;
+  const isForAll = parsed.operands.length === 0;
+  const { values: guests, exitCode } = isForAll
+    ? { values: registry.list().filter(isActive), exitCode: 0 }
+    : await collect(parsed, io, services, async (guest): Promise<Guest> => running(guest));
+  if (parsed.global.json) {
+    const accounts = accountGuests(host, guests, await networks.allTraffic());
+    await io.out(formatJson(accounts.map(viewAccount)));
+  } else {
+    await io.out(formatStat(isForAll ? statAll(host, guests) : statGuests(host, guests)));
+  }
+  return exitCode;
+}
+
+/** @throws StateError guest-stopped */
+function running(guest: Guest): Guest {
+  if (isActive(guest)) return guest;
+  throw new StateError(
+    'guest-stopped',
+    `cannot say what guest "${guest.name}" uses: found it ${guest.state}; need it running`,
+  );
+}
+
+/** What a guest uses, as JSON: times in microseconds, sizes in bytes; null is what nothing on this host counts. */
+function viewAccount({ row, usage, processes, traffic }: GuestAccount): object {
+  return {
+    ...viewRow(row),
+    cpu: {
+      userUs: usage.cpuUserUs ?? null,
+      systemUs: usage.cpuSystemUs ?? null,
+      periods: usage.cpuPeriods ?? null,
+      throttledPeriods: usage.cpuThrottledPeriods ?? null,
+      throttledUs: usage.cpuThrottledUs ?? null,
+    },
+    memory: {
+      usedBytes: usage.memoryBytes ?? null,
+      peakBytes: usage.memoryPeakBytes ?? null,
+      residentBytes: row.residentBytes,
+      virtualBytes: row.virtualBytes,
+      anonBytes: usage.memoryAnonBytes ?? null,
+      fileBytes: usage.memoryFileBytes ?? null,
+      mappedBytes: usage.memoryMappedBytes ?? null,
+      sharedBytes: usage.memorySharedBytes ?? null,
+      kernelBytes: usage.memoryKernelBytes ?? null,
+      swapBytes: usage.swapBytes ?? null,
+      limitHits: usage.memoryLimitHits ?? null,
+      oomKills: usage.oomKills ?? null,
+    },
+    io: {
+      readBytes: usage.ioReadBytes ?? processes.ioReadBytes,
+      writeBytes: usage.ioWriteBytes ?? processes.ioWriteBytes,
+    },
+    openFiles: processes.openFiles,
+    network: traffic ?? null,
+  };
+}
+
+function viewRow({ name, xid, uptimeMs, processes, tasks }: GuestStat): object {
+  return { name, xid, uptimeMs, processes, tasks };
+}

@@ -1,0 +1,101 @@
+/** What guests use, as `stat` and `top` show it. */
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+import { openTerminal } from '../lib/terminal.ts';
+
+const MIB = 1024 ** 2;
+
+interface Account {
+  readonly name: string;
+  readonly processes: number;
+  readonly cpu: { readonly userUs: number; readonly systemUs: number };
+  readonly memory: Readonly<Record<string, number | null>>;
+  readonly io: { readonly writeBytes: number };
+  readonly openFiles: number;
+}
+
+describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
+  let v: OpenInstance;
+  before(async () => {
+    v = await openInstance();
+  });
+  after(async () => {
+    await v.close();
+  });
+
+  const start = async (name: string, script: string, ...options: readonly string[]): Promise<void> => {
+    await v.ok(['run', '-d', '--name', name, '--template', 'busybox', ...options, '--', 'sh', '-c', script]);
+    await eventually(`${name} is ready`, async () =>
+      (await v.ok(['logs', name])).includes('ready') ? true : undefined,
+    );
+  };
+  const accountOf = async (name: string): Promise<Account> => {
+    const [account] = JSON.parse(await v.ok(['stat', '--json', name])) as [Account];
+    return account;
+  };
+
+  test('has the columns of vserver-stat, the host first', async () => {
+    await start('idle', 'echo ready; exec sleep 1000');
+    const [titles, host, ...rest] = (await v.ok(['stat'])).trimEnd().split('\n');
+    assert.equal(titles, 'CTX   PROC    VSZ    RSS  userTIME   sysTIME    UPTIME NAME');
+    assert.match(host ?? '', /^0 +\d+ +[\d.]+[KMGT] +[\d.]+[KMGT] +\d\S+ +\d\S+ +\d\S+ root server$/);
+    assert.ok(
+      rest.some((line) => /^\d+ +2 +[\d.]+[KM] .* idle$/.test(line)),
+      rest.join('\n'),
+    );
+    await v.ok(['stop', '-t', '0', 'idle']);
+    const stopped = await v.run(['stat', 'idle']);
+    assert.match(stopped.stderr, /found it stopped|no guest/);
+  });
+
+  test('counts CPU time, memory by kind, I/O and open files', async () => {
+    // 20 MiB in a variable, 8 MiB in a tmpfs, a file written through to its device, three files open.
+    const script = [
+      'a=$(dd if=/dev/zero bs=1M count=20 2>/dev/null | tr "\\0" x)',
+      'dd if=/dev/zero of=/dev/shm/f bs=1M count=8 2>/dev/null',
+      'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done',
+      'exec 5</dev/null 6</dev/null 7</dev/null; echo ready; sleep 1000; echo $a',
+    ];
+    await start('busy', script.join('\n'));
+    const { cpu, memory, openFiles, processes } = await accountOf('busy');
+    assert.ok(cpu.userUs > 10_000, `user time ${cpu.userUs}`);
+    assert.ok((memory['anonBytes'] ?? 0) >= 20 * MIB, JSON.stringify(memory));
+    assert.ok((memory['sharedBytes'] ?? 0) >= 8 * MIB, JSON.stringify(memory));
+    assert.ok((memory['virtualBytes'] ?? 0) >= 20 * MIB, JSON.stringify(memory));
+    assert.ok((memory['usedBytes'] ?? 0) >= 28 * MIB, JSON.stringify(memory));
+    assert.equal(processes, 3);
+    // Of the shell three more than of a process with three; sleep has them too.
+    assert.ok(openFiles >= 2 * 6, `${openFiles} open files`);
+    await v.ok(['stop', '-t', '0', 'busy']);
+  });
+
+  test('top tells the share of CPU time, and is a table in place on a terminal', async () => {
+    await start('hog', 'echo ready; while :; do :; done', '--cpus', '0.2');
+    const rows = JSON.parse(await v.ok(['top', '--once', '--interval', '1s', '--json'])) as readonly {
+      readonly name: string;
+      readonly cpuPercent: number;
+    }[];
+    const hog = rows.find(({ name }) => name === 'hog');
+    assert.ok(hog && hog.cpuPercent > 2 && hog.cpuPercent < 40, JSON.stringify(hog));
+    const plain = await v.ok(['top', '--once', '--interval', '0.1s', '--sort', 'name']);
+    assert.match(plain, /^ *CTX .*\n +0 .* root server\n(.*\n)* *\d+ .* hog\n/);
+
+    const terminal = await openTerminal(v, '"$V" top --interval 10m; echo "end $?"');
+    try {
+      await terminal.see(/by cpu/);
+      await terminal.see(/ hog/);
+      terminal.type('m');
+      await terminal.see(/by memory/);
+      terminal.type(' ');
+      await terminal.see(/ hog/);
+      terminal.type('q');
+      await terminal.see(/1049l\s*end 0/);
+      assert.equal(await terminal.ended, 0);
+    } finally {
+      await terminal.close();
+    }
+    await v.ok(['stop', '-t', '0', 'hog']);
+  });
+});
