@@ -1,9 +1,11 @@
 /** Guests whose process 1 is a real init: what they find, and systemd of Debian as the judge of it. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { openNetwork, type TestNetwork } from '../lib/network.ts';
 import { DEBIAN_MIRROR, unmet } from '../lib/requires.ts';
 
 const MIB = 1024 ** 2;
@@ -82,25 +84,42 @@ describe('an init of its own', { skip: unmet('root', 'overlay') }, () => {
   });
 });
 
-describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap') }, () => {
+/** Echoes what it gets to who connects; systemd has the socket. */
+const ECHO_SOCKET = '[Socket]\nListenStream=7777\nAccept=yes\n';
+const ECHO_SERVICE = '[Service]\nExecStart=/bin/cat\nStandardInput=socket\n';
+/** What hardened units have; each filter of theirs comes on top of the one that has sockets made. */
+const HARDENED = `[Service]
+SystemCallFilter=@system-service
+SystemCallArchitectures=native
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+NoNewPrivileges=yes
+ProtectSystem=yes
+`;
+
+describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 'sshd') }, () => {
+  let host: TestNetwork;
   let v: OpenInstance;
   const system = (...args: readonly string[]): Promise<string> => v.ok(['exec', 'debian', ...args]);
-  const started = async (): Promise<void> => {
+  const started = async (name = 'debian'): Promise<void> => {
     await eventually(
       'the end of its start',
       async () =>
-        (await v.run(['exec', 'debian', 'systemctl', 'is-system-running'])).stdout === 'running\n' ||
-        undefined,
+        (await v.run(['exec', name, 'systemctl', 'is-system-running'])).stdout === 'running\n' || undefined,
       30_000,
     ).catch(async (error: unknown) => {
-      const failed = await v.run(['exec', 'debian', 'systemctl', '--failed', '--plain', '--no-legend']);
-      assert.fail(`${String(error)}\n${failed.stdout}${(await v.run(['logs', 'debian'])).stdout}`);
+      const failed = await v.run(['exec', name, 'systemctl', '--failed', '--plain', '--no-legend']);
+      assert.fail(`${String(error)}\n${failed.stdout}${(await v.run(['logs', name])).stdout}`);
     });
   };
+  const create = (name: string, ...options: readonly string[]): Promise<string> =>
+    v.ok(['create', name, `--template=tarball:${join(v.scratch, 'debian.tar')}`, '--init=own', ...options], {
+      timeoutMs: 60_000,
+    });
   before(async () => {
-    v = await openInstance();
+    host = await openNetwork();
+    v = await openInstance({ under: host.under });
     const tree = join(v.scratch, 'debian.tar');
-    const packages = '--include=systemd,systemd-sysv,dbus';
+    const packages = '--include=systemd,systemd-sysv,dbus,openssh-server,nginx-light';
     const fast = [
       '--variant=essential',
       packages,
@@ -108,10 +127,13 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap') }, () => {
       '--dpkgopt=force-unsafe-io',
     ];
     execFileSync('mmdebstrap', ['--quiet', ...fast, 'bookworm', tree, DEBIAN_MIRROR], { stdio: 'inherit' });
-    await v.ok(['create', 'debian', `--template=tarball:${tree}`, '--init=own'], { timeoutMs: 60_000 });
+    await create('debian');
     await v.ok(['start', 'debian']);
   });
-  after(() => v.close());
+  after(async () => {
+    await v.close();
+    await host.close();
+  });
 
   test('runs, with no unit failed', async () => {
     await started();
@@ -133,6 +155,54 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap') }, () => {
     assert.match(out, /^0::\/system\.slice\/run-u\d+\.service\n0\n$/);
     assert.match(await system('journalctl', '-b', '--no-pager', '-u', 'dbus'), /Started dbus\.service/);
   });
+
+  for (const [mode, v4, v6, more] of [
+    ['isolated', '10.9.0.5', 'fd09::5', ['--network-interface', 'h0']],
+    ['private', '10.7.0.5', 'fd07::5', ['--gateway', '10.7.0.1', '--gateway', 'fe80::1']],
+  ] as const) {
+    test(`mode ${mode}: its services are at the guest's addresses`, async () => {
+      await create(mode, '--network', mode, '--ip', `${v4}/24`, '--ip', `${v6}/64`, ...more);
+      await v.ok(['start', mode]);
+      const inside = (script: string, input = ''): Promise<string> =>
+        v.ok(['exec', '-i', mode, 'sh', '-ec', script], { input });
+      await started(mode);
+      for (const at of [v4, `[${v6}]`])
+        assert.match(host.run('curl', '-gsS', '-m', '5', `http://${at}/`), /Welcome to nginx!/, at);
+
+      const key = join(v.scratch, `key-${mode}`);
+      execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
+      await inside(
+        'mkdir -p /root/.ssh; cat > /root/.ssh/authorized_keys',
+        readFileSync(`${key}.pub`, 'utf8'),
+      );
+      const quiet = [
+        'StrictHostKeyChecking=no',
+        'UserKnownHostsFile=/dev/null',
+        'LogLevel=ERROR',
+        'BatchMode=yes',
+      ];
+      const ssh = (...words: readonly string[]): string =>
+        host.run('ssh', '-F', 'none', '-i', key, ...quiet.flatMap((one) => ['-o', one]), ...words);
+      assert.equal(
+        ssh(`root@${v4}`, 'hostname; cat /proc/self/loginuid >/dev/null && echo ok'),
+        `${mode}\nok\n`,
+      );
+      assert.equal(ssh(`root@${v6}`, 'systemctl', 'is-active', 'nginx'), 'active\n');
+
+      await inside('cat > /etc/systemd/system/echo.socket', ECHO_SOCKET);
+      await inside('cat > /etc/systemd/system/echo@.service', ECHO_SERVICE);
+      await inside(
+        'mkdir -p /etc/systemd/system/nginx.service.d; cat > /etc/systemd/system/nginx.service.d/x.conf',
+        HARDENED,
+      );
+      await inside('systemctl daemon-reload; systemctl start echo.socket; systemctl restart nginx');
+      const echo = `import socket; s = socket.create_connection(('${v4}', 7777), 5); s.sendall(b'hello'); print(s.recv(9))`;
+      assert.equal(host.run('/usr/bin/python3', '-c', echo), "b'hello'\n");
+      assert.match(host.run('curl', '-sS', '-m', '5', `http://${v4}/`), /Welcome to nginx!/);
+      assert.equal(await inside('systemctl --failed --plain --no-legend'), '');
+      await v.ok(['stop', mode]);
+    });
+  }
 
   test('stops when it is told to, and starts again', async () => {
     for (let i = 0; i < 2; i++) {
