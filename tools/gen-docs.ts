@@ -5,6 +5,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { ERROR_CODES } from '../src/api/error-codes.ts';
+import { EVENT_TYPE_NAMES, EVENT_TYPES } from '../src/api/events.ts';
 import { exitPairs, formatUsage, optionPairs } from '../src/cli/help.ts';
 import { GLOBAL_OPTIONS, VERB_ALIASES, VERB_NAMES, VERBS, type VerbSpec } from '../src/cli/verb-table.ts';
 import type { Verb } from '../src/cli/verb-types.ts';
@@ -19,6 +20,7 @@ export function formatPages(): ReadonlyMap<string, string> {
   return new Map([
     ['docs/reference/cli.md', formatCliPage()],
     ['docs/reference/errors.md', formatErrorsPage()],
+    ['docs/reference/events.md', formatEventsPage()],
     ['docs/reference/guest-config.schema.json', `${JSON.stringify(guestConfigJsonSchema(), null, 2)}\n`],
   ]);
 }
@@ -71,6 +73,34 @@ Every failure has a code that never changes its meaning. The exit code is that o
 
 | code | HTTP | exit | meaning |
 | --- | --- | --- | --- |
+${rows.join('\n')}
+`;
+}
+
+function formatEventsPage(): string {
+  const rows = EVENT_TYPE_NAMES.map((type) => {
+    const details = Object.entries(EVENT_TYPES[type].details).map(([name, what]) => `\`${name}\`: ${what}`);
+    return `| \`${type}\` | ${EVENT_TYPES[type].meaning} | ${details.join('<br>') || '—'} |`;
+  });
+  return `${NOTICE}
+# Events
+
+\`vserver events --json\` prints one object on a line, in the order in which things happened:
+
+\`\`\`json
+{"seq":1790000000042,"time":"2026-09-21T14:13:20.042Z","type":"stopped","guest":"web","xid":1000,"details":{"exitCode":0,"cause":"exited"}}
+\`\`\`
+
+\`seq\` is the cursor: \`--since SEQ\` goes on behind that event, also after a restart of the daemon or the host. Numbers
+rise and none is given twice; not every one is used. The journal keeps about the last 8 MiB. Where it no longer has what
+came after a cursor, or a reader was slower than it lasts, an object of type \`gap\` with \`guest\` and \`xid\` null comes
+first. An event is written before anybody is told of it; a power cut may take the last ones, and never tears one.
+
+An ephemeral guest has neither \`created\` nor \`deleted\`: it is there from \`started\` to \`stopped\`. Fields and types may be
+added; none is renamed or given a second meaning.
+
+| type | what happened | details |
+| --- | --- | --- |
 ${rows.join('\n')}
 `;
 }

@@ -45,8 +45,8 @@ export const LAYERS: readonly Layer[] = [
   })),
   {
     name: 'guest',
-    mayImport: BELOW_GUEST,
-    why: 'guest is the engine, usable without HTTP by the OCI front and tests',
+    mayImport: [...BELOW_GUEST, 'api'],
+    why: 'guest is the engine, usable without HTTP by the OCI front and tests; its events have the words of the api',
   },
   {
     name: 'daemon',

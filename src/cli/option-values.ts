@@ -1,3 +1,4 @@
+import { EVENT_TYPE_NAMES, type EventType } from '../api/events.ts';
 import { UserError } from '../base/errors.ts';
 import { formatIpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
@@ -121,6 +122,28 @@ export function parseInterval(text: string): number {
     'invalid-value',
     `cannot use ${JSON.stringify(text)} as interval; need ${MIN_INTERVAL_MS} ms or more`,
   );
+}
+
+/** Where a stream of events begins: behind a cursor, and not before a time (RFC 3339, UTC; empty: any). */
+export interface EventStart {
+  readonly cursor: number;
+  readonly time: string;
+}
+
+/** Parses a cursor (a whole number), a time as of RFC 3339, or how long ago, for example `10m`. */
+export function parseEventStart(text: string): EventStart {
+  if (/^\d+$/.test(text)) return { cursor: parseCount(text, 'cursor', 0), time: '' };
+  const isTime = /^\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d))?$/i.test(text);
+  const atMs = isTime ? Date.parse(text) : Date.now() - parseDuration(text);
+  if (Number.isNaN(new Date(atMs).getTime())) {
+    throw refuse(text, 'the number of an event, a time such as 2026-01-31T12:00:00Z, or a span such as 10m');
+  }
+  return { cursor: 0, time: new Date(atMs).toISOString() };
+}
+
+/** Parses names of kinds of events, separated by commas. */
+export function parseEventTypes(text: string): readonly EventType[] {
+  return text.split(',').map(oneOf(EVENT_TYPE_NAMES));
 }
 
 /** Parses one capability to add into a word of a capability expression, for example `+NET_RAW`. */

@@ -240,6 +240,13 @@ describe('bad command lines', () => {
     denied: ['denied', 'denied -a web', 'denied --format x web'],
     set: ['set', 'set web memory', 'set web =1', 'set --unset', 'set --unset= web', 'set -m 5m web'],
     logs: ['logs', 'logs web db', 'logs -n x web', 'logs --tail -1 web', 'logs --since 1m web'],
+    events: [
+      'events web',
+      'events --since yesterday',
+      'events --type nonsense',
+      'events --type started,',
+      'events --guest=',
+    ],
     wait: ['wait', 'wait --all', 'wait -x web'],
     delete: ['delete', 'delete -a web', 'delete --yes web'],
     check: ['check --all', 'check --kernel'],

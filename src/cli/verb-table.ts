@@ -1,3 +1,4 @@
+import { EVENT_TYPE_NAMES } from '../api/events.ts';
 import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
@@ -12,6 +13,8 @@ import {
   parseCpuShares,
   parseCpuWeight,
   parseEnv,
+  parseEventStart,
+  parseEventTypes,
   parseInterval,
   parseKeyValue,
   parseLabel,
@@ -510,6 +513,31 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver logs --tail 20 web', 'the last 20 lines'],
       ['vserver logs -f -t web', 'follow, with times'],
+    ],
+    exits: [],
+  },
+  events: {
+    summary: 'print what happens to guests',
+    description:
+      'Prints the events of guests in their order, one on a line: those that are kept, about the last ten thousands, or with --follow those to come. With --json each is an object on one line, whose number "seq" is the cursor to go on from with --since, also after a restart of the daemon or the host.',
+    operands: [],
+    command: 'none',
+    options: {
+      since: value(
+        'CURSOR|TIME',
+        'only what came after the event of that number, or since a time or span such as 10m',
+        parseEventStart,
+      ),
+      follow: flag('go on printing as things happen; without --since only those', 'f'),
+      guest: list('GUEST', 'only events of this guest, by name or xid', parseText),
+      type: joinedList('TYPE', 'only events of these kinds, separated by commas', parseEventTypes, {
+        choices: EVENT_TYPE_NAMES,
+      }),
+    },
+    examples: [
+      ['vserver events --since 10m', 'the last ten minutes'],
+      ['vserver events -f --guest web --type started,stopped', 'when a guest comes and goes'],
+      ['vserver events --json -f --since 1790000000042', 'all that came after an event that is known'],
     ],
     exits: [],
   },

@@ -1,6 +1,7 @@
+import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
-import type { EnvSetting, SecurityOption, UlimitSetting } from './option-values.ts';
+import type { EnvSetting, EventStart, SecurityOption, UlimitSetting } from './option-values.ts';
 import type { TopKey } from './top-table.ts';
 
 /** Options that every verb takes, also before the verb. */
@@ -136,6 +137,14 @@ export interface VerbOptions {
     /** Lines from the end; absent: all. */
     readonly tail: number | undefined;
     readonly timestamps: boolean;
+  };
+  readonly events: {
+    /** Absent: the oldest event there is, or with `follow` the next one. */
+    readonly since: EventStart | undefined;
+    readonly follow: boolean;
+    /** Names or xids; none: all. */
+    readonly guest: readonly string[];
+    readonly type: readonly EventType[];
   };
   readonly wait: object;
   readonly delete: AllOptions & { readonly force: boolean };

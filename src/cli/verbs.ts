@@ -10,6 +10,7 @@ import { daemon } from './verbs/daemon.ts';
 import { deleteGuests } from './verbs/delete.ts';
 import { denied } from './verbs/denied.ts';
 import { enter } from './verbs/enter.ts';
+import { events } from './verbs/events.ts';
 import { exec } from './verbs/exec.ts';
 import { help } from './verbs/help.ts';
 import { inspect } from './verbs/inspect.ts';
@@ -56,6 +57,7 @@ const FUNCTIONS: VerbFunctions = {
   denied,
   set,
   logs,
+  events,
   wait,
   delete: deleteGuests,
   check,

@@ -1,17 +1,23 @@
 /**
  * What is known of a guest, and how its live part is kept across restarts of vserverd.
  */
+import type { StopCause } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestConfig } from './config-types.ts';
 
 /** `broken`: its configuration file cannot be read; it may run on with what it was started with. */
 export type GuestState = 'stopped' | 'starting' | 'running' | 'paused' | 'stopping';
 
-/** How a guest's last run ended. */
-export interface GuestExit {
+/** How a command ended. */
+export interface CommandExit {
   /** As a shell would give it: 128+N for signal N; null: nobody was there to see it. */
   readonly code: number | null;
   readonly at: string;
+}
+
+/** How a guest's last run ended. */
+export interface GuestExit extends CommandExit {
+  readonly cause: StopCause;
 }
 
 /** The network of a run, for one with addresses of its own. */
@@ -76,6 +82,8 @@ export interface Guest {
   earlyExit: number | undefined;
   /** Its command has ended before its start was over. */
   isEndingEarly: boolean;
+  /** An operator has asked for the end of the run. */
+  isStopAsked: boolean;
   /** Makes a start that is under way fail, wherever it is. */
   cancelStart: (() => void) | undefined;
   /** Wait status of process 1, once it has followed its command. */

@@ -21,6 +21,7 @@ import { planAttachToCgroup } from '../sys/bpf/attach.ts';
 import { Program } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
+import { EventJournal } from './event-journal.ts';
 import type { InstancePaths } from './paths.ts';
 import { type ContextSpec, planShared } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
@@ -45,6 +46,8 @@ export class Host {
   readonly syscalld: Syscalld;
   readonly paths: InstancePaths;
   readonly cgroups: CgroupDriver;
+  /** What happens to guests is told here. */
+  readonly events: EventJournal;
   readonly masks: readonly Mask[] = existingMasks();
   readonly kernel: { readonly major: number; readonly minor: number };
   /** Overlay takes detached mounts as layers (Linux 6.15). */
@@ -60,6 +63,7 @@ export class Host {
     this.syscalld = syscalld;
     this.paths = paths;
     this.cgroups = cgroups;
+    this.events = new EventJournal(join(paths.lib, 'events'));
     const [major = 0, minor = 0] = release()
       .split('.')
       .map((part) => Number.parseInt(part, 10));

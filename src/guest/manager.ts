@@ -7,7 +7,8 @@
  */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { StateError, SysError } from '../base/errors.ts';
+import type { StopCause } from '../api/events.ts';
+import { primaryError, StateError, SysError, VserverError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
@@ -23,7 +24,9 @@ import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
+import type { EventJournal } from './event-journal.ts';
 import {
+  type CommandExit,
   type Guest,
   type GuestExit,
   isActive,
@@ -65,7 +68,7 @@ export interface StartedCommand {
   /** Object of the process. */
   readonly object: number;
   /** Resolved with its exit code when it has ended. */
-  readonly ended: Promise<GuestExit>;
+  readonly ended: Promise<CommandExit>;
 }
 
 /** What `stop` may be asked to do otherwise than configured. */
@@ -88,9 +91,9 @@ interface StartedParts {
 
 /** A command of an exec, between its start and its end; the news of the two may come in one breath. */
 interface RunningCommand {
-  readonly ended: PromiseWithResolvers<GuestExit>;
+  readonly ended: PromiseWithResolvers<CommandExit>;
   isStarted: boolean;
-  exit: GuestExit | undefined;
+  exit: CommandExit | undefined;
 }
 
 interface PlannedExec {
@@ -121,6 +124,8 @@ export class Manager {
 
   /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
   async recover(held: readonly HeldObject[]): Promise<void> {
+    this.#events.onFailure = (error) => this.onFailure('keep an event', error);
+    this.#events.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const known = new Set<number>(this.networks.recover(held));
     for (const record of this.registry.load(this.#bootId)) {
@@ -276,6 +281,7 @@ export class Manager {
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
     undo.commit();
+    this.#events.publish(guest, 'created', { template: parsed.template });
     return guest;
   }
 
@@ -315,6 +321,7 @@ export class Manager {
       this.registry.remove(guest);
       rmSync(paths.live, { force: true });
       await this.#removeFiles(guest.name);
+      this.#events.publish(guest, 'deleted', {});
     });
   }
 
@@ -337,21 +344,38 @@ export class Manager {
           'guest-running',
           `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
         );
-      await this.#readConfig(guest);
-      const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
-      for (;;) {
-        const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
-        try {
-          return await this.#start(guest, context, connect);
-        } catch (error) {
-          // The run before is over, but the kernel gives its mounts up a moment later (delayed_mntput, fs/namespace.c).
-          const isInUse =
-            error instanceof StepError && error.step === OVERLAY_CREATE && error.errnoName === 'EBUSY';
-          if (!isInUse || performance.now() > deadlineMs) throw error;
-          await sleep(LAYERS_POLL_MS);
-        }
-      }
+      return await this.#tellFailedStart(guest, () => this.#startStopped(guest, connect));
     });
+  }
+
+  async #startStopped(guest: Guest, connect: Connection | undefined): Promise<LiveRecord> {
+    await this.#readConfig(guest);
+    const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
+    for (;;) {
+      const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
+      try {
+        return await this.#start(guest, context, connect);
+      } catch (error) {
+        // The run before is over, but the kernel gives its mounts up a moment later (delayed_mntput, fs/namespace.c).
+        const isInUse =
+          error instanceof StepError && error.step === OVERLAY_CREATE && error.errnoName === 'EBUSY';
+        if (!isInUse || performance.now() > deadlineMs) throw error;
+        await sleep(LAYERS_POLL_MS);
+      }
+    }
+  }
+
+  async #tellFailedStart<T>(guest: Guest, start: () => Promise<T>): Promise<T> {
+    try {
+      return await start();
+    } catch (error) {
+      const primary = primaryError(error);
+      this.#events.publish(guest, 'start.failed', {
+        code: primary instanceof VserverError ? primary.code : 'unknown',
+        message: primary instanceof Error ? primary.message : String(primary),
+      });
+      throw error;
+    }
   }
 
   /** Reads the configuration anew; what a file written by hand lacks of a created guest is made up for. */
@@ -397,7 +421,9 @@ export class Manager {
       this.registry.release(context.xid);
     }
     try {
-      await this.#exclusive(guest, () => this.#start(guest, context, connect));
+      await this.#exclusive(guest, () =>
+        this.#tellFailedStart(guest, () => this.#start(guest, context, connect)),
+      );
     } catch (error) {
       this.registry.remove(guest);
       await this.#removeFiles(guest.name);
@@ -495,6 +521,7 @@ export class Manager {
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
     const { spec, log } = await Promise.race([this.#planStart(guest, init, connect), cancelled.promise]);
     guest.gone = undefined;
+    guest.isStopAsked = false;
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
     guest.earlyExit = undefined;
@@ -533,6 +560,7 @@ export class Manager {
     this.#remember(guest, live);
     guest.state = 'running';
     undo.commit();
+    this.#events.publish(guest, 'started', { initPid, ephemeral: guest.isEphemeral });
     if (guest.isEndingEarly) this.ending(init);
     if (guest.earlyExit !== undefined) this.exited(init, guest.earlyExit);
     return live;
@@ -639,7 +667,7 @@ export class Manager {
     );
   }
 
-  #finishCommand(object: number, command: RunningCommand, exit: GuestExit): void {
+  #finishCommand(object: number, command: RunningCommand, exit: CommandExit): void {
     this.#commands.delete(object);
     this.host.syscalld.drop(object);
     command.ended.resolve(exit);
@@ -682,7 +710,8 @@ export class Manager {
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
     await this.#exclusive(guest, async () => {
-      exit = { code: exitOfInit(await waitStatus), at: new Date().toISOString() };
+      const code = exitOfInit(await waitStatus);
+      exit = { code, at: new Date().toISOString(), cause: causeOf(guest, code) };
       const run = guest.live ?? live;
       if (run) {
         this.#byInit.delete(run.initObject);
@@ -702,6 +731,7 @@ export class Manager {
         this.#remember(guest, { ...run, isPaused: false, exit });
       }
       guest.state = 'stopped';
+      this.#events.publish(guest, 'stopped', { exitCode: exit.code, cause: exit.cause });
     });
     if (exit) ended?.resolve(exit);
   }
@@ -740,6 +770,7 @@ export class Manager {
     }
     const { live, ended } = guest;
     if (!live || !ended || !isActive(guest)) return undefined;
+    guest.isStopAsked = true;
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
     if (guest.state === 'paused') await this.resume(guest);
     if (timeoutMs > 0) {
@@ -750,7 +781,9 @@ export class Manager {
       isOver.abort();
       if (exit) return exit;
     }
-    if (isActive(guest) && guest.live === live) this.host.syscalld.signal(live.initObject, SIGKILL);
+    // The same run, though its record may be another by now.
+    if (isActive(guest) && guest.live?.initObject === live.initObject)
+      this.host.syscalld.signal(live.initObject, SIGKILL);
     return await ended.promise;
   }
 
@@ -766,23 +799,29 @@ export class Manager {
 
   /** Sends a signal to a guest's process 1. @throws StateError guest-stopped */
   kill(guest: Guest, signal: number): void {
-    this.host.syscalld.signal(this.#running('signal', guest).initObject, signal);
+    const { initObject } = this.#running('signal', guest);
+    if (signal === SIGKILL) guest.isStopAsked = true;
+    this.host.syscalld.signal(initObject, signal);
   }
 
   /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */
   async pause(guest: Guest): Promise<void> {
     const live = this.#running('pause', guest);
     await this.host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
+    const wasPaused = guest.state === 'paused';
     guest.state = 'paused';
     this.#remember(guest, { ...live, isPaused: true });
+    if (!wasPaused) this.#events.publish(guest, 'paused', {});
   }
 
   /** Lets a paused guest run on; fine if it runs. @throws StateError guest-stopped, freeze-timeout */
   async resume(guest: Guest): Promise<void> {
     const live = this.#running('resume', guest);
     await this.host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
+    const wasPaused = guest.state === 'paused';
     guest.state = 'running';
     this.#remember(guest, { ...live, isPaused: false });
+    if (wasPaused) this.#events.publish(guest, 'resumed', {});
   }
 
   /** Resolves when the present run ends. @throws StateError guest-stopped */
@@ -809,7 +848,7 @@ export class Manager {
   ): Promise<StartedCommand> {
     const { program, object } = await this.#planExec(guest, request, connection);
     const command: RunningCommand = {
-      ended: Promise.withResolvers<GuestExit>(),
+      ended: Promise.withResolvers<CommandExit>(),
       isStarted: false,
       exit: undefined,
     };
@@ -892,6 +931,7 @@ export class Manager {
       }
       writeDurable(paths.config, edited);
       guest.config = config;
+      this.#events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });
       return effective;
     });
   }
@@ -908,6 +948,10 @@ export class Manager {
     await this.#contexts.close();
     await this.networks.end();
     this.host.cgroups.removeInstance();
+  }
+
+  get #events(): EventJournal {
+    return this.host.events;
   }
 
   async #exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
@@ -951,6 +995,11 @@ function isConsequence(error: unknown): boolean {
 /** A process 1 that halts its system ends by SIGINT (reboot(2)), which otherwise it can only if it wants to. */
 function exitOfInit(waitStatus: number): number | null {
   return waitStatus === SIGINT ? 0 : exitCode(waitStatus);
+}
+
+function causeOf(guest: Guest, code: number | null): StopCause {
+  if (guest.isStopAsked) return 'stopped';
+  return code === null ? 'unknown' : 'exited';
 }
 
 /** The exit code a shell would give for a wait status; null when nobody saw it. */

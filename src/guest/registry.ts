@@ -141,6 +141,7 @@ export class Registry {
       ended: undefined,
       earlyExit: undefined,
       isEndingEarly: false,
+      isStopAsked: false,
       cancelStart: undefined,
       gone: undefined,
     };

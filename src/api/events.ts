@@ -1,0 +1,91 @@
+/**
+ * What is told of guests: the kinds of events with their details. One event is one line of JSON in the journal and on
+ * the output of `vserver events --json`; `docs/reference/events.md` is made from the table below.
+ */
+
+/** Why a run ended: its process 1 ended by itself, an operator ended it, or nobody of us saw its end. */
+export type StopCause = 'exited' | 'stopped' | 'unknown';
+
+/** The details of each kind. Fields may be added, none is renamed or given a second meaning. */
+export interface EventDetails {
+  readonly created: { readonly template: string };
+  readonly started: { readonly initPid: number; readonly ephemeral: boolean };
+  readonly 'start.failed': { readonly code: string; readonly message: string };
+  readonly stopped: { readonly exitCode: number | null; readonly cause: StopCause };
+  readonly paused: object;
+  readonly resumed: object;
+  readonly changed: { readonly keys: readonly string[] };
+  readonly deleted: object;
+}
+
+/** The name of a kind of event. */
+export type EventType = keyof EventDetails;
+
+/** One event of a guest. */
+export type GuestEvent = { readonly [Type in EventType]: EventOf<Type> }[EventType];
+
+/** One event of a given kind. */
+export interface EventOf<Type extends EventType> {
+  /** Cursor: rises from event to event, also over restarts and reboots; not every number is used. */
+  readonly seq: number;
+  /** RFC 3339 with milliseconds, UTC. */
+  readonly time: string;
+  readonly type: Type;
+  readonly guest: string;
+  readonly xid: number;
+  readonly details: EventDetails[Type];
+}
+
+/** In the place of events that the journal no longer has: those before `seq`. */
+export interface EventGap {
+  readonly seq: number;
+  readonly time: string;
+  readonly type: 'gap';
+  readonly guest: null;
+  readonly xid: null;
+  readonly details: object;
+}
+
+/** What one kind means, for help and reference. */
+export interface EventTypeInfo<Details> {
+  readonly meaning: string;
+  readonly details: { readonly [Field in keyof Details]-?: string };
+}
+
+/** Every kind of event. */
+export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDetails[Type]> } = {
+  created: {
+    meaning: 'a guest that stays has been made by `create` or `run`',
+    details: { template: 'what its root starts from' },
+  },
+  started: {
+    meaning: 'the command of the guest runs',
+    details: {
+      initPid: 'process 1, by its pid on the host',
+      ephemeral: 'whether it is deleted when it stops',
+    },
+  },
+  'start.failed': {
+    meaning: 'a start of the guest was tried and left nothing',
+    details: { code: 'code of the error', message: 'the error, one line' },
+  },
+  stopped: {
+    meaning: 'the guest has ended and what it used is cleaned up; an ephemeral one is deleted with it',
+    details: {
+      exitCode: "the command's exit code, 128+N for signal N; null when nobody saw it",
+      cause: '`exited` by itself, `stopped` by an operator, `unknown`: it ended while nobody could see how',
+    },
+  },
+  paused: { meaning: 'the guest is off the CPUs', details: {} },
+  resumed: { meaning: 'the guest runs on', details: {} },
+  changed: {
+    meaning: "the guest's configuration has been changed by `set`",
+    details: { keys: 'the changed keys, as `set` names them' },
+  },
+  deleted: { meaning: 'a guest that stayed has been deleted with its files', details: {} },
+};
+
+/** The names of all kinds. */
+export const EVENT_TYPE_NAMES: readonly EventType[] = Object.keys(EVENT_TYPES).filter(
+  (name): name is EventType => Object.hasOwn(EVENT_TYPES, name),
+);
