@@ -2,6 +2,7 @@
  * vserverd: the composition root. Started by syscalld with the control socket as descriptor 3 and the root as argument.
  */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { BugError } from '../base/errors.ts';
@@ -12,6 +13,7 @@ import { instancePaths } from '../guest/paths.ts';
 import { cgroupFiles } from '../resources/cgroup-fs.ts';
 import { discoverCgroups, instanceCgroupName } from '../resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../resources/cgroup-tree.ts';
+import { ImageStore } from '../storage/image-store.ts';
 import { TemplateStore } from '../storage/templates.ts';
 import { loadAbi } from '../sys/abi.ts';
 import { Syscalld } from '../sys/syscalld.ts';
@@ -35,7 +37,8 @@ async function serve(): Promise<void> {
   const cgroups = createCgroupDriver(cgroupFiles, layout, instanceCgroupName(paths.root));
   cgroups.prepareInstance();
   const host = new Host(abi, syscalld, paths, cgroups);
-  const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld });
+  const store = new ImageStore(join(paths.lib, 'store/default'), syscalld);
+  const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld, store });
   const manager = new Manager(host, templates);
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
@@ -95,6 +98,7 @@ async function serve(): Promise<void> {
   await manager.recover(objects);
   await host.prepare();
   await templates.sweep();
+  await store.sweep();
   repaired.resolve();
   log.info(
     { pid: process.pid, guests: manager.registry.list().length, ms: Math.round(performance.now() - started) },

@@ -209,14 +209,14 @@ function probesOf(host: Host, scratch: string): readonly Probe[] {
           work: join(scratch, 'work'),
         } as const;
         const root = {
-          lower: join(scratch, 'lower'),
+          lower: { kind: 'tree', path: join(scratch, 'lower') } as const,
           upper,
           attachAt: host.attachPoint,
           detachedLayers: host.detachedLayers,
           readonly: false,
           hostUsr: false,
         };
-        for (const directory of [root.lower, upper.upper, upper.work]) mkdirSync(directory);
+        for (const directory of [root.lower.path, upper.upper, upper.work]) mkdirSync(directory);
         planOverlay(p, root, idRangeOf(SOME_XID), planUserNamespace(p, host));
         return `overlay on an idmapped layer in ${host.paths.lib}`;
       },

@@ -14,6 +14,7 @@ import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
 import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/guest-dirs.ts';
+import { ImageMounts } from '../storage/image-mounts.ts';
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive, takesSignal } from '../sys/process.ts';
@@ -43,7 +44,7 @@ import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
-import type { StartSpec } from './plan-types.ts';
+import type { LowerSpec, StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
 import {
   type CommandRequest,
@@ -106,6 +107,7 @@ export class Manager {
   readonly host: Host;
   readonly registry: Registry;
   readonly #templates: TemplateStore;
+  readonly #images: ImageMounts;
   readonly #contexts: Contexts;
   readonly networks: Networks;
   readonly #bootId = bootId();
@@ -116,6 +118,7 @@ export class Manager {
     this.host = host;
     this.registry = new Registry(host.paths);
     this.#templates = templates;
+    this.#images = new ImageMounts(host.syscalld, host.paths.lib, () => host.detachedLayers);
     this.#contexts = new Contexts(host, this.registry);
     this.networks = new Networks(host, this.registry);
   }
@@ -466,13 +469,20 @@ export class Manager {
     const { syscalld } = this.host;
     const paths = guestPaths(this.host.paths, name);
     const template = await this.#template(guest);
+    const lower = await this.#lower(template);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
     const log = { file: newObject(), stdout: newObject(), stderr: newObject() };
     const connection = connect ? consoleOf(config, connect) : connectionToLog(config, log);
     const user = await findUser(
       this.host,
       config.user,
-      { kind: 'layers', layers: guest.isEphemeral ? [template.lowerDir] : [paths.upper, template.lowerDir] },
+      {
+        kind: 'files',
+        upper: guest.isEphemeral ? undefined : paths.upper,
+        lower,
+        attachAt: this.host.attachPoint,
+        detachedLayers: this.host.detachedLayers,
+      },
       idRangeOf(xid).count,
     );
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
@@ -483,7 +493,8 @@ export class Manager {
       name,
       xid,
       paths,
-      template,
+      lower,
+      hostUsr: template.hostUsr,
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
@@ -491,6 +502,10 @@ export class Manager {
       link: linkSpec(this.host, guest, init),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
+  }
+
+  async #lower({ lower }: Template): Promise<LowerSpec> {
+    return lower.kind === 'tree' ? lower : await this.#images.layer(lower);
   }
 
   /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */

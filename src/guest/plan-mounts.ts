@@ -3,9 +3,10 @@
  */
 import type { IdRange } from '../context/id-map.ts';
 import { sizeOf } from '../sys/abi.ts';
-import type { Arg, Data, Program, Result } from '../sys/program.ts';
+import { planImageMount } from '../storage/image-mounts.ts';
+import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
 import { planAttach, planNumberPath, planOpenDirectory } from './plan-paths.ts';
-import { type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
+import { type LowerSpec, type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
 
 const FD = '/proc/self/fd/';
 
@@ -94,12 +95,28 @@ function planTreeClone(
 ): Result {
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
   const tree = p.sys('open_tree', [p.flags('AT_FDCWD'), path, clone], { about: `"${path}"` });
+  return planAttributes(p, tree, `"${path}"`, userns, attributes);
+}
+
+/** A detached copy of a mount that syscalld keeps. */
+function planMountClone(p: Program, mount: Import): Result {
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH');
+  return p.sys('open_tree', [mount, '', clone], { about: 'image' });
+}
+
+function planAttributes(
+  p: Program,
+  tree: Result,
+  about: string,
+  userns: Arg | undefined,
+  attributes: readonly string[],
+): Result {
   const set = userns !== undefined ? [...attributes, 'MOUNT_ATTR_IDMAP'] : attributes;
   // Private: a copy of a shared mount is its peer, so what a guest mounts there would show on the host.
   const attr = p.struct('mount_attr', { attr_set: p.flags(...set), propagation: p.flags('MS_PRIVATE') });
   if (userns !== undefined) p.storeField(attr, 'mount_attr', 'userns_fd', userns);
   p.sys('mount_setattr', [tree, '', p.flags('AT_EMPTY_PATH'), attr, sizeOf(p.abi, 'mount_attr')], {
-    about: `${set.join('|')} on "${path}"`,
+    about: `${set.join('|')} on ${about}`,
   });
   return tree;
 }
@@ -109,8 +126,7 @@ export const OVERLAY_CREATE = 'fsconfig create overlay';
 
 /** Makes a guest's root: its own files over the template's, which are shown with its ids. */
 export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg): Result {
-  const lower = planTreeClone(p, root.lower, userns, ['MOUNT_ATTR_NODEV']);
-  const layers = planLayers(p, root, ids, lower);
+  const layers = planLayers(p, root, ids, planLower(p, root.lower, userns));
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
   for (const [key, value] of [
     ['source', 'vserver'],
@@ -131,8 +147,15 @@ export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns:
   return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'overlay' });
 }
 
+function planLower(p: Program, lower: LowerSpec, userns: Arg | undefined): Result {
+  if (lower.kind === 'tree') return planTreeClone(p, lower.path, userns, ['MOUNT_ATTR_NODEV']);
+  const mount =
+    lower.mount === undefined ? planImageMount(p, lower.path) : planMountClone(p, p.import(lower.mount));
+  return planAttributes(p, mount, 'image', userns, ['MOUNT_ATTR_NODEV']);
+}
+
 interface Layers {
-  readonly lower: Data;
+  readonly lower: string;
   readonly upper: Data;
   readonly work: Data;
 }
@@ -144,9 +167,7 @@ interface Layers {
 function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result): Layers {
   const layers = planUpper(p, root.upper, ids);
   if (!root.detachedLayers) {
-    // Before 6.15 layers must be attached to a mount namespace: the worker makes itself one, which ends with it.
-    p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace for the layers' });
-    p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+    planNamespace(p);
     let at = root.attachAt;
     if (layers.mount) {
       planAttach(p, layers.mount, at, 'upper layer');
@@ -159,10 +180,60 @@ function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result):
   const open = (layer: Result | string): Result =>
     typeof layer === 'string' ? planOpenDirectory(p, p.flags('AT_FDCWD'), layer) : layer;
   return {
-    lower: planNumberPath(p, FD, lower),
+    lower: planLowerPath(p, root.lower, lower, undefined),
     upper: planNumberPath(p, FD, open(layers.upper)),
     work: planNumberPath(p, FD, open(layers.work)),
   };
+}
+
+/** Before 6.15 layers must be attached to a mount namespace: the worker makes itself one, which ends with it. */
+function planNamespace(p: Program): void {
+  p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace for the layers' });
+  p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+}
+
+/** Returns what names the lower layers, in overlay's own way: `lower`, `upper:lower`, or with `::objects` behind. */
+function planLowerPath(p: Program, spec: LowerSpec, lower: Result, upper: Result | undefined): string {
+  const byNumber = (fd: Result, number: number): string => {
+    p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
+    return `${FD}${number}`;
+  };
+  const layers = [
+    ...(upper === undefined ? [] : [byNumber(upper, WORKER_FD.upper)]),
+    byNumber(lower, WORKER_FD.lower),
+  ].join(':');
+  if (spec.kind === 'tree') return layers;
+  const objects = planOpenDirectory(p, p.flags('AT_FDCWD'), spec.objects);
+  return `${layers}${spec.isDataOnly ? '::' : ':'}${byNumber(objects, WORKER_FD.objects)}`;
+}
+
+/** What a guest's files look like that does not run; ids are those on disk. */
+export type MergedView = Pick<OverlaySpec, 'lower' | 'attachAt' | 'detachedLayers'> & {
+  /** Its own files; it may have none. */
+  readonly upper: string | undefined;
+};
+
+/** Opens a guest's root, read-only, without touching its own files. */
+export function planMergedView(p: Program, view: MergedView): Result {
+  const at = p.flags('AT_FDCWD');
+  if (view.lower.kind === 'tree' && view.upper === undefined) return planOpenDirectory(p, at, view.lower.path);
+  const lower = planLower(p, view.lower, undefined);
+  if (!view.detachedLayers) {
+    planNamespace(p);
+    planAttach(p, lower, view.attachAt, 'lower layer');
+  }
+  const upper = view.upper === undefined ? undefined : planOpenDirectory(p, at, view.upper);
+  const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
+  for (const [key, value] of [
+    ['source', 'vserver'],
+    ['lowerdir', planLowerPath(p, view.lower, lower, upper)],
+    ['redirect_dir', 'follow'],
+    ['metacopy', 'on'],
+  ] as const) {
+    p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], { about: `overlay ${key}` });
+  }
+  p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'create read-only overlay' });
+  return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...READ_ONLY)], { about: 'overlay' });
 }
 
 interface Upper {

@@ -1,5 +1,6 @@
 import type { IpPrefix } from '../base/ip.ts';
 import type { IdRange } from '../context/id-map.ts';
+import type { ImageLayer } from '../storage/image-mounts.ts';
 import type { BrokerSpec } from './plan-broker.ts';
 import type { LinkSpec } from './plan-link.ts';
 
@@ -116,9 +117,12 @@ export interface NetworkSpec {
   readonly broker: BrokerSpec;
 }
 
+/** The layer below a guest's own files. */
+export type LowerSpec = { readonly kind: 'tree'; readonly path: string } | ImageLayer;
+
 /** What the guest's root is made of. All paths are the host's and trusted; what lies below `lower` is not. */
 export interface RootSpec {
-  readonly lower: string;
+  readonly lower: LowerSpec;
   /** Where the guest's own files are: on disk, or in memory of its own for one that exists only while it runs. */
   readonly upper:
     | { readonly kind: 'directory'; readonly upper: string; readonly work: string }
@@ -143,7 +147,7 @@ export type OverlaySpec = Pick<
  * Descriptors that the programs of a context know by number, since one finds what an earlier one left: those of the
  * worker, and those of process 1. "gate" is one end each of the same socket pair.
  */
-export const WORKER_FD = { gate: 100, userns: 101, sealed: 102, empty: 103 } as const;
+export const WORKER_FD = { gate: 100, userns: 101, sealed: 102, empty: 103, lower: 104, objects: 105, upper: 106 } as const;
 export const INIT_FD = {
   gate: 100,
   programs: 101,

@@ -15,13 +15,12 @@ import { RLIMITS } from '../context/rlimits.ts';
 import type { ResolvedUser } from '../context/user.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import type { Limits } from '../resources/limits.ts';
-import type { Template } from '../storage/templates.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig } from './config-types.ts';
 import type { Host } from './host.ts';
 import type { GuestPaths } from './paths.ts';
 import { mayMount } from './plan-mounts.ts';
-import type { CommandSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
+import type { CommandSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
 import { guestHosts, guestResolvConf } from './resolver.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -151,7 +150,9 @@ export interface StartCircumstances {
   readonly name: string;
   readonly xid: Xid;
   readonly paths: GuestPaths;
-  readonly template: Template;
+  readonly lower: LowerSpec;
+  /** The host's /usr is bound read-only over the guest's. */
+  readonly hostUsr: boolean;
   readonly cgroup: Pick<CgroupPlan, 'writes' | 'leaf'>;
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
@@ -179,11 +180,11 @@ export function startSpec(
     command,
     objects: at.objects,
     root: {
-      lower: at.template.lowerDir,
+      lower: at.lower,
       upper: at.isEphemeral
         ? { kind: 'memory', sizeBytes: memoryRootBytes(config) }
         : { kind: 'directory', upper: at.paths.upper, work: at.paths.work },
-      hostUsr: at.template.hostUsr,
+      hostUsr: at.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
       mounts: [...ownInitMounts(config), ...config.mounts.map((mount) => mountSpec(mount, command.bcaps))],

@@ -7,14 +7,16 @@ import { sizeOf } from '../sys/abi.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { Host } from './host.ts';
+import { type MergedView, planMergedView } from './plan-mounts.ts';
+import { planOpenDirectory } from './plan-paths.ts';
 
 /** As much as one message brings back; Debian's files have 1 to 2 KiB. */
 const FILE_BYTES = 64 * 1024;
 
-/** Where a guest's root is found: below a running process 1, or in layers that are not mounted now, the upper first. */
+/** Where a guest's root is found: below a running process 1, or in its files, which are not mounted now. */
 export type GuestRoot =
   | { readonly kind: 'process'; readonly pid: number; readonly initObject: number }
-  | { readonly kind: 'layers'; readonly layers: readonly string[] };
+  | ({ readonly kind: 'files' } & MergedView);
 
 const ROOT: ResolvedUser = { uid: 0, gid: 0, groups: [0], home: '/root', shell: undefined };
 
@@ -39,22 +41,13 @@ export async function findUser(
 }
 
 async function readGuestFile(host: Host, root: GuestRoot, path: string): Promise<Uint8Array | undefined> {
-  if (root.kind === 'process') return await readBelow(host, (p) => openProcessRoot(p, root.pid), path);
-  for (const layer of root.layers) {
-    const found = await readBelow(host, (p) => openDirectory(p, layer), path);
-    if (found) return found;
-  }
-  return undefined;
-}
-
-function openDirectory(p: Program, path: string): Result {
-  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
-    about: `"${path}"`,
-  });
+  return root.kind === 'process'
+    ? await readBelow(host, (p) => openProcessRoot(p, root.pid), path)
+    : await readBelow(host, (p) => planMergedView(p, root), path);
 }
 
 function openProcessRoot(p: Program, pid: number): Result {
-  return openDirectory(p, `/proc/${pid}/root`);
+  return planOpenDirectory(p, p.flags('AT_FDCWD'), `/proc/${pid}/root`);
 }
 
 /** Reads a regular file below a directory as if that were "/"; undefined if there is none. */

@@ -1,18 +1,16 @@
 /**
  * Where a guest's root comes from: the read-only lower layer below each guest's own files.
  *
- *     <libDir>/templates/<kind>-<hash>/root           a prepared tree, never changed again
+ *     <libDir>/store/…                                images of archives and busybox (image-store.ts): <kind>-<hash>
+ *     <libDir>/templates/<kind>-<hash>/root           a prepared tree, never changed again: of the host, or an older one
  *     <libDir>/templates/<kind>-<hash>.new-<random>   one in the making, deleted at the next start
  *     <libDir>/templates/tarballs.json                archives by identity → hash
  */
 import { createHash, randomBytes } from 'node:crypto';
 import {
   chmodSync,
-  closeSync,
   existsSync,
-  fsyncSync,
   mkdirSync,
-  openSync,
   readdirSync,
   realpathSync,
   renameSync,
@@ -22,9 +20,11 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, SysError, UserError } from '../base/errors.ts';
 import { UndoStack } from '../base/undo.ts';
+import { syncDirectory } from '../sys/files.ts';
 import { Program } from '../sys/program.ts';
 import { buildBusybox, busyboxVersion, findBusybox } from './busybox.ts';
 import { hostSkeleton, hostSkeletonVersion } from './host-skeleton.ts';
+import type { ImageStore, StoredImage } from './image-store.ts';
 import { openDirectory, removeDirectory, type StorageMachine } from './machine.ts';
 import {
   DEFAULT_IMPORT_LIMITS,
@@ -44,17 +44,22 @@ export interface Template {
   readonly name: string;
   /** The name under which exactly this tree is found again, even if the archive is gone or the host has changed. */
   readonly pinnedName: string;
-  /** Directory for the lower layer; absolute, without links. Its owners are 0..65535, to be shifted by an idmapped mount. */
-  readonly lowerDir: string;
+  readonly lower: TemplateLayer;
   /** The host's /usr is bound read-only over /usr. */
   readonly hostUsr: boolean;
 }
+
+/** A guest's lower layer. Its owners are 0..65535, to be shifted by an idmapped mount. */
+export type TemplateLayer =
+  /** A directory; absolute, without links. */
+  { readonly kind: 'tree'; readonly path: string } | ({ readonly kind: 'image' } & StoredImage);
 
 /** What templates are made with. */
 export interface TemplateEnv {
   readonly libDir: string;
   readonly runDir: string;
   readonly machine: StorageMachine;
+  readonly store: ImageStore;
 }
 
 /** How a template is prepared. */
@@ -84,7 +89,7 @@ export class TemplateStore {
   readonly #making = new Set<string>();
   readonly #checked = new Map<string, { readonly key: string; readonly atMs: number }>();
   /** When a tree was last seen to be there. */
-  readonly #seen = new Map<string, number>();
+  readonly #seen = new Map<string, { readonly template: Omit<Template, 'name'>; readonly atMs: number }>();
   #hashes: TarballHashes | undefined;
 
   constructor(env: TemplateEnv) {
@@ -107,7 +112,8 @@ export class TemplateStore {
     const spec = parseTemplateSpec(text);
     const name = formatTemplateSpec(spec);
     if (spec.kind === 'directory') {
-      return { name, pinnedName: name, lowerDir: this.#checkDirectory(spec.path), hostUsr: false };
+      const path = this.#checkDirectory(spec.path);
+      return { name, pinnedName: name, lower: { kind: 'tree', path }, hostUsr: false };
     }
     if (spec.kind === 'prepared') return this.#prepared(spec.key);
     const key = this.#knownKey(spec);
@@ -160,16 +166,21 @@ export class TemplateStore {
 
   #ready(name: string, key: string): Template | undefined {
     const nowMs = performance.now();
-    if (nowMs - (this.#seen.get(key) ?? -CHECK_MS) < CHECK_MS) return this.#template(name, key);
-    const template = this.#template(name, key);
-    if (statSync(template.lowerDir, { throwIfNoEntry: false })?.isDirectory() !== true) return undefined;
-    this.#seen.set(key, nowMs);
-    return template;
+    const known = this.#seen.get(key);
+    if (known && nowMs - known.atMs < CHECK_MS) return { name, ...known.template };
+    const lower = this.#layer(key);
+    if (lower === undefined) return undefined;
+    const template = { pinnedName: key, lower, hostUsr: key.startsWith('host-') };
+    this.#seen.set(key, { template, atMs: nowMs });
+    return { name, ...template };
   }
 
-  #template(name: string, key: string): Template {
-    const lowerDir = join(this.#directory, key, 'root');
-    return { name, pinnedName: key, lowerDir, hostUsr: key.startsWith('host-') };
+  /** A tree that is there already stays in use. */
+  #layer(key: string): TemplateLayer | undefined {
+    const path = join(this.#directory, key, 'root');
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return { kind: 'tree', path };
+    const image = this.#env.store.find(key);
+    return image && { kind: 'image', ...image };
   }
 
   #prepared(key: string): Template {
@@ -177,7 +188,7 @@ export class TemplateStore {
     if (template !== undefined) return template;
     throw new UserError(
       'template-missing',
-      `cannot use template "${key}": found no such tree in ${JSON.stringify(this.#directory)}; need the template it was made from`,
+      `cannot use template "${key}": found no such tree or image in ${JSON.stringify(this.#env.libDir)}; need the template it was made from`,
     );
   }
 
@@ -191,6 +202,15 @@ export class TemplateStore {
     const key = known ?? (await this.#hashedKey(spec));
     const ready = this.#ready(name, key);
     if (ready !== undefined) return ready;
+    if (spec.kind === 'host') await this.#makeTree(key);
+    else await this.#makeImage(spec, key, options);
+    const made = this.#ready(name, key);
+    if (made === undefined) throw new BugError('template-gone', `cannot use template "${key}": found it gone again`);
+    return made;
+  }
+
+  /** The host's skeleton is a tree: it has few files, and all of them are small. */
+  async #makeTree(key: string): Promise<void> {
     const fresh = `${key}.new-${randomBytes(6).toString('hex')}`;
     const workDir = join(this.#directory, fresh);
     await using undo = new UndoStack();
@@ -200,29 +220,31 @@ export class TemplateStore {
     });
     mkdirSync(workDir, { mode: 0o700 });
     undo.defer('delete the half-made template', () => this.#discard(fresh));
-    await this.#build(spec, workDir, options);
+    const root = join(workDir, 'root');
+    mkdirSync(root);
+    chmodSync(root, 0o755); // whatever the umask is
+    writeTree(root, hostSkeleton('/'));
     await this.#sync(workDir);
     if (publish(workDir, join(this.#directory, key))) undo.commit();
     this.#making.delete(fresh);
     syncDirectory(this.#directory);
-    return this.#template(name, key);
   }
 
-  async #build(spec: TreeSpec, workDir: string, options: PrepareOptions): Promise<void> {
-    const { machine } = this.#env;
-    if (spec.kind === 'tarball') {
-      const identity = fileIdentity(spec.path);
-      const { limits = DEFAULT_IMPORT_LIMITS, onProgress = () => undefined } = options;
-      await importTarball(machine, spec.path, workDir, limits, onProgress);
-      if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
-    } else if (spec.kind === 'busybox') {
-      await buildBusybox(machine, findBusybox(), workDir);
-    } else {
+  async #makeImage(spec: TreeSpec, key: string, options: PrepareOptions): Promise<void> {
+    const { machine, store } = this.#env;
+    const { limits = DEFAULT_IMPORT_LIMITS, onProgress = () => undefined } = options;
+    await store.withWorkDir(async (workDir) => {
+      if (spec.kind === 'tarball') {
+        const identity = fileIdentity(spec.path);
+        await importTarball(machine, spec.path, workDir, limits, onProgress);
+        if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
+      } else {
+        await buildBusybox(machine, findBusybox(), workDir);
+      }
       const root = join(workDir, 'root');
-      mkdirSync(root);
-      chmodSync(root, 0o755); // whatever the umask is
-      writeTree(root, hostSkeleton('/'));
-    }
+      const what = `make an image of template "${formatTemplateSpec(spec)}"`;
+      await store.capture({ what, name: key, openTree: (p) => openDirectory(p, root), isOurs: true }, workDir);
+    });
   }
 
   /** Reads an archive to learn its hash, and remembers it. */
@@ -301,15 +323,6 @@ function publish(work: string, final: string): boolean {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
     if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
     throw error;
-  }
-}
-
-function syncDirectory(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }
 

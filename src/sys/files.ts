@@ -51,7 +51,8 @@ export function readIfThere(path: string): string | undefined {
   }
 }
 
-function syncDirectory(path: string): void {
+/** Writes the names in a directory to the disk. */
+export function syncDirectory(path: string): void {
   const fd = openSync(path, 'r');
   try {
     fsyncSync(fd);

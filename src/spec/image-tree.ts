@@ -1,0 +1,54 @@
+/**
+ * A file system tree as a value: what an image is made of, and what is read from one.
+ */
+
+/** An extended attribute, its name whole: `user.note`, `security.capability`. */
+export type Xattr = readonly [name: string, value: Uint8Array];
+
+/** What every inode has. */
+export interface InodeAttributes {
+  /** The permission bits with setuid, setgid and sticky, without the type. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Modification time: whole seconds, which may be negative, and nanoseconds. */
+  readonly mtimeSeconds: number;
+  readonly mtimeNanoseconds: number;
+  readonly xattrs: readonly Xattr[];
+}
+
+/** Where a regular file's bytes are. */
+export type FileContent =
+  /** In the store, under the sha256 of its bytes in hex. */
+  | { readonly object: string }
+  /** In the image itself. */
+  | { readonly bytes: Uint8Array };
+
+/**
+ * An inode. One that is found under several names is one value there. Names are bytes, written as latin1: one character
+ * each, so that their order is that of the bytes.
+ */
+export type ImageNode =
+  | (InodeAttributes & { readonly kind: 'directory'; readonly children: ReadonlyMap<string, ImageNode> })
+  | (InodeAttributes & { readonly kind: 'file'; readonly size: number; readonly content: FileContent })
+  /** Its target in latin1. */
+  | (InodeAttributes & { readonly kind: 'symlink'; readonly target: string })
+  | (InodeAttributes & {
+      readonly kind: 'character' | 'block';
+      readonly major: number;
+      readonly minor: number;
+    })
+  | (InodeAttributes & { readonly kind: 'fifo' | 'socket' });
+
+/** The root of a tree, or a directory in it. */
+export type ImageDirectory = Extract<ImageNode, { readonly kind: 'directory' }>;
+
+/** Returns the name of a file in the object directory: `ab/cdef…`. */
+export function objectPath(hash: string): string {
+  return `${hash.slice(0, 2)}/${hash.slice(2)}`;
+}
+
+/** What stands for "no such file" in a layer of an overlay. */
+export function isWhiteout(node: ImageNode): boolean {
+  return node.kind === 'character' && node.major === 0 && node.minor === 0;
+}

@@ -1,0 +1,186 @@
+/**
+ * Runs the storage helper (helper/main.ts): our own code in a process of its own, for what would hold vserverd up or
+ * make it grow.
+ *
+ *     worker ──▶ first process (pid and network namespaces of its own; their end is the end of all)
+ *                   ├──▶ machine: its root is the tree; runs what Node cannot do
+ *                   └──▶ helper: reads the tree by descriptor, tells by a file
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BugError, StateError, UserError } from '../base/errors.ts';
+import { Program, type Result } from '../sys/program.ts';
+import { planSideMachine } from '../sys/side-machine.ts';
+import { StepError } from '../sys/syscalld.ts';
+import { HELPER_FD, type HelperLine, type HelperTask, type TaskResults } from './helper/tasks.ts';
+import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
+import { openDirectory, type StorageMachine } from './machine.ts';
+
+/** What a caller can have of a helper that runs. */
+export interface HelperOptions {
+  /** Ends it; nothing of its work is published then. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called about ten times a second with how many files are done. */
+  readonly onProgress?: ((files: number) => void) | undefined;
+}
+
+/** What a helper works on. */
+export interface HelperRun<T extends HelperTask> {
+  /** Completes "cannot …". */
+  readonly what: string;
+  readonly task: T;
+  /** Adds steps of the worker that open the tree; without, it is the store. */
+  readonly openTree?: (program: Program) => Result;
+  /** Directory on the store's file system that only root can enter; what is in it afterwards is the caller's. */
+  readonly workDir: string;
+}
+
+const POLL_MS = 100;
+const MESSAGE_BYTES = 2000;
+const PATH = 'PATH=/usr/sbin:/usr/bin:/sbin:/bin';
+/** The heap of one that reads four million files. */
+const HEAP_MEGABYTES = 4096;
+
+/**
+ * Does a task and returns its result.
+ *
+ * @throws StateError cancelled when `signal` was aborted; what the task throws
+ */
+export async function runHelper<T extends HelperTask>(
+  machine: StorageMachine,
+  run: HelperRun<T>,
+  options: HelperOptions = {},
+): Promise<TaskResults[T['kind']]> {
+  const { what, workDir } = run;
+  const { signal } = options;
+  if (signal?.aborted) throw cancelled(what);
+  const [out, messages] = [join(workDir, 'out'), join(workDir, 'messages')] as const;
+  for (const path of [out, messages]) writeFileSync(path, '', { mode: 0o600 });
+  const program = new Program(machine.abi);
+  const object = machine.newObject();
+  program.returns(planHelper(program, run, object, out, messages));
+  const kill = (): void => machine.signal(object, 9);
+  signal?.addEventListener('abort', kill, { once: true });
+  try {
+    const ended = waitStatusOf(machine, what, program, object);
+    await follow(out, ended, options.onProgress);
+    const waitStatus = await ended;
+    const last = lines(readFileSync(out, 'utf8')).at(-1);
+    if (last !== undefined && 'result' in last) return last.result as TaskResults[T['kind']]; // of our own code
+    if (last !== undefined && 'error' in last) throw failure(what, last.error);
+    throw new BugError(
+      'helper-failed',
+      `cannot ${what}: found its helper ended with ${describeWaitStatus(waitStatus)}: ${readFileSync(messages, 'latin1').slice(0, MESSAGE_BYTES)}`,
+    );
+  } catch (error) {
+    if (signal?.aborted && (error instanceof StepError || error instanceof BugError)) throw cancelled(what);
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', kill);
+  }
+}
+
+function cancelled(what: string): StateError {
+  return new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
+}
+
+function failure(what: string, { kind, code, message }: Extract<HelperLine, { error: unknown }>['error']): Error {
+  if (kind === 'user') return new UserError(code, message);
+  if (kind === 'state') return new StateError(code, message);
+  return new BugError(code, `cannot ${what}: ${message}`);
+}
+
+function lines(text: string): readonly HelperLine[] {
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as HelperLine); // of our own code
+}
+
+/** Tells how far it is until it has ended. */
+async function follow(
+  out: string,
+  ended: Promise<unknown>,
+  onProgress: HelperOptions['onProgress'],
+): Promise<void> {
+  let isOver = false;
+  const over = ended.then(
+    () => {
+      isOver = true;
+    },
+    () => {
+      isOver = true;
+    },
+  );
+  if (onProgress === undefined) {
+    await over;
+    return;
+  }
+  await using handle = await open(out, 'r');
+  const chunk = Buffer.alloc(4096);
+  while (!isOver) {
+    const { bytesRead } = await handle.read(chunk, 0, chunk.length, null);
+    const last = /^\{"done":(\d+)\}$/m.exec(chunk.toString('latin1', 0, bytesRead));
+    if (last) onProgress(Number(last[1]));
+    await Promise.race([over, sleep(POLL_MS)]);
+  }
+}
+
+function planHelper<T extends HelperTask>(
+  p: Program,
+  { task, openTree, workDir }: HelperRun<T>,
+  object: number,
+  out: string,
+  messages: string,
+): ReturnType<typeof runHostCommand> {
+  const at = p.flags('AT_FDCWD');
+  const store = openDirectory(p, workDir);
+  const tree = openTree?.(p) ?? store;
+  const append = p.flags('O_WRONLY', 'O_APPEND', 'O_NOFOLLOW', 'O_CLOEXEC');
+  const [outFd, messagesFd] = [out, messages].map((path) => p.sys('openat', [at, path, append], { about: path }));
+  let socket: Result | undefined;
+  return runHostCommand(p, {
+    title: 'storage helper',
+    namespaces: p.flags('CLONE_NEWPID', 'CLONE_NEWNET', 'CLONE_NEWIPC', 'CLONE_NEWUTS'),
+    object,
+    setUp: () => {
+      p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL')]);
+      p.sys('umask', [0o077]);
+      const pair = p.data(8);
+      p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
+        about: 'to its machine',
+      });
+      const [mine, other] = [p.load(pair), p.load(pair.at(4, 4))];
+      socket = mine;
+      p.spawn('machine of the helper', {}, () => {
+        p.sys('dup3', [store, HELPER_FD.store, p.flags('O_CLOEXEC')]);
+        p.sys('fchdir', [tree]);
+        p.sys('chroot', ['.']);
+        planSideMachine(p, other, mine);
+      });
+      p.sys('close', [other]);
+    },
+    exec: () => {
+      p.sys('setsid', []);
+      const fds = [tree, outFd, messagesFd, socket] as const;
+      for (const [number, fd] of fds.entries()) if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
+      const argv = [process.execPath, `--max-old-space-size=${HEAP_MEGABYTES}`, ...OPTIONS, mainFile(), JSON.stringify(task)];
+      p.sys('execve', [process.execPath, p.vector(argv), p.vector([PATH, ...compileCache()])], { about: 'helper' });
+    },
+  });
+}
+
+const OPTIONS = ['--disable-warning=ExperimentalWarning'] as const;
+
+/** Our own code as this process has it: TypeScript, or what was built of it. */
+function mainFile(): string {
+  const source = resolve(import.meta.dirname, 'helper/main.ts');
+  return existsSync(source) ? source : source.replace(/\.ts$/, '.js');
+}
+
+function compileCache(): readonly string[] {
+  const directory = process.env['NODE_COMPILE_CACHE'];
+  return directory === undefined ? [] : [`NODE_COMPILE_CACHE=${directory}`];
+}

@@ -1,0 +1,100 @@
+/** Looks through a whole store: what there is, what nobody needs, what is damaged. */
+import { createHash } from 'node:crypto';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { VserverError } from '../../base/errors.ts';
+import { readErofs } from '../../spec/erofs-reader.ts';
+import type { StoreFault, StoreResult, StoreTask } from './tasks.ts';
+
+const IMAGE = /^(.+)\.erofs$/;
+const PIECE_BYTES = 1024 * 1024;
+
+interface Marks {
+  /** Size of each object that an image needs. */
+  readonly sizes: ReadonlyMap<string, number>;
+  readonly images: number;
+  readonly imageBytes: number;
+  readonly apparentBytes: number;
+}
+
+/** Does a task; `advance` is called for each file. */
+export function examineStore(task: StoreTask, advance: () => void): StoreResult {
+  const faults: StoreFault[] = [];
+  const marks = readImages(task, faults, advance);
+  // What an image that cannot be read needs is not known.
+  const mayDelete = task.kind === 'gc' && !task.isDryRun && faults.length === 0;
+  const found = new Set<string>();
+  const totals = { objects: 0, objectBytes: 0, unusedObjects: 0, unusedBytes: 0 };
+  for (const first of namesIn(task.objects)) {
+    for (const rest of namesIn(join(task.objects, first))) {
+      advance();
+      const hash = `${first}${rest}`;
+      const path = join(task.objects, first, rest);
+      const { size } = statSync(path);
+      const wanted = marks.sizes.get(hash);
+      if (wanted === undefined) {
+        totals.unusedObjects++;
+        totals.unusedBytes += size;
+        if (mayDelete) {
+          unlinkSync(path);
+          continue;
+        }
+      } else {
+        found.add(hash);
+        if (task.kind === 'check') checkObject(path, hash, size, wanted, faults);
+      }
+      totals.objects++;
+      totals.objectBytes += size;
+    }
+  }
+  for (const hash of marks.sizes.keys()) {
+    if (!found.has(hash)) faults.push({ kind: 'object-missing', name: hash, detail: 'an image needs it' });
+  }
+  const { images, imageBytes, apparentBytes } = marks;
+  return { images, imageBytes, apparentBytes, ...totals, faults };
+}
+
+function readImages({ images }: StoreTask, faults: StoreFault[], advance: () => void): Marks {
+  const sizes = new Map<string, number>();
+  const totals = { images: 0, imageBytes: 0, apparentBytes: 0 };
+  for (const name of namesIn(images).filter((one) => IMAGE.test(one))) {
+    advance();
+    const bytes = readFileSync(join(images, name));
+    totals.images++;
+    totals.imageBytes += bytes.length;
+    try {
+      for (const node of readErofs(bytes).inodes.values()) {
+        if (node.kind !== 'file') continue;
+        totals.apparentBytes += node.size;
+        if ('object' in node.content) sizes.set(node.content.object, node.size);
+      }
+    } catch (error) {
+      if (!(error instanceof VserverError)) throw error;
+      faults.push({ kind: 'image-damaged', name: name.replace(IMAGE, '$1'), detail: error.message });
+    }
+  }
+  return { sizes, ...totals };
+}
+
+function namesIn(directory: string): readonly string[] {
+  return statSync(directory, { throwIfNoEntry: false }) === undefined ? [] : readdirSync(directory).sort();
+}
+
+function checkObject(path: string, hash: string, size: number, wanted: number, faults: StoreFault[]): void {
+  const found = hashOf(path);
+  if (found === hash && size === wanted) return;
+  const detail = size === wanted ? `its bytes are those of ${found}` : `found ${size} bytes; need ${wanted}`;
+  faults.push({ kind: 'object-damaged', name: hash, detail });
+}
+
+function hashOf(path: string): string {
+  const fd = openSync(path, 'r');
+  try {
+    const whole = createHash('sha256');
+    const piece = Buffer.allocUnsafe(PIECE_BYTES);
+    for (let count = readSync(fd, piece); count > 0; count = readSync(fd, piece)) whole.update(piece.subarray(0, count));
+    return whole.digest('hex');
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * The storage helper: a process for one task that reads or writes many files, so that vserverd neither waits nor grows.
+ * Its argument is the task; its descriptors are in tasks.ts.
+ */
+import { fsyncSync, openSync, closeSync, readFileSync, writeSync } from 'node:fs';
+import { hash } from 'node:crypto';
+import { StateError, UserError, VserverError } from '../../base/errors.ts';
+import { readErofs } from '../../spec/erofs-reader.ts';
+import { writeErofs } from '../../spec/erofs-writer.ts';
+import { loadAbi } from '../../sys/abi.ts';
+import { SideMachine } from '../../sys/side-machine.ts';
+import { hideStore } from './hidden-store.ts';
+import { ObjectWriter } from './object-writer.ts';
+import { readTree } from './read-tree.ts';
+import { examineStore } from './examine-store.ts';
+import { type CaptureResult, type CaptureTask, HELPER_FD, type HelperLine, type HelperTask } from './tasks.ts';
+
+const PROGRESS_MS = 100;
+
+let done = 0;
+let toldMs = 0;
+
+function tell(line: HelperLine): void {
+  writeSync(HELPER_FD.out, `${JSON.stringify(line)}\n`);
+}
+
+function advance(): void {
+  done++;
+  const nowMs = performance.now();
+  if (nowMs - toldMs < PROGRESS_MS) return;
+  toldMs = nowMs;
+  tell({ done });
+}
+
+function capture(task: CaptureTask): CaptureResult {
+  const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+  const known = task.base === undefined ? new Map() : readErofs(readFileSync(task.base)).inodes;
+  const objects = new ObjectWriter(task.objects, task.staging, task.isOurs);
+  const root = readTree(HELPER_FD.tree, {
+    hostBase: task.hostBase,
+    known,
+    machine,
+    addFile: (fd, stat, path) => objects.add(fd, stat, path),
+    onEntry: advance,
+    maxEntries: task.maxEntries,
+  });
+  const image = writeErofs(hideStore(root));
+  const fd = openSync(task.image, 'wx', 0o400);
+  try {
+    for (let at = 0; at < image.length; ) at += writeSync(fd, image, at);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  const { totals } = objects;
+  // One for all: the bytes of the objects.
+  sync(machine);
+  objects.publish();
+  // And their names, before an image speaks of them.
+  sync(machine);
+  return {
+    imageHash: hash('sha256', image, 'hex'),
+    imageBytes: image.length,
+    entries: done,
+    newObjects: totals.objects,
+    newBytes: totals.bytes,
+    root: {
+      mode: root.mode,
+      uid: root.uid,
+      gid: root.gid,
+      mtimeSeconds: root.mtimeSeconds,
+      mtimeNanoseconds: root.mtimeNanoseconds,
+    },
+  };
+}
+
+/** The machine has the store's directory open beside its root. */
+function sync(machine: SideMachine): void {
+  const p = machine.program();
+  p.sys('syncfs', [HELPER_FD.store]);
+  machine.run('write the store to disk', p, machine.answer(p, 8));
+}
+
+function run(task: HelperTask): unknown {
+  return task.kind === 'capture' ? capture(task) : examineStore(task, advance);
+}
+
+function failureOf(error: unknown): HelperLine {
+  const kind = error instanceof UserError ? 'user' : error instanceof StateError ? 'state' : 'bug';
+  if (error instanceof VserverError) return { error: { kind, code: error.code, message: error.message } };
+  const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const isFull = error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT');
+  return isFull
+    ? { error: { kind: 'state', code: 'store-full', message: `cannot add to the store: found ${error.message}; need more space` } }
+    : { error: { kind: 'bug', code: 'helper-failed', message } };
+}
+
+try {
+  tell({ result: run(JSON.parse(process.argv[2] ?? '') as HelperTask) }); // written by helper-process.ts
+} catch (error) {
+  tell(failureOf(error));
+}

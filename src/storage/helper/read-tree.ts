@@ -1,0 +1,236 @@
+/**
+ * Reads a tree that nobody changes meanwhile into a value, and its files into the store. Every directory is reached by
+ * its descriptor and no link is followed, so that nothing in the tree leads out of it.
+ */
+import {
+  closeSync,
+  constants,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  type BigIntStats,
+} from 'node:fs';
+import { StateError } from '../../base/errors.ts';
+import type { ImageDirectory, ImageNode, InodeAttributes, Xattr } from '../../spec/image-tree.ts';
+import { isWhiteout } from '../../spec/image-tree.ts';
+import type { SideMachine } from '../../sys/side-machine.ts';
+import { shiftXattr } from './shift-ids.ts';
+import { readXattrs } from './xattrs.ts';
+
+/** What a file becomes: given its open descriptor, and its path relative to the tree's root in latin1. */
+export type AddFile = (fd: number, stat: BigIntStats, path: string) => string;
+
+/** How a tree is read. */
+export interface TreeOptions {
+  /** Ids from here on are a guest's and are counted from it; smaller ones are ids of an image already. */
+  readonly hostBase: number;
+  /** Inodes of the image that shows through: what is one of them still needs not be read. */
+  readonly known: ReadonlyMap<number, ImageNode>;
+  readonly machine: SideMachine;
+  readonly addFile: AddFile;
+  /** Called for each inode. */
+  readonly onEntry: () => void;
+  readonly maxEntries: number;
+}
+
+/** An inode as it was found; attributes come later, for many at once. */
+interface Found {
+  readonly stat: BigIntStats;
+  readonly path: string;
+  readonly finish: (attributes: InodeAttributes) => ImageNode;
+  /** Undefined: it is one of the image's as it is. */
+  readonly as: ImageNode | undefined;
+}
+
+const MAX_DEPTH = 500;
+const MAX_IDS = 65_536;
+const NS = 1_000_000_000n;
+
+/**
+ * Reads the tree below a directory.
+ *
+ * @throws StateError tree-too-deep, tree-too-big, foreign-owner
+ */
+export function readTree(root: number, options: TreeOptions): ImageDirectory {
+  return new TreeReader(options).read(root);
+}
+
+class TreeReader {
+  readonly #options: TreeOptions;
+  /** Inodes with several names, by device and number. */
+  readonly #linked = new Map<string, Slot>();
+  #entries = 0;
+
+  constructor(options: TreeOptions) {
+    this.#options = options;
+  }
+
+  read(root: number): ImageDirectory {
+    const stat = lstatSync(`/proc/self/fd/${root}/.`, { bigint: true });
+    const children = this.#children(root, '', 0);
+    const xattrs = readXattrs(this.#options.machine, ['']).get('') ?? [];
+    return { ...this.#attributes(stat, xattrs, '/'), kind: 'directory', children };
+  }
+
+  #children(fd: number, path: string, depth: number): ReadonlyMap<string, ImageNode> {
+    if (depth > MAX_DEPTH) {
+      throw new StateError(
+        'tree-too-deep',
+        `cannot read a tree: found more than ${MAX_DEPTH} directories in each other; need fewer`,
+      );
+    }
+    const slots = new Map<string, Slot>();
+    for (const name of readdirSync(`/proc/self/fd/${fd}`, 'latin1')) {
+      const slot = this.#entry(fd, name, path === '' ? name : `${path}/${name}`, depth);
+      if (slot) slots.set(name, slot);
+    }
+    this.#finish([...slots.values()]);
+    return new Map([...slots].map(([name, slot]) => [name, slot.node()]));
+  }
+
+  #entry(directory: number, name: string, path: string, depth: number): Slot | undefined {
+    const at = Buffer.from(`/proc/self/fd/${directory}/${name}`, 'latin1');
+    const stat = lstatSync(at, { bigint: true });
+    const key = `${stat.dev}:${stat.ino}`;
+    const isShared = !stat.isDirectory() && stat.nlink > 1n;
+    const known = isShared ? this.#linked.get(key) : undefined;
+    if (known) return known;
+    if (++this.#entries > this.#options.maxEntries) {
+      throw new StateError(
+        'tree-too-big',
+        `cannot read a tree: found more than ${this.#options.maxEntries} files; need fewer`,
+      );
+    }
+    this.#options.onEntry();
+    const found = this.#find(at, stat, path, depth);
+    if (found === undefined) return undefined;
+    const slot = new Slot(found);
+    if (isShared) this.#linked.set(key, slot);
+    return slot;
+  }
+
+  #find(at: Buffer, stat: BigIntStats, path: string, depth: number): Found | undefined {
+    const base = { stat, path, as: undefined };
+    if (stat.isDirectory()) {
+      const fd = openSync(at, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+      try {
+        const children = this.#children(fd, path, depth + 1);
+        return { ...base, finish: (attributes) => ({ ...attributes, kind: 'directory', children }) };
+      } finally {
+        closeSync(fd);
+      }
+    }
+    const same = this.#sameAsKnown(stat);
+    if (same) return { ...base, as: same, finish: () => same };
+    if (stat.isFile()) {
+      const object = this.#addFile(at, stat, path);
+      const size = Number(stat.size);
+      const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
+      return { ...base, finish: (attributes) => ({ ...attributes, kind: 'file', size, content }) };
+    }
+    if (stat.isSymbolicLink()) {
+      const target = readlinkSync(at, 'latin1');
+      return { ...base, finish: (attributes) => ({ ...attributes, kind: 'symlink', target }) };
+    }
+    if (stat.isCharacterDevice() || stat.isBlockDevice()) {
+      const kind = stat.isBlockDevice() ? 'block' : 'character';
+      const major = Number((stat.rdev >> 8n) & 0xfffn);
+      const minor = Number((stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xfff00n));
+      const finish = (attributes: InodeAttributes): ImageNode => ({ ...attributes, kind, major, minor });
+      // What hides the store of older kernels is put into each image anew.
+      return isWhiteout({ ...NO_ATTRIBUTES, kind, major, minor }) ? undefined : { ...base, finish };
+    }
+    const kind = stat.isFIFO() ? 'fifo' : 'socket';
+    return { ...base, finish: (attributes) => ({ ...attributes, kind }) };
+  }
+
+  /**
+   * A file of the image that nobody has changed, by its number. What a guest has copied up has another time of change,
+   * which nobody can set: later than the image was made, while an image's files have their times of modification there.
+   */
+  #sameAsKnown(stat: BigIntStats): ImageNode | undefined {
+    const node = this.#options.known.get(Number(stat.ino));
+    if (node?.kind !== 'file' || BigInt(node.size) !== stat.size) return undefined;
+    const time = BigInt(node.mtimeSeconds) * NS + BigInt(node.mtimeNanoseconds);
+    return stat.ctimeNs === time && stat.mtimeNs === time ? node : undefined;
+  }
+
+  #addFile(at: Buffer, stat: BigIntStats, path: string): string {
+    if (stat.size === 0n) return '';
+    // It is a regular file, so opening it waits for nobody.
+    const fd = openSync(at, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      return this.#options.addFile(fd, stat, path);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  #finish(slots: readonly Slot[]): void {
+    const open = slots.filter((slot) => !slot.isFinished);
+    const asked = open.filter(({ found }) => found.as === undefined && !found.stat.isSymbolicLink());
+    const xattrs = readXattrs(
+      this.#options.machine,
+      asked.map(({ found }) => found.path),
+    );
+    for (const slot of open) {
+      const { stat, path } = slot.found;
+      slot.finish(() => this.#attributes(stat, xattrs.get(path) ?? [], path));
+    }
+  }
+
+  #attributes(stat: BigIntStats, xattrs: readonly Xattr[], path: string): InodeAttributes {
+    const nanoseconds = ((stat.mtimeNs % NS) + NS) % NS;
+    return {
+      mode: Number(stat.mode) & 0o7777,
+      uid: this.#id(Number(stat.uid), path),
+      gid: this.#id(Number(stat.gid), path),
+      mtimeSeconds: Number((stat.mtimeNs - nanoseconds) / NS),
+      mtimeNanoseconds: Number(nanoseconds),
+      xattrs: xattrs.map((one) => shiftXattr(one, this.#options.hostBase)),
+    };
+  }
+
+  #id(id: number, path: string): number {
+    const { hostBase } = this.#options;
+    const own = id >= hostBase ? id - hostBase : id;
+    if (own < MAX_IDS) return own;
+    throw new StateError(
+      'foreign-owner',
+      `cannot read a tree: found ${JSON.stringify(path)} owned by ${id}; need owners of the guest`,
+    );
+  }
+}
+
+const NO_ATTRIBUTES: InodeAttributes = {
+  mode: 0,
+  uid: 0,
+  gid: 0,
+  mtimeSeconds: 0,
+  mtimeNanoseconds: 0,
+  xattrs: [],
+};
+
+/** An inode that becomes a node, once. */
+class Slot {
+  readonly found: Found;
+  #node: ImageNode | undefined;
+
+  constructor(found: Found) {
+    this.found = found;
+  }
+
+  get isFinished(): boolean {
+    return this.#node !== undefined;
+  }
+
+  finish(attributes: () => InodeAttributes): void {
+    this.#node ??= this.found.as ?? this.found.finish(attributes());
+  }
+
+  node(): ImageNode {
+    if (this.#node === undefined) throw new ReferenceError('a node before it is finished');
+    return this.#node;
+  }
+}

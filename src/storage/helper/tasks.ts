@@ -1,0 +1,96 @@
+/**
+ * What a storage helper can be told to do, and what it answers: the contract between vserverd and the process beside it
+ * that does what takes long (main.ts).
+ */
+
+/** Descriptors a helper starts with; `store` is one of its machine. */
+export const HELPER_FD = { tree: 0, out: 1, messages: 2, machine: 3, store: 201 } as const;
+
+/** Reads the tree of descriptor 0 into the store and writes its image. */
+export interface CaptureTask {
+  readonly kind: 'capture';
+  /** Directory of objects. */
+  readonly objects: string;
+  /** An empty directory on the file system of `objects`. */
+  readonly staging: string;
+  /** Where the image goes. */
+  readonly image: string;
+  /** The image that shows through the tree, if any. */
+  readonly base: string | undefined;
+  /** Ids from here on are counted from it. */
+  readonly hostBase: number;
+  /** The tree is of our own making and goes afterwards. */
+  readonly isOurs: boolean;
+  readonly maxEntries: number;
+}
+
+/** What a capture did. */
+export interface CaptureResult {
+  /** sha256 of the image in hex. */
+  readonly imageHash: string;
+  readonly imageBytes: number;
+  readonly entries: number;
+  /** What the store did not have before. */
+  readonly newObjects: number;
+  readonly newBytes: number;
+  /** Of the tree's root, which an overlay shows from its upper layer. */
+  readonly root: RootAttributes;
+}
+
+/** Attributes of a root directory, ids counted from 0. */
+export interface RootAttributes {
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtimeSeconds: number;
+  readonly mtimeNanoseconds: number;
+}
+
+/** Looks at a whole store. */
+export interface StoreTask {
+  /** `gc`: delete objects of no image; `check`: read everything; `stat`: count. */
+  readonly kind: 'gc' | 'check' | 'stat';
+  readonly objects: string;
+  readonly images: string;
+  /** `gc` only says what it would do. */
+  readonly isDryRun: boolean;
+}
+
+/** What there is in a store, and what is wrong with it. */
+export interface StoreResult {
+  readonly images: number;
+  readonly imageBytes: number;
+  readonly objects: number;
+  readonly objectBytes: number;
+  /** Bytes of all files of all images, as if nothing were shared. */
+  readonly apparentBytes: number;
+  /** Objects of no image. */
+  readonly unusedObjects: number;
+  readonly unusedBytes: number;
+  readonly faults: readonly StoreFault[];
+}
+
+/** Something a store lacks or has wrong. */
+export interface StoreFault {
+  readonly kind: 'image-damaged' | 'object-missing' | 'object-damaged';
+  /** Name of the image or hash of the object. */
+  readonly name: string;
+  readonly detail: string;
+}
+
+/** Each task with its result. */
+export interface TaskResults {
+  readonly capture: CaptureResult;
+  readonly gc: StoreResult;
+  readonly check: StoreResult;
+  readonly stat: StoreResult;
+}
+
+/** A task. */
+export type HelperTask = CaptureTask | StoreTask;
+
+/** A line of descriptor 1, as JSON: how far it is, and at last what came of it. */
+export type HelperLine =
+  | { readonly done: number }
+  | { readonly result: unknown }
+  | { readonly error: { readonly kind: 'user' | 'state' | 'bug'; readonly code: string; readonly message: string } };

@@ -1,0 +1,80 @@
+/**
+ * Extended attributes of the files of a tree, which Node cannot read: asked of a machine whose root the tree is, so that
+ * no name leads out of it.
+ */
+import type { Xattr } from '../../spec/image-tree.ts';
+import type { SideMachine } from '../../sys/side-machine.ts';
+
+/** So many files in one program: steps, paths and lists of names have to fit. */
+const BATCH = 200;
+const LIST_BYTES = 256;
+const MAX_BYTES = 65_536;
+const MAX_PATH_BYTES = 400;
+
+/** Attributes that belong to a file. What a host's security modules or overlay keep there does not. */
+const KEPT = /^(?:user\.|security\.capability$|system\.posix_acl_(?:access|default)$)/;
+
+/**
+ * Reads the attributes of files.
+ *
+ * @param paths relative to the tree's root, latin1; a link is not followed
+ * @returns those that have any, by path
+ */
+export function readXattrs(machine: SideMachine, paths: readonly string[]): ReadonlyMap<string, readonly Xattr[]> {
+  const found = new Map<string, readonly Xattr[]>();
+  for (let at = 0; at < paths.length; at += BATCH) {
+    const batch = paths.slice(at, at + BATCH);
+    const short = batch.filter((path) => path.length <= MAX_PATH_BYTES);
+    const long = batch.filter((path) => path.length > MAX_PATH_BYTES);
+    const lists = [short, ...long.map((path) => [path])].flatMap((some) => listNames(machine, some, LIST_BYTES));
+    for (const [path, names] of lists) {
+      const xattrs = names.filter((name) => KEPT.test(name)).flatMap((name) => readValue(machine, path, name));
+      if (xattrs.length > 0) found.set(path, xattrs);
+    }
+  }
+  return found;
+}
+
+function listNames(
+  machine: SideMachine,
+  paths: readonly string[],
+  listBytes: number,
+): readonly (readonly [path: string, names: readonly string[]])[] {
+  if (paths.length === 0) return [];
+  const p = machine.program();
+  const size = 8 + listBytes;
+  const answer = machine.answer(p, paths.length * size);
+  paths.forEach((path, i) => {
+    const place = answer.at(i * size);
+    const length = p.sys('llistxattr', [nulTerminated(path), place.at(8, listBytes), listBytes], {
+      ignore: ['EOPNOTSUPP', 'ERANGE'],
+    });
+    p.store(place.at(0, 4), length);
+  });
+  const bytes = Buffer.from(machine.run('list extended attributes', p, answer));
+  return paths.flatMap((path, i) => {
+    const at = i * size;
+    const length = machine.abi.littleEndian ? bytes.readInt32LE(at) : bytes.readInt32BE(at);
+    if (length === -(machine.abi.errnos['ERANGE'] ?? 0)) return listNames(machine, [path], MAX_BYTES);
+    if (length <= 0) return [];
+    const names = bytes.toString('latin1', at + 8, at + 8 + length).split('\0');
+    return [[path, names.filter((name) => name !== '')] as const];
+  });
+}
+
+/** None when it went since. */
+function readValue(machine: SideMachine, path: string, name: string): readonly Xattr[] {
+  const p = machine.program();
+  const answer = machine.answer(p, 8 + MAX_BYTES);
+  const length = p.sys('lgetxattr', [nulTerminated(path), nulTerminated(name, ''), answer.at(8, MAX_BYTES), MAX_BYTES], {
+    ignore: ['ENODATA'],
+  });
+  p.store(answer.at(0, 4), length);
+  const bytes = machine.run('read an extended attribute', p, answer);
+  const count = machine.abi.littleEndian ? bytes.readInt32LE(0) : bytes.readInt32BE(0);
+  return count < 0 ? [] : [[name, Buffer.from(bytes.subarray(8, 8 + count))]];
+}
+
+function nulTerminated(path: string, root = '/'): Uint8Array {
+  return Buffer.from(`${root}${path}\0`, 'latin1');
+}

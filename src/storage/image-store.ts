@@ -1,0 +1,230 @@
+/**
+ * The unified store: what images share.
+ *
+ *     <directory>/layer/obj/ab/<62 digits>   objects: the bytes of a file, under their sha256; never changed again
+ *     <directory>/images/<name>.erofs        images: names, attributes, and which object each file is; never changed again
+ *     <directory>/new-<random>               an image in the making, deleted at the next start
+ *
+ * An image is published when all its objects are on the disk (helper/main.ts), so a power cut leaves whole images, and
+ * at worst objects of none.
+ */
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { UndoStack } from '../base/undo.ts';
+import { syncDirectory } from '../sys/files.ts';
+import type { Program, Result } from '../sys/program.ts';
+import type { CaptureResult, StoreResult, StoreTask } from './helper/tasks.ts';
+import { type HelperOptions, runHelper } from './helper-process.ts';
+import { removeDirectory, type StorageMachine } from './machine.ts';
+
+/** An image of a store. */
+export interface StoredImage {
+  readonly name: string;
+  /** Its file. */
+  readonly path: string;
+  /** Directory that is the layer with the objects. */
+  readonly layer: string;
+}
+
+/** A tree to be made an image. */
+export interface CaptureRequest {
+  /** Completes "cannot …". */
+  readonly what: string;
+  /** Name of the image; without, it is named by what it holds. */
+  readonly name?: string;
+  /** Adds steps of the worker that open the tree, given the directory in which it may have been made. */
+  readonly openTree: (program: Program) => Result;
+  /** The image that shows through the tree. */
+  readonly base?: StoredImage | undefined;
+  /** Ids from here on are counted from it: a guest's. */
+  readonly hostBase?: number;
+  /** The tree lies in the working directory and becomes the store's. */
+  readonly isOurs?: boolean;
+  readonly maxEntries?: number;
+}
+
+/** A new image, and what it took. */
+export interface Captured extends CaptureResult {
+  readonly image: StoredImage;
+}
+
+const LEFTOVER = /^new-[\da-f]+$/;
+const IMAGE = /^([\w.-]+)\.erofs$/;
+const NAME_DIGITS = 32;
+const MAX_ENTRIES = 4_000_000;
+/** More than an id of the host that is not a guest's can be: nothing is counted from it. */
+const NO_BASE = 2 ** 32;
+
+/** One store: of a file system and a trust domain. */
+export class ImageStore {
+  readonly directory: string;
+  readonly #machine: StorageMachine;
+  readonly #making = new Set<string>();
+  /** Deleting waits for those who add, and they for it. */
+  #deleting: Promise<unknown> = Promise.resolve();
+  readonly #adding = new Set<Promise<unknown>>();
+
+  constructor(directory: string, machine: StorageMachine) {
+    this.directory = directory;
+    this.#machine = machine;
+  }
+
+  /** Returns an image by its name; undefined if there is none. */
+  find(name: string): StoredImage | undefined {
+    const image = this.#image(name);
+    return existsSync(image.path) ? image : undefined;
+  }
+
+  /** Lists the names of all images. */
+  list(): readonly string[] {
+    const directory = join(this.directory, 'images');
+    const names = existsSync(directory) ? readdirSync(directory) : [];
+    return names.flatMap((name) => IMAGE.exec(name)?.[1] ?? []).sort();
+  }
+
+  /**
+   * Makes a working directory, on the store's file system and for root alone, for as long as `body` runs.
+   */
+  async withWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
+    await this.#deleting;
+    const work = this.#inWorkDir(body);
+    this.#adding.add(work);
+    try {
+      return await work;
+    } finally {
+      this.#adding.delete(work);
+    }
+  }
+
+  async #inWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
+    const name = `new-${randomBytes(8).toString('hex')}`;
+    this.#prepare();
+    await using undo = new UndoStack();
+    this.#making.add(name);
+    undo.defer('forget the working directory', () => {
+      this.#making.delete(name);
+    });
+    mkdirSync(join(this.directory, name), { mode: 0o700 });
+    undo.defer('delete the working directory', () => this.#discard(name));
+    return await body(join(this.directory, name));
+  }
+
+  /**
+   * Makes an image of a tree. Nothing is published unless all of it is.
+   *
+   * @throws StateError cancelled, store-full, tree-too-big, tree-too-deep, foreign-owner, image-damaged
+   */
+  async capture(request: CaptureRequest, workDir: string, options: HelperOptions = {}): Promise<Captured> {
+    const staging = join(workDir, 'staging');
+    const fresh = join(workDir, 'image');
+    mkdirSync(staging, { mode: 0o700 });
+    const result = await runHelper(
+      this.#machine,
+      {
+        what: request.what,
+        workDir,
+        openTree: request.openTree,
+        task: {
+          kind: 'capture',
+          objects: this.#objects,
+          staging,
+          image: fresh,
+          base: request.base?.path,
+          hostBase: request.hostBase ?? NO_BASE,
+          isOurs: request.isOurs ?? false,
+          maxEntries: request.maxEntries ?? MAX_ENTRIES,
+        },
+      },
+      options,
+    );
+    const image = this.#image(request.name ?? `image-${result.imageHash.slice(0, NAME_DIGITS)}`);
+    if (existsSync(image.path)) rmSync(fresh);
+    else renameSync(fresh, image.path);
+    syncDirectory(join(image.path, '..'));
+    return { ...result, image };
+  }
+
+  /** Counts what there is, or checks it. */
+  async examine(kind: 'stat' | 'check', options: HelperOptions = {}): Promise<StoreResult> {
+    return await this.#run({ kind, isDryRun: true }, options);
+  }
+
+  /**
+   * Deletes images that nobody needs, and then objects of no image.
+   *
+   * @param isNeeded whether somebody needs an image, asked when nobody adds one
+   */
+  async collect(
+    isNeeded: (name: string) => boolean,
+    isDryRun: boolean,
+    options: HelperOptions = {},
+  ): Promise<{ readonly images: readonly string[]; readonly result: StoreResult }> {
+    const before = this.#deleting;
+    const done = Promise.withResolvers<void>();
+    this.#deleting = done.promise;
+    try {
+      await before;
+      await Promise.allSettled(this.#adding);
+      const images = this.list().filter((name) => !isNeeded(name));
+      if (!isDryRun) {
+        for (const name of images) rmSync(this.#image(name).path);
+        if (images.length > 0) syncDirectory(join(this.directory, 'images'));
+      }
+      return { images, result: await this.#run({ kind: 'gc', isDryRun }, options) };
+    } finally {
+      done.resolve();
+    }
+  }
+
+  /** Returns the names of what was left half-made. */
+  leftovers(): readonly string[] {
+    const names = existsSync(this.directory) ? readdirSync(this.directory) : [];
+    return names.filter((name) => LEFTOVER.test(name) && !this.#making.has(name));
+  }
+
+  /** Deletes what an earlier life left half-made. Called once, at the start. */
+  async sweep(): Promise<readonly string[]> {
+    const names = this.leftovers();
+    for (const name of names) await this.#discard(name);
+    return names;
+  }
+
+  get #objects(): string {
+    return join(this.directory, 'layer/obj');
+  }
+
+  #image(name: string): StoredImage {
+    return {
+      name,
+      path: join(this.directory, 'images', `${name}.erofs`),
+      layer: join(this.directory, 'layer'),
+    };
+  }
+
+  #prepare(): void {
+    if (statSync(this.#objects, { throwIfNoEntry: false }) !== undefined) return;
+    for (const path of [this.#objects, join(this.directory, 'images')])
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+  }
+
+  async #discard(name: string): Promise<void> {
+    await removeDirectory(this.#machine, `delete "${name}" of the store`, this.directory, name);
+  }
+
+  async #run(task: Pick<StoreTask, 'kind' | 'isDryRun'>, options: HelperOptions): Promise<StoreResult> {
+    // Not with those who add, for whom deleting waits.
+    return await this.#inWorkDir(
+      async (workDir) =>
+        await runHelper(
+          this.#machine,
+          {
+            what: `examine the store ${JSON.stringify(this.directory)}`,
+            workDir,
+            task: { ...task, objects: this.#objects, images: join(this.directory, 'images') },
+          },
+          options,
+        ),
+    );
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Loop devices: a file as a block device.
+ *
+ * @see loop(4); LOOP_CONFIGURE since Linux 5.8. Numbers and layout are the same on all architectures (linux/loop.h).
+ */
+import type { Arg, Program, Result } from '../sys/program.ts';
+
+const LOOP_CONFIGURE = 0x4c0a;
+const LOOP_CTL_GET_FREE = 0x4c82;
+const LO_FLAGS_READ_ONLY = 1;
+/** The device goes when nobody has it open or mounted any more. */
+const LO_FLAGS_AUTOCLEAR = 4;
+/** `struct loop_config`: fd at 0, block_size at 4, then `struct loop_info64` with lo_flags at 52. */
+const CONFIG_BYTES = 304;
+const FLAGS_AT = 8 + 52;
+/** Somebody else may take the free device first: so many are asked for. */
+const TRIES = 4;
+const DEVICE = '/dev/loop';
+const DECIMAL_BYTES = 21;
+
+/** Adds the steps that make a file a read-only device, and open that. The device goes with its last user. */
+export function planReadOnlyLoop(p: Program, file: Arg): Result {
+  return planLoop(p, file, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR, ['O_RDONLY']);
+}
+
+function planLoop(p: Program, file: Arg, flags: number, access: readonly string[]): Result {
+  const at = p.flags('AT_FDCWD');
+  const control = p.sys('openat', [at, '/dev/loop-control', p.flags('O_RDWR', 'O_CLOEXEC'), 0], {
+    about: '/dev/loop-control',
+  });
+  const config = p.data(CONFIG_BYTES, 'loop_config');
+  p.store(config, file);
+  p.put(config.at(FLAGS_AT), flags);
+  const device = p.data(8, 'device');
+  const done = p.label();
+  for (let attempt = 1; attempt <= TRIES; attempt++) {
+    const free = p.sys('ioctl', [control, LOOP_CTL_GET_FREE, 0], { about: 'free loop device' });
+    const path = p.data(DEVICE.length + DECIMAL_BYTES, `"${DEVICE}<n>"`);
+    p.putText(path, DEVICE);
+    p.itoa(path.at(DEVICE.length), free);
+    const fd = p.sys('openat', [at, path, p.flags(...access, 'O_CLOEXEC'), 0], { about: 'loop device' });
+    p.store(device, fd, 8);
+    const next = p.label();
+    const retry = attempt < TRIES ? { otherwise: { on: ['EBUSY'], to: next } } : {};
+    p.sys('ioctl', [fd, LOOP_CONFIGURE, config], { about: 'set up loop device', ...retry });
+    p.jump(done);
+    p.place(next);
+    if (attempt < TRIES) p.sys('close', [fd]);
+  }
+  p.place(done);
+  p.sys('close', [control]);
+  return p.load(device, 8);
+}
