@@ -32,6 +32,7 @@ const TIERS = {
     concurrency: 1,
     fileTimeoutMs: 300_000,
     packages: {
+      'erofs-utils': 'erofs-utils',
       busybox: 'busybox-static',
       nginx: 'nginx',
       postgresql: 'postgresql',

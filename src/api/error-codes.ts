@@ -12,8 +12,14 @@ export interface ErrorCodeInfo {
 export const ERROR_CODES = {
   'abi-missing': { status: 500, exit: 1, meaning: 'the native part is not built' },
   'address-in-use': { status: 409, exit: 1, meaning: 'an address belongs to another network context' },
+  'bad-name': {
+    status: 500,
+    exit: 70,
+    meaning: 'a file for an image has a name that no file can have, which is a bug',
+  },
   'busybox-broken': { status: 409, exit: 1, meaning: 'the busybox of the host cannot be used in a guest' },
   'busybox-missing': { status: 409, exit: 1, meaning: 'the host has no static busybox for the template' },
+  cancelled: { status: 409, exit: 1, meaning: 'work was cancelled by its caller before it was done' },
   'cgroup-busy': { status: 409, exit: 1, meaning: "a guest's cgroup has processes that do not end" },
   'cgroup-io': { status: 500, exit: 1, meaning: 'the kernel refused to read or write a cgroup file' },
   'cgroup-missing': { status: 409, exit: 1, meaning: 'a guest has no cgroup, so it does not run' },
@@ -60,12 +66,23 @@ export const ERROR_CODES = {
   'guest-running': { status: 409, exit: 1, meaning: 'a guest runs, and for that it may not' },
   'guest-stopped': { status: 409, exit: 1, meaning: 'a guest does not run, and for that it has to' },
   'guests-running': { status: 409, exit: 1, meaning: 'guests run, so the control plane does not stop' },
+  'helper-failed': {
+    status: 500,
+    exit: 70,
+    meaning: 'the process that does long work on files failed, which is a bug',
+  },
   'host-not-merged': {
     status: 409,
     exit: 1,
     meaning: 'the host has no merged /usr, so its programs cannot be shown in a guest',
   },
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
+  'image-damaged': { status: 500, exit: 1, meaning: 'an image in the store is damaged' },
+  'image-too-big': {
+    status: 400,
+    exit: 2,
+    meaning: 'a tree has names, attributes or files that an image cannot hold',
+  },
   'invalid-address': {
     status: 400,
     exit: 2,
@@ -99,6 +116,11 @@ export const ERROR_CODES = {
     meaning: 'a program jumps to a label that is nowhere, which is a bug',
   },
   'limit-below-usage': { status: 409, exit: 1, meaning: 'a memory limit is below what the guest uses' },
+  'machine-gone': {
+    status: 500,
+    exit: 70,
+    meaning: 'the machine beside a storage helper ended, which is a bug',
+  },
   'malformed-kernel-text': {
     status: 500,
     exit: 1,
@@ -151,8 +173,10 @@ export const ERROR_CODES = {
     meaning: 'a host command reported less than its wait status, which is a bug',
   },
   'start-cancelled': { status: 409, exit: 1, meaning: 'a guest was stopped before it had started' },
+  'store-full': { status: 507, exit: 1, meaning: 'the file system of the store is full' },
   'syscalld-lost': { status: 503, exit: 1, meaning: 'syscalld ended while it was at work' },
   'template-changed': { status: 409, exit: 1, meaning: 'an archive changed while it was imported' },
+  'template-gone': { status: 500, exit: 70, meaning: 'a template went while it was made, which is a bug' },
   'template-missing': { status: 404, exit: 2, meaning: 'there is no such template' },
   'too-many-errnos': {
     status: 500,
@@ -163,6 +187,12 @@ export const ERROR_CODES = {
     status: 400,
     exit: 2,
     meaning: 'more egress rules apply to one address than the fence takes',
+  },
+  'tree-too-big': { status: 400, exit: 2, meaning: 'a tree has more files than an image takes' },
+  'tree-too-deep': {
+    status: 400,
+    exit: 2,
+    meaning: 'a tree has more directories in each other than an image takes',
   },
   'unknown-constant': {
     status: 500,

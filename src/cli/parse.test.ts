@@ -250,6 +250,7 @@ describe('bad command lines', () => {
     wait: ['wait', 'wait --all', 'wait -x web'],
     delete: ['delete', 'delete -a web', 'delete --yes web'],
     check: ['check --all', 'check --kernel'],
+    store: ['store x', 'store gc web', 'store gc --dry-run=1'],
     version: ['version 1', 'version --short'],
     completion: ['completion', 'completion tcsh', 'completion bash zsh'],
     daemon: ['daemon', 'daemon restart', 'daemon start now', 'daemon --foreground start'],

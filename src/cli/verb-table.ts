@@ -104,6 +104,7 @@ const ANY_GUESTS: OperandSpec = { ...GUESTS, min: 0 };
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 const DAEMON_ACTIONS = ['start', 'stop', 'status'] as const;
+const STORE_ACTIONS = ['stat', 'check', 'gc'] as const;
 const INIT_STYLES = ['fake', 'none', 'own'] as const;
 const NETWORK_MODES = ['isolated', 'private', 'none', 'host'] as const;
 
@@ -576,6 +577,29 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver check', 'the host'],
       ['vserver check web', "a guest's configuration"],
+    ],
+    exits: [],
+  },
+  store: {
+    summary: 'look after what guests share on disk',
+    description:
+      'Says what the store of images and files holds; checks every byte of it; or deletes images that no guest and no snapshot needs, and files of no image. Images of templates stay.',
+    operands: [
+      {
+        name: 'ACTION',
+        kind: 'text',
+        min: 0,
+        isMany: false,
+        check: oneOf(STORE_ACTIONS),
+        choices: STORE_ACTIONS,
+      },
+    ],
+    command: 'none',
+    options: { dryRun: flag('only say what would be deleted (gc)') },
+    examples: [
+      ['vserver store stat', 'what there is, and how much is shared'],
+      ['vserver store check', 'read everything and compare'],
+      ['vserver store gc --dry-run', 'what nobody needs'],
     ],
     exits: [],
   },

@@ -149,6 +149,7 @@ export interface VerbOptions {
   readonly wait: object;
   readonly delete: AllOptions & { readonly force: boolean };
   readonly check: object;
+  readonly store: { readonly dryRun: boolean };
   readonly version: object;
   readonly completion: object;
   readonly daemon: {

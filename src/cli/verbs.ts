@@ -27,6 +27,7 @@ import { start } from './verbs/start.ts';
 import { stat } from './verbs/stat.ts';
 import { status } from './verbs/status.ts';
 import { stop } from './verbs/stop.ts';
+import { store } from './verbs/store.ts';
 import { top } from './verbs/top.ts';
 import { traffic } from './verbs/traffic.ts';
 import { version } from './verbs/version.ts';
@@ -61,6 +62,7 @@ const FUNCTIONS: VerbFunctions = {
   wait,
   delete: deleteGuests,
   check,
+  store,
   version,
   completion,
   daemon,

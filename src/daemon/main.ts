@@ -10,6 +10,7 @@ import type { ControlPlane, Services } from '../cli/io.ts';
 import { Host } from '../guest/host.ts';
 import { Manager } from '../guest/manager.ts';
 import { instancePaths } from '../guest/paths.ts';
+import { GuestStorage } from '../guest/storage.ts';
 import { cgroupFiles } from '../resources/cgroup-fs.ts';
 import { discoverCgroups, instanceCgroupName } from '../resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../resources/cgroup-tree.ts';
@@ -39,7 +40,7 @@ async function serve(): Promise<void> {
   const host = new Host(abi, syscalld, paths, cgroups);
   const store = new ImageStore(join(paths.lib, 'store/default'), syscalld);
   const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld, store });
-  const manager = new Manager(host, templates);
+  const manager = new Manager(host, new GuestStorage(host, templates, store));
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
   };

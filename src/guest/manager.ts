@@ -14,8 +14,6 @@ import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
 import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/guest-dirs.ts';
-import { ImageMounts } from '../storage/image-mounts.ts';
-import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive, takesSignal } from '../sys/process.ts';
 import type { Program } from '../sys/program.ts';
@@ -44,7 +42,7 @@ import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
-import type { LowerSpec, StartSpec } from './plan-types.ts';
+import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
 import {
   type CommandRequest,
@@ -55,6 +53,7 @@ import {
   limitsOf,
   startSpec,
 } from './spec.ts';
+import type { GuestStorage } from './storage.ts';
 import { findUser } from './user-files.ts';
 
 const SIGINT = 2;
@@ -106,19 +105,17 @@ interface PlannedExec {
 export class Manager {
   readonly host: Host;
   readonly registry: Registry;
-  readonly #templates: TemplateStore;
-  readonly #images: ImageMounts;
+  readonly storage: GuestStorage;
   readonly #contexts: Contexts;
   readonly networks: Networks;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
 
-  constructor(host: Host, templates: TemplateStore) {
+  constructor(host: Host, storage: GuestStorage) {
     this.host = host;
     this.registry = new Registry(host.paths);
-    this.#templates = templates;
-    this.#images = new ImageMounts(host.syscalld, host.paths.lib, () => host.detachedLayers);
+    this.storage = storage;
     this.#contexts = new Contexts(host, this.registry);
     this.networks = new Networks(host, this.registry);
   }
@@ -275,12 +272,10 @@ export class Manager {
       this.registry.remove(guest);
     });
     await this.networks.check(guest, parsed);
-    const template = await this.#templates.prepare(parsed.template);
+    const template = await this.storage.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#removeFiles(name));
-    if (!template.hostUsr) {
-      writeDurable(paths.template, JSON.stringify({ name: parsed.template, pinned: template.pinnedName }));
-    }
+    this.storage.pin(name, template, parsed.template);
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
     undo.commit();
@@ -468,8 +463,8 @@ export class Manager {
     const { config, name, xid } = guest;
     const { syscalld } = this.host;
     const paths = guestPaths(this.host.paths, name);
-    const template = await this.#template(guest);
-    const lower = await this.#lower(template);
+    const template = await this.storage.template(guest);
+    const lower = await this.storage.lower(template);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
     const log = { file: newObject(), stdout: newObject(), stderr: newObject() };
     const connection = connect ? consoleOf(config, connect) : connectionToLog(config, log);
@@ -502,21 +497,6 @@ export class Manager {
       link: linkSpec(this.host, guest, init),
     };
     return { spec: startSpec(this.host, config, circumstances, command), log };
-  }
-
-  async #lower({ lower }: Template): Promise<LowerSpec> {
-    return lower.kind === 'tree' ? lower : await this.#images.layer(lower);
-  }
-
-  /** A guest that stays keeps the very tree it was created with, also when its archive changes or goes. */
-  async #template(guest: Guest): Promise<Template> {
-    const text = guest.isEphemeral
-      ? undefined
-      : readIfThere(guestPaths(this.host.paths, guest.name).template);
-    const pin = text === undefined ? undefined : (JSON.parse(text) as { name: string; pinned: string }); // our own file
-    return await this.#templates.prepare(
-      pin?.name === guest.config.template ? pin.pinned : guest.config.template,
-    );
   }
 
   async #start(guest: Guest, context: Context, connect: Connection | undefined): Promise<LiveRecord> {

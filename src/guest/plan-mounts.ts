@@ -2,8 +2,8 @@
  * The mounts of a guest that need the host's privilege: made detached by the worker, attached by process 1.
  */
 import type { IdRange } from '../context/id-map.ts';
-import { sizeOf } from '../sys/abi.ts';
 import { planImageMount } from '../storage/image-mounts.ts';
+import { sizeOf } from '../sys/abi.ts';
 import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
 import { planAttach, planNumberPath, planOpenDirectory } from './plan-paths.ts';
 import { type LowerSpec, type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
@@ -216,7 +216,8 @@ export type MergedView = Pick<OverlaySpec, 'lower' | 'attachAt' | 'detachedLayer
 /** Opens a guest's root, read-only, without touching its own files. */
 export function planMergedView(p: Program, view: MergedView): Result {
   const at = p.flags('AT_FDCWD');
-  if (view.lower.kind === 'tree' && view.upper === undefined) return planOpenDirectory(p, at, view.lower.path);
+  if (view.lower.kind === 'tree' && view.upper === undefined)
+    return planOpenDirectory(p, at, view.lower.path);
   const lower = planLower(p, view.lower, undefined);
   if (!view.detachedLayers) {
     planNamespace(p);

@@ -147,7 +147,15 @@ export type OverlaySpec = Pick<
  * Descriptors that the programs of a context know by number, since one finds what an earlier one left: those of the
  * worker, and those of process 1. "gate" is one end each of the same socket pair.
  */
-export const WORKER_FD = { gate: 100, userns: 101, sealed: 102, empty: 103, lower: 104, objects: 105, upper: 106 } as const;
+export const WORKER_FD = {
+  gate: 100,
+  userns: 101,
+  sealed: 102,
+  empty: 103,
+  lower: 104,
+  objects: 105,
+  upper: 106,
+} as const;
 export const INIT_FD = {
   gate: 100,
   programs: 101,

@@ -6,7 +6,6 @@
 
 /** Where the superblock begins. */
 export const SUPER_OFFSET = 1024;
-export const SUPER_BYTES = 128;
 export const SUPER_MAGIC = 0xe0f5e1e2;
 export const BLOCK_BITS = 12;
 export const BLOCK_BYTES: number = 1 << BLOCK_BITS;

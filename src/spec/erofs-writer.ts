@@ -151,7 +151,11 @@ function inodeOf(node: ImageNode, parent: Inode | undefined): Inode {
   const links = node.kind === 'directory' ? 2 : 1;
   const base = { node, xattrs, dataBytes, at: 0, block: 0, links, parent };
   if (node.kind === 'file' && 'object' in node.content && node.size > 0) {
-    return { ...base, layout: LAYOUT.chunks, tailBytes: 4 * Math.ceil(node.size / 2 ** chunkBits(node.size)) };
+    return {
+      ...base,
+      layout: LAYOUT.chunks,
+      tailBytes: 4 * Math.ceil(node.size / 2 ** chunkBits(node.size)),
+    };
   }
   const tailBytes = dataBytes % BLOCK_BYTES;
   const fits = tailBytes > 0 && (fixed % SLOT_BYTES) + tailBytes <= BLOCK_BYTES;
@@ -171,7 +175,10 @@ function chunkBits(size: number): number {
 function dataBytesOf(node: ImageNode): number {
   switch (node.kind) {
     case 'directory':
-      return direntBlocks(node).reduce((sum, { bytes }, i, all) => sum + (i === all.length - 1 ? bytes : BLOCK_BYTES), 0);
+      return direntBlocks(node).reduce(
+        (sum, { bytes }, i, all) => sum + (i === all.length - 1 ? bytes : BLOCK_BYTES),
+        0,
+      );
     case 'symlink':
       return node.target.length;
     case 'file':
@@ -222,7 +229,11 @@ function encodeXattr([name, value]: Xattr): Buffer {
   const [prefix, index] = XATTR_PREFIXES.find(([start]) => name.startsWith(start)) ?? ['', 0];
   const rest = Buffer.from(name.slice(prefix.length), 'latin1');
   if (index === 0 || rest.length > MAX_NAME_BYTES || value.length > MAX_XATTR_BYTES)
-    throw tooBig('a file', `the extended attribute ${JSON.stringify(name)} of ${value.length} bytes`, 'another');
+    throw tooBig(
+      'a file',
+      `the extended attribute ${JSON.stringify(name)} of ${value.length} bytes`,
+      'another',
+    );
   const entry = Buffer.alloc(roundUp(XATTR_ENTRY_BYTES + rest.length + value.length, 4));
   entry.writeUInt8(rest.length, 0);
   entry.writeUInt8(index, 1);
@@ -321,4 +332,3 @@ function writeSuper(image: Buffer, inodeCount: number, rootNumber: number, block
   image.set(uuid, at + 48);
   image.writeUInt32LE(crc32c(image.subarray(at, BLOCK_BYTES)), at + 4);
 }
-

@@ -57,7 +57,12 @@ const attributes = fc.record(
   },
   { noNullPrototype: true },
 );
-const name = fc.string({ minLength: 1, maxLength: 200, unit: fc.integer({ min: 1, max: 255 }).map((code) => String.fromCharCode(code)) })
+const name = fc
+  .string({
+    minLength: 1,
+    maxLength: 200,
+    unit: fc.integer({ min: 1, max: 255 }).map((code) => String.fromCharCode(code)),
+  })
   .filter((text) => !text.includes('/') && text !== '.' && text !== '..');
 const { node } = fc.letrec<{ node: ImageNode; directory: ImageDirectory }>((tie) => ({
   node: fc.oneof(
@@ -74,11 +79,13 @@ const { node } = fc.letrec<{ node: ImageNode; directory: ImageDirectory }>((tie)
       size: bytes.length,
       content: { bytes },
     })),
-    fc.tuple(attributes, fc.string({ minLength: 1, maxLength: 4095, unit: 'binary-ascii' })).map(([a, target]) => ({
-      ...a,
-      kind: 'symlink' as const,
-      target,
-    })),
+    fc
+      .tuple(attributes, fc.string({ minLength: 1, maxLength: 4095, unit: 'binary-ascii' }))
+      .map(([a, target]) => ({
+        ...a,
+        kind: 'symlink' as const,
+        target,
+      })),
     fc.tuple(attributes, fc.nat(4095), fc.nat(1_048_575)).map(([a, major, minor]) => ({
       ...a,
       kind: 'character' as const,
@@ -146,7 +153,10 @@ describe('an image', () => {
   });
 
   test('refuses what does not fit', () => {
-    for (const xattrs of [[['user.big', new Uint8Array(65_536)]], [['btrfs.x', new Uint8Array(1)]]] as const) {
+    for (const xattrs of [
+      [['user.big', new Uint8Array(65_536)]],
+      [['btrfs.x', new Uint8Array(1)]],
+    ] as const) {
       assert.throws(() => writeErofs(directory({ a: { ...PLAIN, kind: 'fifo', xattrs: [...xattrs] } })), {
         code: 'image-too-big',
       });
@@ -157,7 +167,9 @@ describe('an image', () => {
 });
 
 test('a damaged image is refused, and never reads beyond its end', () => {
-  const image = writeErofs(directory({ a: object(5000), d: directory({ l: { ...PLAIN, kind: 'symlink', target: 'x' } }) }));
+  const image = writeErofs(
+    directory({ a: object(5000), d: directory({ l: { ...PLAIN, kind: 'symlink', target: 'x' } }) }),
+  );
   const flipped = Buffer.from(image);
   flipped.writeUInt8(1, SUPER_OFFSET + 60);
   assert.throws(() => readErofs(flipped), { code: 'image-damaged' });

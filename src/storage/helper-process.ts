@@ -86,7 +86,10 @@ function cancelled(what: string): StateError {
   return new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
 }
 
-function failure(what: string, { kind, code, message }: Extract<HelperLine, { error: unknown }>['error']): Error {
+function failure(
+  what: string,
+  { kind, code, message }: Extract<HelperLine, { error: unknown }>['error'],
+): Error {
   if (kind === 'user') return new UserError(code, message);
   if (kind === 'state') return new StateError(code, message);
   return new BugError(code, `cannot ${what}: ${message}`);
@@ -139,7 +142,9 @@ function planHelper<T extends HelperTask>(
   const store = openDirectory(p, workDir);
   const tree = openTree?.(p) ?? store;
   const append = p.flags('O_WRONLY', 'O_APPEND', 'O_NOFOLLOW', 'O_CLOEXEC');
-  const [outFd, messagesFd] = [out, messages].map((path) => p.sys('openat', [at, path, append], { about: path }));
+  const [outFd, messagesFd] = [out, messages].map((path) =>
+    p.sys('openat', [at, path, append], { about: path }),
+  );
   let socket: Result | undefined;
   return runHostCommand(p, {
     title: 'storage helper',
@@ -165,9 +170,18 @@ function planHelper<T extends HelperTask>(
     exec: () => {
       p.sys('setsid', []);
       const fds = [tree, outFd, messagesFd, socket] as const;
-      for (const [number, fd] of fds.entries()) if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
-      const argv = [process.execPath, `--max-old-space-size=${HEAP_MEGABYTES}`, ...OPTIONS, mainFile(), JSON.stringify(task)];
-      p.sys('execve', [process.execPath, p.vector(argv), p.vector([PATH, ...compileCache()])], { about: 'helper' });
+      for (const [number, fd] of fds.entries())
+        if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
+      const argv = [
+        process.execPath,
+        `--max-old-space-size=${HEAP_MEGABYTES}`,
+        ...OPTIONS,
+        mainFile(),
+        JSON.stringify(task),
+      ];
+      p.sys('execve', [process.execPath, p.vector(argv), p.vector([PATH, ...compileCache()])], {
+        about: 'helper',
+      });
     },
   });
 }

@@ -61,9 +61,11 @@ export function planImageMount(p: Program, path: string): Result {
 /** Number by which the source of a mount is found. */
 const IMAGE_FD = 110;
 
-function planErofs(p: Program, source: string): Result {
+/** Adds the steps that prepare the mount of an image from a file or device. */
+export function planErofs(p: Program, source: string): Result {
   const fs = p.sys('fsopen', ['erofs', p.flags('FSOPEN_CLOEXEC')], { about: 'erofs' });
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), 'source', source, 0], { about: 'erofs source' });
+  p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_FLAG'), 'ro', 0, 0], { about: 'erofs ro' });
   return fs;
 }
 

@@ -7,15 +7,7 @@
  *     <libDir>/templates/tarballs.json                archives by identity → hash
  */
 import { createHash, randomBytes } from 'node:crypto';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  realpathSync,
-  renameSync,
-  statSync,
-} from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, SysError, UserError } from '../base/errors.ts';
@@ -205,7 +197,8 @@ export class TemplateStore {
     if (spec.kind === 'host') await this.#makeTree(key);
     else await this.#makeImage(spec, key, options);
     const made = this.#ready(name, key);
-    if (made === undefined) throw new BugError('template-gone', `cannot use template "${key}": found it gone again`);
+    if (made === undefined)
+      throw new BugError('template-gone', `cannot use template "${key}": found it gone again`);
     return made;
   }
 
@@ -243,7 +236,10 @@ export class TemplateStore {
       }
       const root = join(workDir, 'root');
       const what = `make an image of template "${formatTemplateSpec(spec)}"`;
-      await store.capture({ what, name: key, openTree: (p) => openDirectory(p, root), isOurs: true }, workDir);
+      await store.capture(
+        { what, name: key, openTree: (p) => openDirectory(p, root), isOurs: true },
+        workDir,
+      );
     });
   }
 

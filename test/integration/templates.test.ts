@@ -23,10 +23,15 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { VserverError } from '../../src/base/errors.ts';
 import { planMergedView } from '../../src/guest/plan-mounts.ts';
 import { createGuestDirs, removeGuestDirs } from '../../src/storage/guest-dirs.ts';
-import type { ImportProgress } from '../../src/storage/tarball.ts';
 import { ImageMounts } from '../../src/storage/image-mounts.ts';
 import { ImageStore } from '../../src/storage/image-store.ts';
-import { type PrepareOptions, type Template, type TemplateLayer, TemplateStore } from '../../src/storage/templates.ts';
+import type { ImportProgress } from '../../src/storage/tarball.ts';
+import {
+  type PrepareOptions,
+  type Template,
+  type TemplateLayer,
+  TemplateStore,
+} from '../../src/storage/templates.ts';
 import { Program } from '../../src/sys/program.ts';
 import { type Machine, withMachine } from '../lib/machine.ts';
 import { requires, unmet } from '../lib/requires.ts';
@@ -299,7 +304,10 @@ describe('template of an archive', { skip: unmet('root') }, () => {
       assert.deepEqual(both[0], both[1]);
       const pinnedName = both[0]?.pinnedName ?? '';
       writeFileSync(join(place.dir, 'b.tar'), tar(honest));
-      assert.equal(pathOf((await place.newStore().prepare(join(place.dir, 'b.tar'))).lower), pathOf(both[0]?.lower));
+      assert.equal(
+        pathOf((await place.newStore().prepare(join(place.dir, 'b.tar'))).lower),
+        pathOf(both[0]?.lower),
+      );
       writeFileSync(path, tar([...honest, { name: 'etc/new' }]));
       assert.notEqual(pathOf((await place.store.prepare(path)).lower), pathOf(both[0]?.lower));
       assert.equal(place.images.list().length, 2);

@@ -25,6 +25,7 @@ export type Requirement =
   | 'cross-riscv64'
   | 'cross-s390x'
   | 'mmdebstrap'
+  | 'erofs-utils'
   | 'nginx'
   | 'postgresql'
   | 'redis'
@@ -87,6 +88,8 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   'cross-arm64': () => crossCompiles('aarch64'),
   'cross-riscv64': () => crossCompiles('riscv64'),
   'cross-s390x': () => crossCompiles('s390x'),
+  /** What others say of our images: fsck.erofs. */
+  'erofs-utils': () => succeeds('fsck.erofs', ['-V']),
   /** It, and a mirror of Debian's packages. */
   mmdebstrap: () =>
     succeeds('mmdebstrap', ['--version']) ??

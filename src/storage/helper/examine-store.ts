@@ -92,7 +92,8 @@ function hashOf(path: string): string {
   try {
     const whole = createHash('sha256');
     const piece = Buffer.allocUnsafe(PIECE_BYTES);
-    for (let count = readSync(fd, piece); count > 0; count = readSync(fd, piece)) whole.update(piece.subarray(0, count));
+    for (let count = readSync(fd, piece); count > 0; count = readSync(fd, piece))
+      whole.update(piece.subarray(0, count));
     return whole.digest('hex');
   } finally {
     closeSync(fd);

@@ -2,18 +2,25 @@
  * The storage helper: a process for one task that reads or writes many files, so that vserverd neither waits nor grows.
  * Its argument is the task; its descriptors are in tasks.ts.
  */
-import { fsyncSync, openSync, closeSync, readFileSync, writeSync } from 'node:fs';
+
 import { hash } from 'node:crypto';
+import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
+import { examineStore } from './examine-store.ts';
 import { hideStore } from './hidden-store.ts';
 import { ObjectWriter } from './object-writer.ts';
 import { readTree } from './read-tree.ts';
-import { examineStore } from './examine-store.ts';
-import { type CaptureResult, type CaptureTask, HELPER_FD, type HelperLine, type HelperTask } from './tasks.ts';
+import {
+  type CaptureResult,
+  type CaptureTask,
+  HELPER_FD,
+  type HelperLine,
+  type HelperTask,
+} from './tasks.ts';
 
 const PROGRESS_MS = 100;
 
@@ -89,9 +96,16 @@ function failureOf(error: unknown): HelperLine {
   const kind = error instanceof UserError ? 'user' : error instanceof StateError ? 'state' : 'bug';
   if (error instanceof VserverError) return { error: { kind, code: error.code, message: error.message } };
   const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  const isFull = error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT');
+  const isFull =
+    error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT');
   return isFull
-    ? { error: { kind: 'state', code: 'store-full', message: `cannot add to the store: found ${error.message}; need more space` } }
+    ? {
+        error: {
+          kind: 'state',
+          code: 'store-full',
+          message: `cannot add to the store: found ${error.message}; need more space`,
+        },
+      }
     : { error: { kind: 'bug', code: 'helper-failed', message } };
 }
 

@@ -3,13 +3,13 @@
  * its descriptor and no link is followed, so that nothing in the tree leads out of it.
  */
 import {
+  type BigIntStats,
   closeSync,
   constants,
   lstatSync,
   openSync,
   readdirSync,
   readlinkSync,
-  type BigIntStats,
 } from 'node:fs';
 import { StateError } from '../../base/errors.ts';
 import type { ImageDirectory, ImageNode, InodeAttributes, Xattr } from '../../spec/image-tree.ts';

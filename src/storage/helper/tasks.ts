@@ -93,4 +93,10 @@ export type HelperTask = CaptureTask | StoreTask;
 export type HelperLine =
   | { readonly done: number }
   | { readonly result: unknown }
-  | { readonly error: { readonly kind: 'user' | 'state' | 'bug'; readonly code: string; readonly message: string } };
+  | {
+      readonly error: {
+        readonly kind: 'user' | 'state' | 'bug';
+        readonly code: string;
+        readonly message: string;
+      };
+    };

@@ -20,15 +20,22 @@ const KEPT = /^(?:user\.|security\.capability$|system\.posix_acl_(?:access|defau
  * @param paths relative to the tree's root, latin1; a link is not followed
  * @returns those that have any, by path
  */
-export function readXattrs(machine: SideMachine, paths: readonly string[]): ReadonlyMap<string, readonly Xattr[]> {
+export function readXattrs(
+  machine: SideMachine,
+  paths: readonly string[],
+): ReadonlyMap<string, readonly Xattr[]> {
   const found = new Map<string, readonly Xattr[]>();
   for (let at = 0; at < paths.length; at += BATCH) {
     const batch = paths.slice(at, at + BATCH);
     const short = batch.filter((path) => path.length <= MAX_PATH_BYTES);
     const long = batch.filter((path) => path.length > MAX_PATH_BYTES);
-    const lists = [short, ...long.map((path) => [path])].flatMap((some) => listNames(machine, some, LIST_BYTES));
+    const lists = [short, ...long.map((path) => [path])].flatMap((some) =>
+      listNames(machine, some, LIST_BYTES),
+    );
     for (const [path, names] of lists) {
-      const xattrs = names.filter((name) => KEPT.test(name)).flatMap((name) => readValue(machine, path, name));
+      const xattrs = names
+        .filter((name) => KEPT.test(name))
+        .flatMap((name) => readValue(machine, path, name));
       if (xattrs.length > 0) found.set(path, xattrs);
     }
   }
@@ -66,9 +73,13 @@ function listNames(
 function readValue(machine: SideMachine, path: string, name: string): readonly Xattr[] {
   const p = machine.program();
   const answer = machine.answer(p, 8 + MAX_BYTES);
-  const length = p.sys('lgetxattr', [nulTerminated(path), nulTerminated(name, ''), answer.at(8, MAX_BYTES), MAX_BYTES], {
-    ignore: ['ENODATA'],
-  });
+  const length = p.sys(
+    'lgetxattr',
+    [nulTerminated(path), nulTerminated(name, ''), answer.at(8, MAX_BYTES), MAX_BYTES],
+    {
+      ignore: ['ENODATA'],
+    },
+  );
   p.store(answer.at(0, 4), length);
   const bytes = machine.run('read an extended attribute', p, answer);
   const count = machine.abi.littleEndian ? bytes.readInt32LE(0) : bytes.readInt32BE(0);

@@ -1,0 +1,54 @@
+import { formatTable } from '../../base/text-table.ts';
+import { formatSizeRounded } from '../../base/units.ts';
+import type { StoreResult } from '../../storage/helper/tasks.ts';
+import type { HelperOptions } from '../../storage/helper-process.ts';
+import type { Io, Services, VerbResult } from '../io.ts';
+import { formatJson } from '../json.ts';
+import { Progress } from '../progress.ts';
+import type { ParsedVerb } from '../verb-types.ts';
+
+const EXIT_FAILED = 1;
+
+/** What `store` tells; `deletedImages` of `gc` only. */
+interface StoreView extends StoreResult {
+  readonly deletedImages: readonly string[];
+}
+
+/** `vserver store`: counts, checks or cleans what images share. */
+export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Services): Promise<VerbResult> {
+  const { storage } = manager;
+  const [action = 'stat'] = parsed.operands;
+  await using progress = new Progress(io, parsed.global, `${action} of the store`);
+  const options: HelperOptions = { signal: io.signal, onProgress: (files) => progress.files(files) };
+  const view = await examine();
+  progress.clear();
+  const { dryRun } = parsed.options;
+  await io.out(parsed.global.json ? formatJson(view) : formatStore(view, action === 'gc' && !dryRun));
+  return view.faults.length === 0 ? 0 : EXIT_FAILED;
+
+  async function examine(): Promise<StoreView> {
+    if (action !== 'gc')
+      return {
+        ...(await storage.store.examine(action === 'check' ? 'check' : 'stat', options)),
+        deletedImages: [],
+      };
+    const isNeeded = storage.isNeeded();
+    const { images, result } = await storage.store.collect(isNeeded, parsed.options.dryRun, options);
+    return { ...result, deletedImages: images };
+  }
+}
+
+/** Formats what a store holds, one thing on a line. */
+function formatStore(view: StoreView, wasCleaned: boolean): string {
+  const { images, imageBytes, objects, objectBytes, apparentBytes, unusedObjects, unusedBytes } = view;
+  const size = formatSizeRounded;
+  const rows = [
+    ['images', String(images), size(imageBytes)],
+    ['objects', String(objects), size(objectBytes)],
+    ['files of all images', '', size(apparentBytes)],
+    [wasCleaned ? 'deleted objects' : 'objects of no image', String(unusedObjects), size(unusedBytes)],
+    ...view.deletedImages.map((name) => [wasCleaned ? 'deleted image' : 'image of no guest', name, '']),
+    ...view.faults.map(({ kind, name, detail }) => [kind, name, detail]),
+  ];
+  return formatTable([{ title: 'WHAT' }, { title: 'COUNT' }, { title: 'SIZE' }], rows);
+}

@@ -1,0 +1,366 @@
+/** The unified store for real: images that the kernel and EROFS's own tools read, deaths at any moment, guests on them. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { planMergedView } from '../../src/guest/plan-mounts.ts';
+import { readErofs } from '../../src/spec/erofs-reader.ts';
+import { objectPath } from '../../src/spec/image-tree.ts';
+import { type ImageLayer, planErofs } from '../../src/storage/image-mounts.ts';
+import { type Captured, ImageStore } from '../../src/storage/image-store.ts';
+import { planReadOnlyLoop } from '../../src/storage/loop-device.ts';
+import { openDirectory } from '../../src/storage/machine.ts';
+import { Program, type Result } from '../../src/sys/program.ts';
+import { type Instance, withInstance } from '../lib/instance.ts';
+import { type Machine, withMachine } from '../lib/machine.ts';
+import { unmet } from '../lib/requires.ts';
+
+const DEADLINE_MS = 20_000;
+
+interface Place {
+  readonly machine: Machine;
+  readonly dir: string;
+  /** What is to become an image. */
+  readonly tree: string;
+  readonly store: ImageStore;
+}
+
+async function withStore(body: (place: Place) => Promise<void>): Promise<void> {
+  const dir = realpathSync(mkdtempSync(join(tmpdir(), 'vserver-images-')));
+  const tree = join(dir, 'tree');
+  mkdirSync(tree);
+  try {
+    await withMachine(async (machine) => {
+      await body({ machine, dir, tree, store: new ImageStore(join(dir, 'store'), machine.syscalld) });
+    });
+  } finally {
+    rmSync(dir, { recursive: true, force: true }); // nothing is mounted there: mounts were in namespaces that ended
+  }
+}
+
+async function capture({ store, tree }: Place, signal?: AbortSignal): Promise<Captured> {
+  return await store.withWorkDir(
+    async (workDir) =>
+      await store.capture({ what: 'take a tree', openTree: (p) => openDirectory(p, tree) }, workDir, {
+        signal,
+      }),
+  );
+}
+
+/** Everything that `find` knows of a tree, and what its files hold. */
+function listing(root: string): readonly string[] {
+  const format = '%P|%y|%m|%U|%G|%T@|%l|%n|%s\n';
+  const { stdout } = spawnSync('find', ['.', '-printf', format], { cwd: root, encoding: 'latin1' });
+  return stdout
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => {
+      const [path = '', type = ''] = line.split('|');
+      if (type === 'd') return line.split('|').slice(0, 6).join('|'); // sizes and links of directories are the file system's own
+      return type === 'f' ? `${line} ${hashOf(join(root, path))}` : line;
+    })
+    .sort();
+}
+
+function hashOf(path: string): string {
+  return createHash('sha256')
+    .update(readFileSync(Buffer.from(path, 'latin1')))
+    .digest('hex');
+}
+
+/** A tree with all there is. */
+function makeHardCases(tree: string): void {
+  const at = (path: string): string => join(tree, path);
+  for (const path of ['etc', 'bin', 'many', 'deep']) mkdirSync(at(path));
+  writeFileSync(at('etc/motd'), 'hello\n', { mode: 0o640 });
+  chownSync(at('etc/motd'), 33, 65_535);
+  linkSync(at('etc/motd'), at('motd'));
+  writeFileSync(at('etc/empty'), '');
+  writeFileSync(at('bin/su'), 'program');
+  chmodSync(at('bin/su'), 0o6755);
+  writeFileSync(at('large'), Buffer.alloc(3 * 1024 * 1024, 'large'));
+  writeFileSync(at('sparse'), 'x');
+  truncateSync(at('sparse'), 5 * 1024 * 1024 * 1024);
+  rmSync(at('sparse')); // reading 5 GiB of zeros takes long; its size alone is unit-tested
+  symlinkSync('etc/motd', at('link'));
+  symlinkSync(`/${'long/'.repeat(800)}`, at('long-link'));
+  for (let i = 0; i < 3000; i++) writeFileSync(at(`many/${'name'.repeat(i % 40)}-${i}`), i % 3 ? `${i}` : '');
+  mkdirSync(at(`deep/${'d/'.repeat(100)}`), { recursive: true });
+  const script =
+    'mkfifo fifo && mknod null c 1 3 && mknod disk b 254 1048575 && chmod 1777 many && printf %b "caf\\0351" | xargs -0 touch';
+  assert.equal(spawnSync('sh', ['-c', script], { cwd: tree }).status, 0);
+  assert.equal(
+    spawnSync('python3', ['-c', 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'], { cwd: tree })
+      .status,
+    0,
+  );
+  utimesSync(at('etc/motd'), 1, 1.5);
+  utimesSync(at('etc'), -86_400, -86_400);
+}
+
+/** Runs `body` with the path of what `open` opens in a worker. */
+async function withOpened(
+  machine: Machine,
+  open: (p: Program) => Result,
+  body: (path: string) => Promise<void> | void,
+): Promise<void> {
+  const p = new Program(machine.abi);
+  const root = open(p);
+  const pid = p.sys('getpid', []);
+  p.park = machine.syscalld.newObject();
+  const outcome = await machine.syscalld.run('show a tree', p);
+  try {
+    await body(`/proc/${outcome.result(pid)}/fd/${outcome.result(root)}/.`);
+  } finally {
+    machine.syscalld.drop(p.park);
+  }
+}
+
+function layerOf({ image }: Captured, isDataOnly: boolean): ImageLayer {
+  return { kind: 'image', path: image.path, mount: undefined, objects: image.layer, isDataOnly };
+}
+
+describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
+  for (const [name, isDataOnly] of [
+    ['with the objects in a layer of data only', true],
+    ['with the objects in a layer that the image hides, as before Linux 6.5', false],
+  ] as const) {
+    test(`shows the same tree: ${name}`, async () => {
+      await withStore(async (place) => {
+        makeHardCases(place.tree);
+        const before = listing(place.tree);
+        const captured = await capture(place);
+        assert.deepEqual(listing(place.tree), before, 'the tree was changed');
+        const view = {
+          lower: layerOf(captured, isDataOnly),
+          upper: undefined,
+          attachAt: place.dir,
+          detachedLayers: true,
+        };
+        await withOpened(
+          place.machine,
+          (p) => planMergedView(p, view),
+          (root) => {
+            assert.deepEqual(listing(root), before);
+          },
+        );
+      });
+    });
+  }
+
+  test('is sound for the tools of EROFS', { skip: unmet('erofs-utils') }, async () => {
+    await withStore(async (place) => {
+      makeHardCases(place.tree);
+      const { image } = await capture(place);
+      const fsck = spawnSync('fsck.erofs', [image.path], { encoding: 'utf8' });
+      assert.equal(fsck.status, 0, `${fsck.stdout}${fsck.stderr}`);
+      const dump = spawnSync('dump.erofs', [image.path], { encoding: 'utf8' }).stdout;
+      assert.match(dump, /sb_csum mtime chunked_file/);
+    });
+  });
+
+  test('is mounted from a loop device, which goes with it', async () => {
+    await withStore(async (place) => {
+      writeFileSync(join(place.tree, 'file'), 'content');
+      const { image } = await capture(place);
+      await withOpened(
+        place.machine,
+        (p) => {
+          const file = p.sys('openat', [p.flags('AT_FDCWD'), image.path, p.flags('O_RDONLY'), 0]);
+          const device = planReadOnlyLoop(p, file);
+          p.sys('dup3', [device, 150, 0]);
+          const fs = planErofs(p, '/proc/self/fd/150');
+          p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0]);
+          const mount = p.sys('fsmount', [fs, 0, 0]);
+          for (const fd of [device, 150]) p.sys('close', [fd]);
+          return mount;
+        },
+        (root) => {
+          assert.equal(loopsOf(image.path).length, 1);
+          assert.equal(lstatSync(join(root, 'file')).size, 7);
+        },
+      );
+      const deadlineMs = performance.now() + DEADLINE_MS;
+      while (loopsOf(image.path).length > 0 && performance.now() < deadlineMs) await sleep(20);
+      assert.deepEqual(loopsOf(image.path), []);
+    });
+  });
+
+  test('is the same image for the same tree, and adds only what is new', async () => {
+    await withStore(async (place) => {
+      makeHardCases(place.tree);
+      const first = await capture(place);
+      const second = await capture(place);
+      assert.deepEqual(second.image, first.image);
+      assert.equal(second.newObjects, 0);
+      writeFileSync(join(place.tree, 'etc/new'), 'new');
+      const third = await capture(place);
+      assert.notEqual(third.image.name, first.image.name);
+      assert.equal(third.newObjects, 1);
+    });
+  });
+
+  test('refuses foreign owners and what is too deep, and leaves nothing', async () => {
+    await withStore(async (place) => {
+      writeFileSync(join(place.tree, 'file'), 'x');
+      chownSync(join(place.tree, 'file'), 70_000, 0);
+      await assert.rejects(capture(place), { code: 'foreign-owner' });
+      chownSync(join(place.tree, 'file'), 0, 0);
+      mkdirSync(join(place.tree, 'd/'.repeat(600)), { recursive: true });
+      await assert.rejects(capture(place), { code: 'tree-too-deep' });
+      assert.deepEqual(place.store.list(), []);
+      assert.deepEqual(place.store.leftovers(), []);
+    });
+  });
+});
+
+function loopsOf(path: string): readonly string[] {
+  return readdirSync('/sys/block').filter((name) => {
+    const file = `/sys/block/${name}/loop/backing_file`;
+    return name.startsWith('loop') && existsSync(file) && readFileSync(file, 'utf8').startsWith(path);
+  });
+}
+
+describe('a store', { skip: unmet('root', 'overlay') }, () => {
+  test('is whole whenever its helper is killed or cancelled', async () => {
+    await withStore(async (place) => {
+      makeHardCases(place.tree);
+      const whole = await new ImageStore(join(place.dir, 'other'), place.machine.syscalld).withWorkDir(
+        async () => await capture(place),
+      );
+      assert.equal(whole.newObjects > 0, true);
+      rmSync(place.store.directory, { recursive: true });
+      for (let afterMs = 0; afterMs < 400; afterMs += 40) {
+        const abort = new AbortController();
+        const running = capture(place, abort.signal);
+        const settled = running.then(
+          () => 'done',
+          (error: unknown) => (error as { code?: unknown }).code,
+        );
+        await sleep(afterMs);
+        abort.abort();
+        const outcome = await settled;
+        assert.ok(outcome === 'done' || outcome === 'cancelled', String(outcome));
+        assert.deepEqual(place.store.leftovers(), []);
+        const { faults } = await place.store.examine('check');
+        assert.deepEqual(faults, []);
+      }
+      assert.deepEqual((await capture(place)).image.name, whole.image.name);
+    });
+  });
+
+  test('tells what is damaged or gone, and what nobody needs', async () => {
+    await withStore(async (place) => {
+      for (const name of ['a', 'b', 'c']) writeFileSync(join(place.tree, name), `content of ${name}`);
+      const { image } = await capture(place);
+      rmSync(join(place.tree, 'c'));
+      const second = (await capture(place)).image;
+      const objectOf = (name: string): string =>
+        join(image.layer, 'obj', objectPath(createHash('sha256').update(`content of ${name}`).digest('hex')));
+      assert.equal(lstatSync(objectOf('a')).mode & 0o7777, 0o400);
+      const isNeeded = (name: string): boolean => name === second.name;
+      const dry = await place.store.collect(isNeeded, true);
+      assert.deepEqual(dry.images, [image.name]);
+      assert.ok(existsSync(objectOf('c')));
+      const { images, result } = await place.store.collect(isNeeded, false);
+      assert.deepEqual(images, [image.name]);
+      assert.equal(result.unusedObjects, 1);
+      assert.ok(!existsSync(objectOf('c')));
+      assert.deepEqual(place.store.list(), [second.name]);
+      chmodSync(objectOf('a'), 0o600);
+      writeFileSync(objectOf('a'), 'CONTENT OF a');
+      rmSync(objectOf('b'));
+      const { faults } = await place.store.examine('check');
+      assert.deepEqual(faults.map(({ kind }) => kind).sort(), ['object-damaged', 'object-missing']);
+      // What is damaged is put right by whoever brings the file again.
+      writeFileSync(objectOf('a'), 'cut');
+      await capture(place);
+      assert.deepEqual((await place.store.examine('check')).faults, []);
+      const bytes = readFileSync(second.path);
+      chmodSync(second.path, 0o600);
+      writeFileSync(second.path, bytes.fill(0xff, 4096, 4200));
+      const damaged = await place.store.collect(() => true, false);
+      assert.equal(damaged.result.faults[0]?.kind, 'image-damaged');
+      assert.ok(existsSync(objectOf('a')), 'what a damaged image needs is not known');
+    });
+  });
+});
+
+describe('guests on images', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
+  test('break links: what one writes is in no other guest and not in the store', async () => {
+    await withInstance(async (v) => {
+      for (const name of ['a', 'b'])
+        await v.ok(['create', name, '--template', 'busybox', '--', 'sleep', '1000']);
+      await v.ok(['start', 'a', 'b']);
+      const change =
+        'echo changed >> /etc/passwd; : > /etc/group; chmod 600 /etc/shadow; chown 7:7 /etc/hostname; ' +
+        'ln /etc/profile /etc/profile2; echo more >> /etc/profile2; mv /etc/profile /etc/moved; rm /bin/ls';
+      const show = 'find /etc /bin -xdev | sort | xargs stat -c "%n %a %u %g %h %s" 2>&1; cat /etc/passwd';
+      const before = await v.ok(['exec', 'b', 'sh', '-c', show]);
+      await v.ok(['exec', 'a', 'sh', '-c', change]);
+      assert.equal(await v.ok(['exec', 'b', 'sh', '-c', show]), before);
+      assert.match(
+        await v.ok(['exec', 'a', 'sh', '-c', 'tail -n1 /etc/passwd; tail -n1 /etc/moved']),
+        /^changed\nmore\n$/,
+      );
+      const checked = JSON.parse(await v.ok(['store', 'check', '--json'])) as {
+        faults: unknown;
+        objects: number;
+      };
+      assert.deepEqual(checked.faults, []);
+      assert.ok(checked.objects > 0);
+      // Nothing of the host shows.
+      const mounts = await v.ok(['exec', 'a', 'cat', '/proc/self/mountinfo']);
+      assert.ok(!mounts.includes(v.root) && !mounts.includes('/obj'), mounts);
+      assert.match(await v.ok(['exec', 'a', 'sh', '-c', 'test -e /obj; echo $?']), /^1$/m);
+    });
+  });
+
+  test('have one copy in memory of a file that none has changed', async () => {
+    await withInstance(async (v) => {
+      const image = await oneObject(v);
+      // The bytes are cached as those of the object, which all images and guests have in common.
+      const cachedBytes = (): number =>
+        Number(spawnSync('fincore', ['-n', '-b', '-o', 'RES', image], { encoding: 'utf8' }).stdout);
+      assert.equal(spawnSync('dd', [`if=${image}`, 'iflag=nocache', 'count=0', 'status=none']).status, 0);
+      assert.equal(cachedBytes(), 0);
+      await v.ok(['run', '--rm', '--template', 'busybox', '--', 'cat', '/bin/busybox']);
+      assert.ok(cachedBytes() >= lstatSync(image).size);
+    });
+  });
+});
+
+/** The object that is busybox itself. */
+async function oneObject(v: Instance): Promise<string> {
+  await v.ok(['run', '--rm', '--template', 'busybox', '--', 'true']);
+  const [name = ''] = readdirSync(join(v.root, 'lib/store/default/images'));
+  const { inodes } = readErofs(readFileSync(join(v.root, 'lib/store/default/images', name)));
+  const largest = [...inodes.values()]
+    .flatMap((node) =>
+      node.kind === 'file' && 'object' in node.content
+        ? [{ size: node.size, object: node.content.object }]
+        : [],
+    )
+    .sort((a, b) => b.size - a.size)[0];
+  return join(v.root, 'lib/store/default/layer/obj', objectPath(largest?.object ?? ''));
+}
