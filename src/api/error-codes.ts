@@ -52,6 +52,11 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'the kernel refuses an eBPF program; the details have the words of its verifier',
   },
+  'foreign-owner': {
+    status: 400,
+    exit: 2,
+    meaning: 'a file of a tree or archive has an owner that no guest can have',
+  },
   'freeze-timeout': { status: 504, exit: 1, meaning: 'a guest did not freeze or thaw in time' },
   'guest-ephemeral': {
     status: 409,
