@@ -121,6 +121,11 @@ export const ERROR_CODES = {
     meaning: 'a program jumps to a label that is nowhere, which is a bug',
   },
   'limit-below-usage': { status: 409, exit: 1, meaning: 'a memory limit is below what the guest uses' },
+  'limit-not-raised': {
+    status: 409,
+    exit: 1,
+    meaning: "a limit of a running guest's processes cannot be raised on this host",
+  },
   'machine-gone': {
     status: 500,
     exit: 70,

@@ -8,6 +8,7 @@ import { type Guest, type GuestExit, type GuestState, isActive } from '../guest/
 import { guestPaths } from '../guest/paths.ts';
 import { limitsOf } from '../guest/spec.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
+import { type ContextLimits, LIMIT_ROW_SPECS } from '../resources/limit-rows.ts';
 import { LIMIT_KINDS, type LimitKind } from '../resources/limits.ts';
 import type { Services } from './io.ts';
 import { secondsSince } from './uptime.ts';
@@ -63,7 +64,7 @@ export interface LimitsView {
     readonly cpus: number | 'max';
     readonly cpuWeight: number;
     readonly shmBytes: number;
-  };
+  } & ContextLimits;
   /** Keys of the configuration whose limits nothing on this host enforces. */
   readonly unenforced: readonly string[];
   readonly effective: Readonly<Record<string, Measure>> | null;
@@ -110,7 +111,14 @@ export function unenforcedLimits(
 ): readonly string[] {
   const { unenforced } = cgroups.plan(guest.xid, limitsOf(config));
   // The default of the weight is no wish.
-  return limitKeys(unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100));
+  const controllers = limitKeys(
+    unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100),
+  );
+  const rows = Object.values(LIMIT_ROW_SPECS).filter(
+    ({ limit, scope }) =>
+      limit !== undefined && scope === 'none' && config.limits.context[limit] !== undefined,
+  );
+  return [...controllers, ...rows.map(({ key }) => `limits.${key}`)];
 }
 
 /** Returns all that is known of a guest. @throws UserError invalid-config */
@@ -159,7 +167,7 @@ export function uptimeOf(guest: Guest): number | null {
 
 /** Returns what a guest may use, and while it runs what it uses. */
 export function viewLimits(guest: Guest, config: GuestConfig, cgroups: CgroupDriver): LimitsView {
-  const { memoryBytes, memorySwapBytes, pids, cpus, cpuWeight, shmBytes } = config.limits;
+  const { memoryBytes, memorySwapBytes, pids, cpus, cpuWeight, shmBytes, context } = config.limits;
   return {
     asked: {
       memoryBytes,
@@ -168,6 +176,7 @@ export function viewLimits(guest: Guest, config: GuestConfig, cgroups: CgroupDri
       cpus: cpus === 'max' ? cpus : Number(formatCpus(cpus)),
       cpuWeight,
       shmBytes,
+      ...context,
     },
     unenforced: unenforcedLimits(guest, config, cgroups),
     ...(isActive(guest) ? readLimits(guest, cgroups) : { effective: null, usage: null }),

@@ -1,5 +1,6 @@
 import { EVENT_TYPE_NAMES, type EventType } from '../api/events.ts';
 import { UserError } from '../base/errors.ts';
+import { parseGuestRef } from '../base/ids.ts';
 import { formatIpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { formatSignal, parseSignal } from '../base/signals.ts';
@@ -110,6 +111,12 @@ export function parseSignalName(text: string): string {
 /** Parses a duration into milliseconds; a bare number counts seconds, as in Docker. */
 export function parseTimeout(text: string): number {
   return parseDuration(/^\d+$/.test(text) ? `${text}s` : text);
+}
+
+/** Checks the name or xid of a guest. */
+export function parseGuestWord(text: string): string {
+  parseGuestRef(text);
+  return text;
 }
 
 const MIN_INTERVAL_MS = 100;

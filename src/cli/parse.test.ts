@@ -234,6 +234,7 @@ describe('bad command lines', () => {
     list: ['list web', 'list --label', 'list --label =x', 'list --filter a=b'],
     status: ['status', 'status --all web', 'status -x web'],
     inspect: ['inspect', 'inspect -a web', 'inspect --format x web'],
+    limit: ['limit', 'limit web db', 'limit web -c db', 'limit --nproc x web', 'limit --cpu 5 web'],
     stat: ['stat --all', 'stat -x web'],
     top: ['top web', 'top --sort x', 'top --interval 0', 'top --interval x', 'top --once=1'],
     traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],

@@ -1,6 +1,7 @@
 import { parseDocument } from 'yaml';
 import { UserError } from '../base/errors.ts';
 import type { ConfigChange } from '../guest/config-text.ts';
+import { LIMIT_ROW_SPECS } from '../resources/limit-rows.ts';
 
 /** Maps whose keys are free, dots included, and whose values are text. */
 const TEXT_MAPS: ReadonlySet<string> = new Set(['env', 'labels', 'sysctls']);
@@ -12,6 +13,7 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
   'limits.pids',
   'limits.cpus',
   'limits.cpuWeight',
+  ...Object.values(LIMIT_ROW_SPECS).map(({ key }) => `limits.${key}`),
 ]);
 
 /** Of these too, if it has a network. */

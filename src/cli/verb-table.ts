@@ -1,6 +1,7 @@
 import { EVENT_TYPE_NAMES } from '../api/events.ts';
 import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
+import { limitKind, limitValue } from './limit-options.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
 import {
   oneOf,
@@ -15,6 +16,7 @@ import {
   parseEnv,
   parseEventStart,
   parseEventTypes,
+  parseGuestWord,
   parseInterval,
   parseKeyValue,
   parseLabel,
@@ -417,6 +419,45 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver inspect web', 'one guest'],
       ['vserver inspect --all', 'all guests'],
+    ],
+    exits: [],
+  },
+  limit: {
+    summary: 'print and set the limits of a guest',
+    description:
+      "Prints the limits table of Linux-VServer: of each resource what is in use, the smallest and largest value seen, soft and hard limit, how often it was met, and what enforces it for whom. Sets limits with the options of vlimit, at once and in the guest's configuration file; memory is counted in pages there.",
+    operands: [{ ...GUEST, option: 'xid' }],
+    command: 'none',
+    options: {
+      xid: value('GUEST', 'the guest, by xid or name, as vlimit has it', parseGuestWord, { short: 'c' }),
+      raw: flag('print the limits as vlimit --all does', 'a'),
+      numbers: flag('with --raw: numbers in the place of names', 'n'),
+      decimal: flag('with --raw: decimal in the place of hexadecimal', 'd'),
+      min: limitKind('M', 'the next value is the minimum, which Linux-VServer never enforced: refused'),
+      soft: limitKind('S', 'the next value is the soft limit: only RSS has one'),
+      hard: limitKind('H', 'the next value is the hard limit, as without any of these'),
+      nproc: limitValue('PROC'),
+      as: limitValue('VM'),
+      memlock: limitValue('VML'),
+      rss: limitValue('RSS'),
+      anon: limitValue('ANON'),
+      nofile: limitValue('FILES'),
+      openfd: limitValue('OFD'),
+      locks: limitValue('LOCKS'),
+      nsock: limitValue('SOCK'),
+      msgqueue: limitValue('MSGQ'),
+      shmem: limitValue('SHM'),
+      semary: limitValue('SEMA'),
+      nsems: limitValue('SEMS'),
+      dentry: limitValue('DENT'),
+      reset: flag('forget hits, smallest and largest values'),
+      resetHits: flag('forget hits'),
+      resetMinmax: flag('forget smallest and largest values'),
+    },
+    examples: [
+      ['vserver limit web', 'the table'],
+      ['vserver limit web --nproc 200 -S --rss 50K -H --rss 100K', 'as vlimit'],
+      ['vserver limit -c 42 -a -d', 'what vlimit --all prints, decimal'],
     ],
     exits: [],
   },

@@ -1,6 +1,7 @@
 import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
+import type { LimitKindOptions, LimitValueOptions } from './limit-options.ts';
 import type { EnvSetting, EventStart, SecurityOption, UlimitSetting } from './option-values.ts';
 import type { TopKey } from './top-table.ts';
 
@@ -102,6 +103,18 @@ export interface StopOptions extends AllOptions {
   readonly timeout: number | undefined;
 }
 
+/** Options of `limit`. */
+export interface LimitOptions extends LimitKindOptions, LimitValueOptions {
+  /** The guest, in the place of the operand. */
+  readonly xid: string | undefined;
+  readonly raw: boolean;
+  readonly numbers: boolean;
+  readonly decimal: boolean;
+  readonly reset: boolean;
+  readonly resetHits: boolean;
+  readonly resetMinmax: boolean;
+}
+
 /** Which options each verb has. */
 export interface VerbOptions {
   readonly run: RunOptions;
@@ -118,6 +131,7 @@ export interface VerbOptions {
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;
+  readonly limit: LimitOptions;
   readonly stat: object;
   readonly top: {
     readonly once: boolean;

@@ -15,6 +15,7 @@ import { exec } from './verbs/exec.ts';
 import { help } from './verbs/help.ts';
 import { inspect } from './verbs/inspect.ts';
 import { kill } from './verbs/kill.ts';
+import { limit } from './verbs/limit.ts';
 import { list } from './verbs/list.ts';
 import { logs } from './verbs/logs.ts';
 import { pause } from './verbs/pause.ts';
@@ -52,6 +53,7 @@ const FUNCTIONS: VerbFunctions = {
   list,
   status,
   inspect,
+  limit,
   stat,
   top,
   traffic,

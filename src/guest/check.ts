@@ -9,6 +9,7 @@ import { toXid, XID_MAX, XID_MIN } from '../base/ids.ts';
 import { formatSizeRounded } from '../base/units.ts';
 import { DEFAULT_CAPABILITIES } from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
+import { LIMIT_ROW_SPECS, type LimitRowSpec } from '../resources/limit-rows.ts';
 import { findBusybox } from '../storage/busybox.ts';
 import { sizeOf } from '../sys/abi.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
@@ -123,7 +124,25 @@ function checkCgroupKind(host: Host): readonly HostFinding[] {
           : `enforced by cgroup ${version}`,
       isRequired: false,
     })),
+    ...Object.values(LIMIT_ROW_SPECS)
+      .filter(({ limit }) => limit !== undefined)
+      .map(checkLimitRow),
   ];
+}
+
+const SCOPES = { guest: 'the guest', user: 'each user', process: 'each process' } as const;
+
+/** The rest of the original's table: by kernels as they are, not by this one. */
+function checkLimitRow({ row, key, scope, mechanism }: LimitRowSpec): HostFinding {
+  return {
+    name: `limit: ${row}`,
+    ok: scope !== 'none',
+    detail:
+      scope === 'none'
+        ? `limits.${key} is enforced by no kernel`
+        : `limits.${key}, for ${SCOPES[scope]}, by ${mechanism}`,
+    isRequired: false,
+  };
 }
 
 /** A context's groups are made, a process is born in them, killed with them, and all is removed. */

@@ -8,6 +8,7 @@ import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
 import { parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
+import type { ContextLimits } from '../resources/limit-rows.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
 import type {
   GuestConfig,
@@ -86,6 +87,11 @@ function sizeOrMax(minBytes: number): z.ZodType<number | 'max'> {
     value === 'max' ? ('max' as const) : parseSize(value),
   );
   return limit.refine((value) => value === 'max' || value >= minBytes, { error: need });
+}
+
+function countOrMax(min: number): z.ZodType<number | 'max'> {
+  const need = `a whole number of ${min} or more, or "max"`;
+  return z.union([integer(need, min, Number.MAX_SAFE_INTEGER), z.literal('max')], { error: need });
 }
 
 const boolean = z.boolean({ error: 'true or false' });
@@ -257,6 +263,45 @@ const limits = z.strictObject(
     shm: size(4096)
       .prefault('64m')
       .meta({ description: 'size of /dev with /dev/shm', example: ['256m'] }),
+    addressSpace: sizeOrMax(MIN_MEMORY_BYTES)
+      .optional()
+      .meta({ description: 'VM: address space of each process', example: ['4g'] }),
+    lockedMemory: sizeOrMax(0)
+      .optional()
+      .meta({ description: 'VML: memory that each process may lock', example: ['64m'] }),
+    anonymousMemory: sizeOrMax(MIN_MEMORY_BYTES)
+      .optional()
+      .meta({ description: 'ANON: private writable memory of each process', example: ['1g'] }),
+    openFiles: countOrMax(1)
+      .optional()
+      .meta({ description: 'FILES: open files of each process', example: [1024] }),
+    fileDescriptors: countOrMax(1)
+      .optional()
+      .meta({ description: 'OFD: file descriptors of each process', example: [1024] }),
+    fileLocks: countOrMax(0)
+      .optional()
+      .meta({ description: 'LOCKS: file locks; counted, but nothing enforces it', example: [256] }),
+    sockets: countOrMax(0)
+      .optional()
+      .meta({ description: 'SOCK: sockets; counted, but nothing enforces it', example: [500] }),
+    messageQueues: sizeOrMax(0)
+      .optional()
+      .meta({ description: 'MSGQ: bytes in message queues', example: ['1m'] }),
+    sharedMemory: sizeOrMax(0)
+      .optional()
+      .meta({ description: 'SHM: System V shared memory', example: ['256m'] }),
+    semaphoreSets: countOrMax(0)
+      .optional()
+      .meta({ description: 'SEMA: sets of System V semaphores', example: [128] }),
+    semaphores: countOrMax(0)
+      .optional()
+      .meta({ description: 'SEMS: System V semaphores in all sets', example: [4096] }),
+    dentries: countOrMax(0)
+      .optional()
+      .meta({
+        description: 'DENT: cached names of files; nothing counts or enforces it',
+        example: [100_000],
+      }),
   },
   { error: NEED_MAP },
 );
@@ -580,6 +625,11 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   if (memorySwap !== undefined && memorySwap !== 'max' && (memory === 'max' || memorySwap < memory)) {
     refuse(['limits', 'memorySwap'], 'limits.memory that is not above it, since it counts memory and swap');
   }
+  for (const [limit, ...sysctls] of LIMITS_BY_SYSCTL) {
+    if (config.limits[limit] === undefined || config.limits[limit] === 'max') continue;
+    for (const key of sysctls.filter((one) => Object.hasOwn(config.sysctls, one)))
+      refuse(['sysctls', key], `no limits.${limit}, which sets it too`);
+  }
   for (const [key, need] of networkIssues(config.network)) refuse(['network', ...key], need);
   if (config.network.mode === 'host') {
     for (const key of Object.keys(config.sysctls).filter((name) => name.startsWith('net.'))) {
@@ -616,6 +666,32 @@ function* gatewayIssues(
   if (own.length === 0) yield [['gateways', index], 'an address of its family in network.addresses'];
   else if (own.some((one) => one.split('/')[0] === gateway))
     yield [['gateways', index], "an address that is not the guest's own"];
+}
+
+/** Limits that are set by sysctls of the guest's IPC namespace. */
+const LIMITS_BY_SYSCTL = [
+  ['messageQueues', 'kernel.msgmni', 'kernel.msgmnb'],
+  ['sharedMemory', 'kernel.shmall'],
+  ['semaphoreSets', 'kernel.sem'],
+  ['semaphores', 'kernel.sem'],
+] as const;
+
+function contextLimits({ limits }: Parsed): ContextLimits {
+  const all: Readonly<Record<keyof ContextLimits, number | 'max' | undefined>> = {
+    addressSpaceBytes: limits.addressSpace,
+    lockedMemoryBytes: limits.lockedMemory,
+    anonymousBytes: limits.anonymousMemory,
+    openFiles: limits.openFiles,
+    fileDescriptors: limits.fileDescriptors,
+    fileLocks: limits.fileLocks,
+    sockets: limits.sockets,
+    messageQueueBytes: limits.messageQueues,
+    sharedMemoryBytes: limits.sharedMemory,
+    semaphoreSets: limits.semaphoreSets,
+    semaphores: limits.semaphores,
+    dentries: limits.dentries,
+  };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => typeof value === 'number'));
 }
 
 function* networkIssues(
@@ -695,6 +771,7 @@ function complete(config: Parsed): GuestConfig {
       cpus: limits.cpus ?? 'max',
       cpuWeight: limits.cpuWeight,
       shmBytes: limits.shm,
+      context: contextLimits(config),
     },
     network: completeNetwork(config.network),
     bcaps: config.bcaps,

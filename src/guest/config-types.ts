@@ -2,6 +2,7 @@ import type { Xid } from '../base/ids.ts';
 import type { CpuBandwidth } from '../base/units.ts';
 import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
+import type { ContextLimits } from '../resources/limit-rows.ts';
 
 /**
  * What is process 1 of a guest: `fake` a tiny built-in init, `none` the command itself, `own` the command, which is a
@@ -75,6 +76,8 @@ export interface GuestLimits {
   readonly cpuWeight: number;
   /** Size of the tmpfs on /dev, /dev/shm included. */
   readonly shmBytes: number;
+  /** The rest of the original's limits table. */
+  readonly context: ContextLimits;
 }
 
 /** A guest's configuration, complete and checked. */
@@ -139,6 +142,18 @@ export interface GuestConfigValues {
     readonly cpus?: number | string;
     readonly cpuWeight?: number;
     readonly shm?: number | string;
+    readonly addressSpace?: number | string;
+    readonly lockedMemory?: number | string;
+    readonly anonymousMemory?: number | string;
+    readonly openFiles?: number | 'max';
+    readonly fileDescriptors?: number | 'max';
+    readonly fileLocks?: number | 'max';
+    readonly sockets?: number | 'max';
+    readonly messageQueues?: number | string;
+    readonly sharedMemory?: number | string;
+    readonly semaphoreSets?: number | 'max';
+    readonly semaphores?: number | 'max';
+    readonly dentries?: number | 'max';
   };
   readonly network?: {
     readonly mode?: NetworkMode;

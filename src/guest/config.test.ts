@@ -32,6 +32,7 @@ test('defaults', () => {
       pids: 4096,
       cpus: 'max',
       cpuWeight: 100,
+      context: {},
       shmBytes: 67_108_864,
     },
     network: { mode: 'none', addresses: [] },
@@ -109,7 +110,25 @@ hostname: web-1
 domainname: example.org
 init: none
 stop: {signal: hup, timeout: 1m30s}
-limits: {memory: 512m, memorySwap: max, pids: max, cpus: 1.5, cpuWeight: 7, shm: 8192}
+limits:
+  memory: 512m
+  memorySwap: max
+  pids: max
+  cpus: 1.5
+  cpuWeight: 7
+  shm: 8192
+  addressSpace: 4g
+  lockedMemory: 0
+  anonymousMemory: 1g
+  openFiles: 100
+  fileDescriptors: 200
+  fileLocks: 3
+  sockets: max
+  messageQueues: 1m
+  sharedMemory: 2m
+  semaphoreSets: max
+  semaphores: max
+  dentries: 6
 network: {mode: host}
 bcaps: [+NET_RAW, -CAP_MKNOD, ~kill]
 seccomp: {profile: /etc/p.json}
@@ -142,6 +161,17 @@ labels: {team: web, ok/x: "1"}
       pids: 'max',
       cpus: { quotaUs: 150_000, periodUs: 100_000 },
       cpuWeight: 7,
+      context: {
+        addressSpaceBytes: 4 * 1024 ** 3,
+        lockedMemoryBytes: 0,
+        anonymousBytes: 1024 ** 3,
+        openFiles: 100,
+        fileDescriptors: 200,
+        fileLocks: 3,
+        messageQueueBytes: 1024 ** 2,
+        sharedMemoryBytes: 2 * 1024 ** 2,
+        dentries: 6,
+      },
       shmBytes: 8192,
     },
     network: { mode: 'host', addresses: [] },
@@ -277,6 +307,11 @@ describe('refuses bad values of every key', () => {
       '{cpuWeight: 0}',
       '{cpuWeight: 10001}',
       '{cpuWeight: "100"}',
+      '{addressSpace: 1k}',
+      '{openFiles: 0}',
+      '{semaphores: -1}',
+      '{sharedMemory: some}',
+      '{dentries: 1.5}',
       '{shm: 0}',
       '{shm: max}',
       '{swap: 1g}',

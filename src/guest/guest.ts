@@ -63,7 +63,19 @@ export interface LiveRecord {
   readonly isPaused: boolean;
   /** The configuration the run was started with. */
   readonly config: GuestConfig;
+  /** Rows of the limits table when they were last reset, by their names. */
+  readonly limitMarks?: Readonly<Record<string, LimitMark>>;
   readonly exit: GuestExit | undefined;
+}
+
+/** A row of the limits table at its last reset. */
+export interface LimitMark {
+  /** As the kernel counts: hits that were, the largest value so far. */
+  readonly hits?: number | undefined;
+  readonly peak?: number | undefined;
+  /** Where observation began anew. */
+  readonly min?: number | undefined;
+  readonly max?: number | undefined;
 }
 
 /** A guest in vserverd's memory. */
@@ -76,6 +88,8 @@ export interface Guest {
   state: GuestState;
   /** The run, also the last one. */
   live: LiveRecord | undefined;
+  /** Smallest and largest values of the limits table that were seen in this run, by the rows' names. */
+  readonly seenLimits: Map<string, { readonly min: number; readonly max: number }>;
   /** Work on this guest is one after the other. */
   queue: Promise<void>;
   /** Wait status of a process 1 that ended before its start was over. */

@@ -15,6 +15,7 @@ import { compileSeccomp } from '../context/seccomp.ts';
 import { defaultSeccompProfile } from '../context/seccomp-default.ts';
 import { compileSocketFilter } from '../context/socket-filter.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
+import { type ProcLimit, parseProcLimits } from '../spec/proc-limits.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
@@ -55,6 +56,7 @@ export class Host {
   /** See `planShared`. */
   shared: ContextSpec['shared'];
   readonly #filters = new Map<string, Uint8Array>();
+  #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
   #socketFilter: Uint8Array | undefined;
   #linkKind: Promise<string> | undefined;
 
@@ -68,6 +70,12 @@ export class Host {
       .split('.')
       .map((part) => Number.parseInt(part, 10));
     this.kernel = { major, minor };
+  }
+
+  /** The limits of setrlimit(2) that guests' processes have unless told otherwise: those the control plane was given. */
+  ownRlimit(name: string): ProcLimit {
+    this.#rlimits ??= parseProcLimits(readFileSync('/proc/self/limits', 'utf8'));
+    return this.#rlimits.get(name) ?? { soft: 'unlimited', hard: 'unlimited' };
   }
 
   /** An empty directory where a guest's root is attached until its pivot_root, each in its own mount namespace. */

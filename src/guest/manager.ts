@@ -33,6 +33,7 @@ import {
   type LiveNetwork,
   type LiveRecord,
 } from './guest.ts';
+import { changeLimits, configuredRows, type LimitRow, readRows, resetRows } from './guest-limits.ts';
 import type { Host } from './host.ts';
 import { linkSpec, removeLink } from './links.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
@@ -520,6 +521,7 @@ export class Manager {
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
     guest.earlyExit = undefined;
+    guest.seenLimits.clear();
     this.#byInit.set(init, guest);
     undo.defer('process 1', () => {
       this.#byInit.delete(init);
@@ -920,6 +922,12 @@ export class Manager {
       if (guest.live && isActive(guest)) {
         // First the kernel, which may refuse; then the file.
         effective = this.host.cgroups.apply(guest.xid, limitsOf(config));
+        try {
+          await changeLimits(this.host, guest, guest.live, guest.live.config, config);
+        } catch (error) {
+          this.host.cgroups.apply(guest.xid, limitsOf(guest.live.config));
+          throw error;
+        }
         this.#remember(guest, { ...guest.live, config: { ...guest.live.config, limits: config.limits } });
         const live = await this.networks.change(guest, guest.live, config.network);
         if (live) this.#remember(guest, live);
@@ -928,6 +936,20 @@ export class Manager {
       guest.config = config;
       this.#events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });
       return effective;
+    });
+  }
+
+  /** Reads the limits table of a guest; of one that does not run what it would be allowed. */
+  async limitRows(guest: Guest): Promise<readonly LimitRow[]> {
+    if (guest.live && isActive(guest)) return await readRows(this.host, guest, guest.live);
+    return configuredRows(this.host, guest.isEphemeral ? guest.config : this.registry.readConfig(guest.name));
+  }
+
+  /** Forgets how often limits were met, and the smallest and largest values seen. @throws StateError guest-stopped */
+  async resetLimits(guest: Guest, what: { readonly hits: boolean; readonly minMax: boolean }): Promise<void> {
+    await this.#exclusive(guest, async () => {
+      const live = this.#running('reset limits of', guest);
+      this.#remember(guest, { ...live, limitMarks: await resetRows(this.host, guest, live, what) });
     });
   }
 

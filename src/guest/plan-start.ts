@@ -12,6 +12,7 @@ import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planBroker } from './plan-broker.ts';
 import { type CommandEnds, planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
+import { planIpcSysctls } from './plan-limits.ts';
 import { planLink } from './plan-link.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
 import { planDisplay, planNetworkFiles } from './plan-network.ts';
@@ -34,6 +35,7 @@ export interface HostSide {
 export function planHostSide(p: Program, spec: StartSpec): HostSide {
   // Before anything of the guest runs.
   for (const { path, text } of spec.cgroupWrites) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
+  planIpcSysctls(p, () => p.import(spec.objects.init), spec.ids.hostBase, spec.ipcSysctls);
   if (spec.init === 'own') planDelegate(p, spec.cgroupLeaf, spec.ids);
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);

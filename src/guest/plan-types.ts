@@ -97,6 +97,8 @@ export interface StartSpec {
   readonly root: RootSpec;
   /** Limits: files of the guest's cgroups and what is written there. */
   readonly cgroupWrites: readonly { readonly path: string; readonly text: string }[];
+  /** Limits: sysctls of the guest's IPC namespace. */
+  readonly ipcSysctls: Readonly<Record<string, string>>;
   readonly hostNetwork: boolean;
   /** Of a guest with addresses of its own. */
   readonly network: NetworkSpec | undefined;

@@ -144,6 +144,7 @@ export class Registry {
       isStopAsked: false,
       cancelStart: undefined,
       gone: undefined,
+      seenLimits: new Map(),
     };
     this.#byName.set(name, guest);
     this.#byXid.set(xid, guest);

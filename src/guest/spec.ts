@@ -14,9 +14,10 @@ import { idRangeOf } from '../context/id-map.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { ResolvedUser } from '../context/user.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
+import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
-import type { GuestConfig } from './config-types.ts';
+import type { GuestConfig, Rlimit } from './config-types.ts';
 import type { Host } from './host.ts';
 import type { GuestPaths } from './paths.ts';
 import { mayMount } from './plan-mounts.ts';
@@ -120,15 +121,38 @@ export function commandSpec(
     seccomp: host.seccompFilter(config.seccomp, bcaps),
     isUsualFilter: typeof config.seccomp === 'string',
     socketFilter: config.network.mode === 'isolated' ? host.socketFilter() : undefined,
-    rlimits: Object.entries(config.rlimits).map(([name, limit]) => ({
-      resource:
-        host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number, // names come from RLIMIT_NAMES
-      soft: limit.soft === 'unlimited' ? RLIM_INFINITY : BigInt(limit.soft),
-      hard: limit.hard === 'unlimited' ? RLIM_INFINITY : BigInt(limit.hard),
+    rlimits: rlimitsOfCommand(config).map(([name, { soft, hard }]) => ({
+      resource: rlimitNumber(host, name),
+      soft: toRlim(soft),
+      hard: toRlim(hard),
     })),
     stdio: connection.stdio,
     terminal: connection.terminal,
   };
+}
+
+/** Returns the limits of setrlimit(2) of a guest's commands: what is configured as such, and not above the guest's own. */
+export function rlimitsOfCommand({
+  rlimits,
+  limits,
+}: Pick<GuestConfig, 'rlimits' | 'limits'>): readonly (readonly [name: string, limit: Rlimit])[] {
+  const of = new Map<string, Rlimit>(Object.entries(rlimits));
+  for (const [name, limit] of Object.entries(rlimitsOf(limits.context))) {
+    const { soft, hard } = of.get(name) ?? { soft: limit, hard: limit };
+    const least = (value: Rlimit['soft']): number => (value === 'unlimited' ? limit : Math.min(value, limit));
+    of.set(name, { soft: least(soft), hard: least(hard) });
+  }
+  return [...of];
+}
+
+/** Returns the number of a limit of setrlimit(2) on this machine. */
+export function rlimitNumber(host: Host, name: string): number {
+  return host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number; // a name of RLIMITS
+}
+
+/** Returns a limit as prlimit64(2) takes it. */
+export function toRlim(limit: number | 'unlimited'): bigint {
+  return limit === 'unlimited' ? RLIM_INFINITY : BigInt(limit);
 }
 
 /** Returns a guest's limits as the cgroup driver takes them. */
@@ -191,6 +215,7 @@ export function startSpec(
       detachedLayers: host.detachedLayers,
     },
     cgroupWrites: at.cgroup.writes,
+    ipcSysctls: ipcSysctlsOf(config.limits.context, host.abi.pageBytes),
     cgroupLeaf: at.cgroup.leaf,
     hostNetwork: config.network.mode === 'host',
     network: at.network,

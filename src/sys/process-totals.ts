@@ -31,6 +31,21 @@ export function totalsOf(pids: readonly number[], procRoot = '/proc'): ProcessTo
   return totals;
 }
 
+/** Bytes of memory that some processes have locked. */
+export function lockedBytesOf(pids: readonly number[], procRoot = '/proc'): number {
+  let kib = 0;
+  for (const pid of pids)
+    kib += Number(/^VmLck:\s*(\d+) kB$/m.exec(readOf(`${procRoot}/${pid}/status`) ?? '')?.[1] ?? 0);
+  return kib * 1024;
+}
+
+/** How many file locks some processes hold. */
+export function locksOf(pids: readonly number[], procRoot = '/proc'): number {
+  const holders = new Set(pids);
+  const locks = (readOf(`${procRoot}/locks`) ?? '').matchAll(/^\d+: (?!-> )\S+ +\S+ +\S+ +(\d+) /gm);
+  return [...locks].filter(([, pid]) => holders.has(Number(pid))).length;
+}
+
 /** Lists the pids of all processes that the host sees. */
 export function allPids(procRoot = '/proc'): readonly number[] {
   return readdirSync(procRoot)

@@ -17,13 +17,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -951,6 +955,156 @@ static void verb_find_key(int argc, char **argv)
 	tell("canary", name_of(key < 0 ? errno : 0));
 }
 
+/* ---- limits: as much of each resource as there is ---- */
+
+#define MIB (1024L * 1024)
+#define TAKE_MAX 4096
+
+static long *taken; /* shared with the child that takes */
+static int ids[TAKE_MAX];
+
+static long take(long (*one)(void))
+{
+	for (*taken = 0; *taken < TAKE_MAX; ++*taken)
+		if (one() < 0)
+			return -1;
+	return 0;
+}
+
+static long fork_one(void)
+{
+	pid_t self = getpid(), pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* gone with who takes, unless that is gone already */
+		while (getppid() == self)
+			pause();
+		_exit(0);
+	}
+	return pid;
+}
+
+static long map_one(int protection)
+{
+	return mmap(NULL, MIB, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED ? -1 : 0;
+}
+static long map_nothing(void) { return map_one(PROT_NONE); }
+static long map_writable(void) { return map_one(PROT_READ | PROT_WRITE); }
+
+static long touch_one(void)
+{
+	void *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -1;
+	memset(p, 1, MIB);
+	return 0;
+}
+
+static long lock_one(void)
+{
+	static uint8_t *pages;
+	long size = sysconf(_SC_PAGESIZE);
+	if (!pages)
+		pages = mmap(NULL, (size_t)(256 * size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return mlock(pages + *taken * size, (size_t)size);
+}
+
+static long open_one(void) { return open("/dev/null", O_RDONLY); }
+
+static long share_one(void)
+{
+	return ids[*taken] = shmget(IPC_PRIVATE, (size_t)sysconf(_SC_PAGESIZE), 0600);
+}
+static long set_one(void) { return ids[*taken] = semget(IPC_PRIVATE, 1, 0600); }
+static long sets_of_four(void) { return ids[*taken] = semget(IPC_PRIVATE, 4, 0600); }
+
+static struct {
+	long type;
+	char text[100];
+} parcel = { 1, "" };
+
+/* Counts bytes, not queues. */
+static long send_one(void)
+{
+	static int queues;
+	if (queues > 0 && msgsnd(ids[queues - 1], &parcel, sizeof parcel.text, IPC_NOWAIT) == 0) {
+		*taken += sizeof parcel.text - 1;
+		return 0;
+	}
+	int id = msgget(IPC_PRIVATE, 0600);
+	if (id >= 0)
+		ids[queues++] = id, --*taken;
+	return id;
+}
+
+static void forget_ids(void)
+{
+	for (int i = 0; i < TAKE_MAX; i++)
+		if (ids[i] > 0 || i == 0) {
+			shmctl(ids[i], IPC_RMID, NULL);
+			semctl(ids[i], 0, IPC_RMID);
+			msgctl(ids[i], IPC_RMID, NULL);
+		}
+}
+
+static long take_processes(void) { return take(fork_one); }
+static long take_space(void) { return take(map_nothing); }
+static long take_locked(void) { return take(lock_one); }
+static long take_memory(void) { return take(touch_one); }
+static long take_anonymous(void) { return take(map_writable); }
+static long take_files(void) { return take(open_one); }
+
+static long take_ids(long (*one)(void))
+{
+	memset(ids, 0, sizeof ids);
+	long r = take(one);
+	int error = errno;
+	forget_ids();
+	errno = error;
+	return r;
+}
+static long take_queues(void) { return take_ids(send_one); }
+static long take_shared(void) { return take_ids(share_one); }
+static long take_sets(void) { return take_ids(set_one); }
+static long take_semaphores(void) { return take_ids(sets_of_four); }
+
+/* limits ROW…: what ends the taking of each, and how much there was: MiB, pages, pieces or bytes. */
+static void verb_limits(int argc, char **argv)
+{
+	static const struct {
+		const char *row;
+		long (*attempt)(void);
+	} rows[] = {
+		{ "PROC", take_processes }, { "VM", take_space }, { "VML", take_locked }, { "RSS", take_memory },
+		{ "ANON", take_anonymous }, { "FILES", take_files }, { "MSGQ", take_queues }, { "SHM", take_shared },
+		{ "SEMA", take_sets }, { "SEMS", take_semaphores },
+	};
+	taken = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	for (int k = 0; k < argc; k++)
+		for (size_t i = 0; i < COUNT(rows); i++)
+			if (strcmp(argv[k], rows[i].row) == 0) {
+				tell(rows[i].row, outcome(in_child(rows[i].attempt)));
+				char count[32];
+				snprintf(count, sizeof count, "%s taken", rows[i].row);
+				tell_number(count, *taken);
+			}
+}
+
+/* hold: some of everything, until it is killed. */
+static void verb_hold(int argc, char **argv)
+{
+	(void)argc, (void)argv;
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	int file = open("/tmp", O_RDONLY);
+	int queue = msgget(IPC_PRIVATE, 0600);
+	bool ok = shmget(IPC_PRIVATE, 3 * page, 0600) >= 0 && semget(IPC_PRIVATE, 5, 0600) >= 0 && semget(IPC_PRIVATE, 2, 0600) >= 0 &&
+		  msgsnd(queue, &parcel, sizeof parcel.text, 0) == 0 && flock(file, LOCK_EX) == 0 &&
+		  mlock(&parcel, sizeof parcel) == 0 && socket(AF_UNIX, SOCK_STREAM, 0) >= 0;
+	puts(ok ? "ready" : strerror(errno));
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -976,6 +1130,8 @@ int main(int argc, char **argv)
 		{ "bomb", verb_bomb },
 		{ "memory", verb_memory },
 		{ "many", verb_many },
+		{ "limits", verb_limits },
+		{ "hold", verb_hold },
 		{ "terminal", verb_terminal },
 		{ "pty", verb_pty },
 		{ "keyring", verb_keyring },

@@ -3,6 +3,7 @@ import { viewGuest } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import type { ParsedVerb } from '../verb-types.ts';
+import { viewRow } from './limit.ts';
 
 /** `vserver inspect`: prints a JSON array with all that is known of guests. */
 export async function inspect(
@@ -10,9 +11,10 @@ export async function inspect(
   io: Io,
   services: Services,
 ): Promise<VerbResult> {
-  const { values, exitCode } = await collect(parsed, io, services, async (guest) =>
-    viewGuest(guest, services),
-  );
+  const { values, exitCode } = await collect(parsed, io, services, async (guest) => ({
+    ...viewGuest(guest, services),
+    limitTable: (await services.manager.limitRows(guest)).map(viewRow),
+  }));
   await io.out(formatJson(values));
   return exitCode;
 }
