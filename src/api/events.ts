@@ -3,8 +3,11 @@
  * the output of `vserver events --json`; `docs/reference/events.md` is made from the table below.
  */
 
-/** Why a run ended: its process 1 ended by itself, an operator ended it, or nobody of us saw its end. */
-export type StopCause = 'exited' | 'stopped' | 'unknown';
+/**
+ * Why a run ended: its command ended by itself, the guest called reboot(2), an operator or the end of the control plane
+ * ended it, or nobody of us saw how it ended.
+ */
+export type StopCause = 'exited' | 'rebooted' | 'halted' | 'stopped' | 'unknown';
 
 /** The details of each kind. Fields may be added, none is renamed or given a second meaning. */
 export interface EventDetails {
@@ -12,6 +15,8 @@ export interface EventDetails {
   readonly started: { readonly initPid: number; readonly ephemeral: boolean };
   readonly 'start.failed': { readonly code: string; readonly message: string };
   readonly stopped: { readonly exitCode: number | null; readonly cause: StopCause };
+  readonly 'restart.scheduled': { readonly delayMs: number; readonly restarts: number };
+  readonly 'restart.exhausted': { readonly restarts: number };
   readonly paused: object;
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
@@ -73,8 +78,20 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
     meaning: 'the guest has ended and what it used is cleaned up; an ephemeral one is deleted with it',
     details: {
       exitCode: "the command's exit code, 128+N for signal N; null when nobody saw it",
-      cause: '`exited` by itself, `stopped` by an operator, `unknown`: it ended while nobody could see how',
+      cause:
+        '`exited` by itself, `rebooted` or `halted` by reboot(2) from inside, `stopped` by an operator, `unknown`: it ended while nobody could see how',
     },
+  },
+  'restart.scheduled': {
+    meaning: 'the guest will be started again: by its policy, since it rebooted, or since the host did',
+    details: {
+      delayMs: 'until then, in milliseconds',
+      restarts: 'how often in a row, without having run for ten seconds',
+    },
+  },
+  'restart.exhausted': {
+    meaning: 'the guest is not started again, since it has been as often as its policy allows',
+    details: { restarts: 'how often' },
   },
   paused: { meaning: 'the guest is off the CPUs', details: {} },
   resumed: { meaning: 'the guest runs on', details: {} },

@@ -41,6 +41,7 @@ export function configValuesOf(
         timeout: options.stopTimeout === undefined ? undefined : formatDuration(options.stopTimeout),
       }),
     ),
+    restart: options.restart && defined(options.restart),
     limits: unlessEmpty(
       defined({
         memory: sizeText(options.memory),

@@ -3,7 +3,7 @@
  */
 import { formatSignal } from '../base/signals.ts';
 import { formatCpus } from '../base/units.ts';
-import type { GuestConfig } from '../guest/config-types.ts';
+import type { GuestConfig, RestartPolicy } from '../guest/config-types.ts';
 import { type Guest, type GuestExit, type GuestState, isActive } from '../guest/guest.ts';
 import { guestPaths } from '../guest/paths.ts';
 import { limitsOf } from '../guest/spec.ts';
@@ -16,11 +16,14 @@ import { secondsSince } from './uptime.ts';
 /** A limit or a measure; null: nothing on this host keeps or counts it. */
 type Measure = number | 'max' | null;
 
+/** What is shown as the state of a guest. */
+export type ShownState = GuestState | 'restarting';
+
 /** A guest as JSON. Sizes are bytes, times RFC 3339. */
 export interface GuestView {
   readonly name: string;
   readonly xid: number;
-  readonly state: GuestState;
+  readonly state: ShownState;
   /** Process 1 by its host pid. */
   readonly initPid: number | null;
   readonly startedAt: string | null;
@@ -43,6 +46,7 @@ export interface GuestView {
   readonly mounts: GuestConfig['mounts'];
   readonly sysctls: Readonly<Record<string, string>>;
   readonly stop: { readonly signal: string; readonly timeoutMs: number };
+  readonly restart: RestartView;
   readonly labels: Readonly<Record<string, string>>;
   /** It is deleted when it stops. */
   readonly ephemeral: boolean;
@@ -52,6 +56,19 @@ export interface GuestView {
   readonly configFile: string | null;
   /** Its own files: what it wrote, and its log. */
   readonly directory: string;
+}
+
+/** When a guest is started again. */
+export interface RestartView {
+  readonly policy: RestartPolicy['policy'];
+  readonly maxRetries: number | null;
+  readonly delayMs: number;
+  readonly maxDelayMs: number;
+  readonly onReboot: boolean;
+  /** Starts in a row. */
+  readonly restarts: number;
+  /** When it will be; null if none is due. */
+  readonly dueAt: string | null;
 }
 
 /** A guest's limits: what was asked for, and while it runs what the kernel says. */
@@ -130,7 +147,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
   return {
     name: guest.name,
     xid: guest.xid,
-    state: guest.state,
+    state: shownState(guest),
     initPid: run?.initPid ?? null,
     startedAt: run?.startedAt ?? null,
     uptimeSeconds: uptimeOf(guest),
@@ -152,12 +169,23 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     mounts: config.mounts,
     sysctls: config.sysctls,
     stop: { signal: formatSignal(config.stop.signal), timeoutMs: config.stop.timeoutMs },
+    restart: {
+      ...config.restart,
+      maxRetries: config.restart.maxRetries ?? null,
+      restarts: guest.pending?.restarts ?? guest.live?.restarts ?? 0,
+      dueAt: guest.pending?.dueAt ?? null,
+    },
     labels: config.labels,
     ephemeral: guest.isEphemeral,
     exit: run ? null : (guest.live?.exit ?? null),
     configFile: guest.isEphemeral ? null : paths.config,
     directory: paths.directory,
   };
+}
+
+/** The state of a guest; one that is stopped and will be started again is `restarting`. */
+export function shownState(guest: Guest): ShownState {
+  return guest.state === 'stopped' && guest.pending ? 'restarting' : guest.state;
 }
 
 /** Seconds since a guest's process 1 started; null for a guest that does not run. */

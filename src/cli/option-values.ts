@@ -7,7 +7,8 @@ import { formatSignal, parseSignal } from '../base/signals.ts';
 import { cpuSharesToWeight, parseCount, parseCpus, parseDuration, parseSize } from '../base/units.ts';
 import { parseCapability, parseCapabilityExpression } from '../context/capabilities.ts';
 import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
-import type { GuestMountValues, Rlimit, SeccompChoice } from '../guest/config-types.ts';
+import { MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
+import type { GuestMountValues, RestartPolicy, Rlimit, SeccompChoice } from '../guest/config-types.ts';
 
 /** A variable for the guest; without a value it is taken from the client's environment, as in Docker. */
 export interface EnvSetting {
@@ -151,6 +152,25 @@ export function parseEventStart(text: string): EventStart {
 /** Parses names of kinds of events, separated by commas. */
 export function parseEventTypes(text: string): readonly EventType[] {
   return text.split(',').map(oneOf(EVENT_TYPE_NAMES));
+}
+
+/** One `--restart`. */
+export interface RestartSetting {
+  readonly policy: RestartPolicy['policy'];
+  readonly maxRetries: number | undefined;
+}
+
+/** Parses Docker's `no`, `always`, `unless-stopped` or `on-failure[:COUNT]`. */
+export function parseRestart(text: string): RestartSetting {
+  const [, word = '', count] = /^([a-z-]+)(?::(\d+))?$/.exec(text) ?? [];
+  const policy = RESTART_POLICIES.find((one) => one === word);
+  if (policy === undefined || (count !== undefined && policy !== 'on-failure')) {
+    throw refuse(text, 'no, on-failure, on-failure:COUNT, always or unless-stopped');
+  }
+  return {
+    policy,
+    maxRetries: count === undefined ? undefined : parseCount(count, 'count of retries', 1, MAX_RETRIES),
+  };
 }
 
 /** Parses one capability to add into a word of a capability expression, for example `+NET_RAW`. */

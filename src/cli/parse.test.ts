@@ -71,7 +71,7 @@ describe('values', () => {
       '--shm-size 64m --network host --ip 10.0.0.5/24 --ip 2001:DB8::5 --network-interface eth0 --bridge br0 --gateway 10.0.0.1 --network-of db --cap-add net_raw --cap-drop CAP_MKNOD --bcaps +SYS_NICE,~KILL ' +
       '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
       '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
-      '--stop-timeout 10 --label a=b --label c --explain --rm -- httpd -f';
+      '--stop-timeout 10 --restart on-failure:3 --label a=b --label c --explain --rm -- httpd -f';
     const { options, command } = parse('run', ...argv.split(' '));
     assert.deepEqual(command, ['httpd', '-f']);
     assert.deepEqual(options, {
@@ -118,6 +118,7 @@ describe('values', () => {
       sysctl: [['net.x', '1']],
       stopSignal: 'SIGKILL',
       stopTimeout: 10_000,
+      restart: { policy: 'on-failure', maxRetries: 3 },
       label: [
         ['a', 'b'],
         ['c', ''],
@@ -196,6 +197,9 @@ describe('bad command lines', () => {
     '--sysctl =1',
     '--stop-signal TERMINATE',
     '--stop-timeout soon',
+    '--restart sometimes',
+    '--restart always:3',
+    '--restart on-failure:0',
     '--label =x',
     '--explain=maybe',
     '--detach=1',

@@ -16,6 +16,9 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
   ...Object.values(LIMIT_ROW_SPECS).map(({ key }) => `limits.${key}`),
 ]);
 
+/** Of these too. */
+const LIVE_SECTION = /^restart(\.|$)/;
+
 /** Of these too, if it has a network. */
 const LIVE_NETWORK = /^network\.(addresses|policy|bandwidth)(\.|$)/;
 
@@ -71,7 +74,7 @@ export function changeAddresses(
 /** Names the keys whose changes a running guest, with or without a network, sees only with its next start. */
 export function keysForNextStart(changes: readonly ConfigChange[], hasNetwork: boolean): readonly string[] {
   const isLive = (key: string): boolean =>
-    LIVE_NETWORK.test(key) ? hasNetwork : LIVE_KEYS.has(key) || key === 'limits';
+    LIVE_NETWORK.test(key) ? hasNetwork : LIVE_SECTION.test(key) || LIVE_KEYS.has(key) || key === 'limits';
   return changes.map(({ path }) => path.join('.')).filter((key) => !isLive(key));
 }
 

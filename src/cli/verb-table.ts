@@ -1,6 +1,7 @@
 import { EVENT_TYPE_NAMES } from '../api/events.ts';
 import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
+import { RESTART_POLICIES } from '../guest/config-schema.ts';
 import { limitKind, limitValue } from './limit-options.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
 import {
@@ -22,6 +23,7 @@ import {
   parseLabel,
   parseMount,
   parsePidsLimit,
+  parseRestart,
   parseSecurityOption,
   parseSignalName,
   parseSizeLimit,
@@ -197,6 +199,12 @@ const CONFIG: OptionTable<ConfigOptions> = {
     'DURATION',
     'time until what is left is killed; a bare number counts seconds',
     parseTimeout,
+  ),
+  restart: value(
+    'POLICY',
+    'when the guest is started again by itself: no, on-failure[:COUNT], always or unless-stopped',
+    parseRestart,
+    { choices: RESTART_POLICIES },
   ),
   label: list('KEY[=VALUE]', 'set a label', parseLabel),
 };

@@ -2,7 +2,13 @@ import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
 import type { LimitKindOptions, LimitValueOptions } from './limit-options.ts';
-import type { EnvSetting, EventStart, SecurityOption, UlimitSetting } from './option-values.ts';
+import type {
+  EnvSetting,
+  EventStart,
+  RestartSetting,
+  SecurityOption,
+  UlimitSetting,
+} from './option-values.ts';
 import type { TopKey } from './top-table.ts';
 
 /** Options that every verb takes, also before the verb. */
@@ -58,6 +64,7 @@ export interface ConfigOptions {
   readonly sysctl: readonly (readonly [key: string, value: string])[];
   readonly stopSignal: string | undefined;
   readonly stopTimeout: number | undefined;
+  readonly restart: RestartSetting | undefined;
   readonly label: readonly (readonly [key: string, value: string])[];
 }
 

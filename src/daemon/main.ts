@@ -101,6 +101,7 @@ async function serve(): Promise<void> {
   await templates.sweep();
   await store.sweep();
   repaired.resolve();
+  manager.startDue();
   log.info(
     { pid: process.pid, guests: manager.registry.list().length, ms: Math.round(performance.now() - started) },
     'vserverd serves',

@@ -34,6 +34,11 @@ export interface ConfigIssue {
 /** The outcome of checking a configuration's values. */
 export type CheckedConfig = { readonly config: GuestConfig } | { readonly issues: readonly ConfigIssue[] };
 
+/** Most starts in a row a policy may allow. */
+export const MAX_RETRIES = 1_000_000;
+/** The policies by which a guest is started again. */
+export const RESTART_POLICIES = ['no', 'on-failure', 'always', 'unless-stopped'] as const;
+
 const MIN_MEMORY_BYTES = 64 * 1024;
 const DEFAULT_TMPFS_BYTES = 64 * 1024 ** 2;
 const MIN_LOG_BYTES = 4096;
@@ -92,6 +97,10 @@ function sizeOrMax(minBytes: number): z.ZodType<number | 'max'> {
 function countOrMax(min: number): z.ZodType<number | 'max'> {
   const need = `a whole number of ${min} or more, or "max"`;
   return z.union([integer(need, min, Number.MAX_SAFE_INTEGER), z.literal('max')], { error: need });
+}
+
+function duration(initial: string): z.ZodPrefault<z.ZodType<number>> {
+  return parsed(z.string({ error: NEED_DURATION }), NEED_DURATION, parseDuration).prefault(initial);
 }
 
 const boolean = z.boolean({ error: 'true or false' });
@@ -221,6 +230,7 @@ const NEED_TEMPLATE =
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
 const NEED_DURATION = 'a duration with units, for example 10s';
+const NEED_RETRIES = 'a whole number from 1';
 const NEED_CPUS = 'a number of CPUs from 0.01, for example 1.5';
 
 const NEED_PIDS = `a whole number from 1 to ${MAX_PIDS}, or "max"`;
@@ -233,9 +243,34 @@ const stop = z.strictObject(
         description: 'signal to process 1; default TERM, or RTMIN+3 with init: own',
         example: ['TERM'],
       }),
-    timeout: parsed(z.string({ error: NEED_DURATION }), NEED_DURATION, parseDuration)
-      .prefault('10s')
-      .meta({ description: 'time until every process left is killed', example: ['30s'] }),
+    timeout: duration('10s').meta({
+      description: 'time until every process left is killed',
+      example: ['30s'],
+    }),
+  },
+  { error: NEED_MAP },
+);
+
+const restart = z.strictObject(
+  {
+    policy: choice(RESTART_POLICIES)
+      .default('no')
+      .meta({
+        description:
+          'no, on-failure (exit code not 0), always, or unless-stopped: as always, but a guest that was stopped does not come up with the host',
+        example: ['on-failure'],
+      }),
+    maxRetries: integer(NEED_RETRIES, 1, MAX_RETRIES)
+      .optional()
+      .meta({ description: 'on-failure only: starts in a row; default no limit', example: [5] }),
+    delay: duration('100ms').meta({
+      description: 'before it is started again; doubled each time until it has run for 10s',
+      example: ['1s'],
+    }),
+    maxDelay: duration('1m').meta({ description: 'longest such delay', example: ['10m'] }),
+    onReboot: boolean
+      .default(true)
+      .meta({ description: 'whether a guest that reboots itself starts again', example: [false] }),
   },
   { error: NEED_MAP },
 );
@@ -501,6 +536,7 @@ const schema = z.strictObject(
         example: ['own'],
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
+    restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
     limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
     network: network.prefault({}).meta({ description: 'network of the guest' }),
     bcaps: bcaps.default([]).meta({
@@ -621,6 +657,8 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   if (config.command === undefined && config.init !== 'own') {
     refuse(['command'], `a command with init: ${config.init}`, true);
   }
+  if (config.restart.maxRetries !== undefined && config.restart.policy !== 'on-failure')
+    refuse(['restart', 'maxRetries'], 'restart.policy: on-failure, since it counts failures');
   const { memory, memorySwap } = config.limits;
   if (memorySwap !== undefined && memorySwap !== 'max' && (memory === 'max' || memorySwap < memory)) {
     refuse(['limits', 'memorySwap'], 'limits.memory that is not above it, since it counts memory and swap');
@@ -763,6 +801,13 @@ function complete(config: Parsed): GuestConfig {
     stop: {
       signal: config.stop.signal ?? parseSignal(isOwn ? 'RTMIN+3' : 'TERM'),
       timeoutMs: config.stop.timeout,
+    },
+    restart: {
+      policy: config.restart.policy,
+      ...(config.restart.maxRetries === undefined ? {} : { maxRetries: config.restart.maxRetries }),
+      delayMs: config.restart.delay,
+      maxDelayMs: config.restart.maxDelay,
+      onReboot: config.restart.onReboot,
     },
     limits: {
       memoryBytes: limits.memory,

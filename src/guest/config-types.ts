@@ -65,6 +65,19 @@ export type GuestMount =
       readonly sizeBytes: number;
     };
 
+/** When a guest that ends is started again. */
+export interface RestartPolicy {
+  /** `on-failure`: if its exit code is not 0; `unless-stopped`: as `always`, but not with the host if it was stopped. */
+  readonly policy: 'no' | 'on-failure' | 'always' | 'unless-stopped';
+  /** `on-failure` only: starts in a row; absent is no limit. */
+  readonly maxRetries?: number;
+  /** Before the first start in a row; doubled for each further one up to `maxDelayMs`. */
+  readonly delayMs: number;
+  readonly maxDelayMs: number;
+  /** A guest that reboots itself starts again, whatever the policy. */
+  readonly onReboot: boolean;
+}
+
 /** Upper bounds of a guest's use of the machine; `max` is none. */
 export interface GuestLimits {
   readonly memoryBytes: number | 'max';
@@ -96,6 +109,7 @@ export interface GuestConfig {
   readonly domainname?: string;
   readonly init: InitStyle;
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
+  readonly restart: RestartPolicy;
   readonly limits: GuestLimits;
   readonly network: GuestNetwork;
   /** Words of a capability expression (`parseCapabilityExpression`), checked; none is the default. */
@@ -135,6 +149,13 @@ export interface GuestConfigValues {
   readonly domainname?: string;
   readonly init?: InitStyle;
   readonly stop?: { readonly signal?: string | number; readonly timeout?: string };
+  readonly restart?: {
+    readonly policy?: RestartPolicy['policy'];
+    readonly maxRetries?: number;
+    readonly delay?: string;
+    readonly maxDelay?: string;
+    readonly onReboot?: boolean;
+  };
   readonly limits?: {
     readonly memory?: number | string;
     readonly memorySwap?: number | string;

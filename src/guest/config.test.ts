@@ -26,6 +26,7 @@ test('defaults', () => {
     cwd: '/',
     init: 'fake',
     stop: { signal: 15, timeoutMs: 10_000 },
+    restart: { policy: 'no', delayMs: 100, maxDelayMs: 60_000, onReboot: true },
     limits: {
       memoryBytes: 'max',
       memorySwapBytes: 'max',
@@ -129,6 +130,7 @@ limits:
   semaphoreSets: max
   semaphores: max
   dentries: 6
+restart: {policy: on-failure, maxRetries: 4, delay: 1s, maxDelay: 1h, onReboot: false}
 network: {mode: host}
 bcaps: [+NET_RAW, -CAP_MKNOD, ~kill]
 seccomp: {profile: /etc/p.json}
@@ -155,6 +157,7 @@ labels: {team: web, ok/x: "1"}
     domainname: 'example.org',
     init: 'none',
     stop: { signal: 1, timeoutMs: 90_000 },
+    restart: { policy: 'on-failure', maxRetries: 4, delayMs: 1000, maxDelayMs: 3_600_000, onReboot: false },
     limits: {
       memoryBytes: 536_870_912,
       memorySwapBytes: 'max',
@@ -285,6 +288,17 @@ describe('refuses bad values of every key', () => {
       '{timeout: soon}',
       '{timeout: -1s}',
       '{wait: 1s}',
+    ],
+    restart: [
+      'always',
+      '{policy: never}',
+      '{policy: false}',
+      '{maxRetries: 2}',
+      '{policy: always, maxRetries: 2}',
+      '{policy: on-failure, maxRetries: 0}',
+      '{delay: 1}',
+      '{maxDelay: long}',
+      '{onReboot: stop}',
     ],
     limits: [
       '512m',

@@ -61,6 +61,10 @@ export interface LiveRecord {
   readonly link: LiveLink | undefined;
   readonly startedAt: string;
   readonly isPaused: boolean;
+  /** Who wanted the end of the run: an operator, or the control plane, which ends itself. */
+  readonly stopAsked: 'operator' | 'shutdown' | undefined;
+  /** How often the guest was started again in a row before this run, without having run for a while. */
+  readonly restarts: number;
   /** The configuration the run was started with. */
   readonly config: GuestConfig;
   /** Rows of the limits table when they were last reset, by their names. */
@@ -78,6 +82,15 @@ export interface LimitMark {
   readonly max?: number | undefined;
 }
 
+/** A start that nobody asked for now, as `run/restarts/NAME.json` holds it. */
+export interface PendingStart {
+  readonly bootId: string;
+  readonly dueAt: string;
+  readonly delayMs: number;
+  /** For the record of the run. */
+  readonly restarts: number;
+}
+
 /** A guest in vserverd's memory. */
 export interface Guest {
   readonly name: GuestName;
@@ -90,14 +103,14 @@ export interface Guest {
   live: LiveRecord | undefined;
   /** Smallest and largest values of the limits table that were seen in this run, by the rows' names. */
   readonly seenLimits: Map<string, { readonly min: number; readonly max: number }>;
+  /** It will be started again. */
+  pending: PendingStart | undefined;
   /** Work on this guest is one after the other. */
   queue: Promise<void>;
   /** Wait status of a process 1 that ended before its start was over. */
   earlyExit: number | undefined;
   /** Its command has ended before its start was over. */
   isEndingEarly: boolean;
-  /** An operator has asked for the end of the run. */
-  isStopAsked: boolean;
   /** Makes a start that is under way fail, wherever it is. */
   cancelStart: (() => void) | undefined;
   /** Wait status of process 1, once it has followed its command. */

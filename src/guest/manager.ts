@@ -45,6 +45,7 @@ import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
+import { Restarts } from './restarts.ts';
 import {
   type CommandRequest,
   type Connection,
@@ -57,6 +58,7 @@ import {
 import type { GuestStorage } from './storage.ts';
 import { findUser } from './user-files.ts';
 
+const SIGHUP = 1;
 const SIGINT = 2;
 const SIGKILL = 9;
 const FREEZE_TIMEOUT_MS = 5000;
@@ -75,6 +77,8 @@ export interface StartedCommand {
 /** What `stop` may be asked to do otherwise than configured. */
 export interface StopRequest {
   readonly timeoutMs?: number | undefined;
+  /** The control plane ends: what is to be up comes up again with it. */
+  readonly isShutdown?: boolean;
 }
 
 interface PlannedStart {
@@ -109,6 +113,7 @@ export class Manager {
   readonly storage: GuestStorage;
   readonly #contexts: Contexts;
   readonly networks: Networks;
+  readonly #restarts: Restarts;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
@@ -119,6 +124,9 @@ export class Manager {
     this.storage = storage;
     this.#contexts = new Contexts(host, this.registry);
     this.networks = new Networks(host, this.registry);
+    this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
+      this.start(guest, undefined, restarts),
+    );
   }
 
   // ---- start-up and repair ----------------------------------------------------------------------------------------
@@ -127,6 +135,7 @@ export class Manager {
   async recover(held: readonly HeldObject[]): Promise<void> {
     this.#events.onFailure = (error) => this.onFailure('keep an event', error);
     this.#events.open();
+    this.#restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const known = new Set<number>(this.networks.recover(held));
     for (const record of this.registry.load(this.#bootId)) {
@@ -317,6 +326,7 @@ export class Manager {
       refuseMounted(paths);
       // The configuration first: without it the rest is swept, should we not get to the end.
       removeDurable(paths.config);
+      this.#restarts.forget(guest);
       this.registry.remove(guest);
       rmSync(paths.live, { force: true });
       await this.#removeFiles(guest.name);
@@ -334,26 +344,27 @@ export class Manager {
    * Starts a guest with its configured command. Allowed in: stopped.
    *
    * @param connect what the command's standard descriptors are; without, they go to the guest's log
+   * @param restarts how often in a row it was started by itself
    * @throws StateError guest-running; StepError with the step that failed; UserError template and user errors
    */
-  async start(guest: Guest, connect?: Connection): Promise<LiveRecord> {
+  async start(guest: Guest, connect?: Connection, restarts = 0): Promise<LiveRecord> {
     return await this.#exclusive(guest, async () => {
       if (guest.state !== 'stopped')
         throw new StateError(
           'guest-running',
           `cannot start guest "${guest.name}": found it ${guest.state}; need it stopped`,
         );
-      return await this.#tellFailedStart(guest, () => this.#startStopped(guest, connect));
+      return await this.#tellFailedStart(guest, () => this.#startStopped(guest, connect, restarts));
     });
   }
 
-  async #startStopped(guest: Guest, connect: Connection | undefined): Promise<LiveRecord> {
+  async #startStopped(guest: Guest, connect: Connection | undefined, restarts: number): Promise<LiveRecord> {
     await this.#readConfig(guest);
     const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
     for (;;) {
       const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
       try {
-        return await this.#start(guest, context, connect);
+        return await this.#start(guest, context, connect, restarts);
       } catch (error) {
         // The run before is over, but the kernel gives its mounts up a moment later (delayed_mntput, fs/namespace.c).
         const isInUse =
@@ -500,7 +511,12 @@ export class Manager {
     return { spec: startSpec(this.host, config, circumstances, command), log };
   }
 
-  async #start(guest: Guest, context: Context, connect: Connection | undefined): Promise<LiveRecord> {
+  async #start(
+    guest: Guest,
+    context: Context,
+    connect: Connection | undefined,
+    restarts = 0,
+  ): Promise<LiveRecord> {
     guest.state = 'starting';
     const { init } = context.objects;
     await using undo = new UndoStack();
@@ -517,7 +533,6 @@ export class Manager {
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
     const { spec, log } = await Promise.race([this.#planStart(guest, init, connect), cancelled.promise]);
     guest.gone = undefined;
-    guest.isStopAsked = false;
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
     guest.earlyExit = undefined;
@@ -551,10 +566,13 @@ export class Manager {
       link: started.link,
       startedAt: new Date().toISOString(),
       isPaused: false,
+      stopAsked: undefined,
+      restarts,
       config: guest.config,
       exit: undefined,
     };
     this.#remember(guest, live);
+    this.#restarts.started(guest);
     guest.state = 'running';
     undo.commit();
     this.#events.publish(guest, 'started', { initPid, ephemeral: guest.isEphemeral });
@@ -707,9 +725,9 @@ export class Manager {
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
     await this.#exclusive(guest, async () => {
-      const code = exitOfInit(await waitStatus);
-      exit = { code, at: new Date().toISOString(), cause: causeOf(guest, code) };
+      const status = await waitStatus;
       const run = guest.live ?? live;
+      exit = { code: exitOfInit(status), at: new Date().toISOString(), cause: causeOf(run, status) };
       if (run) {
         this.#byInit.delete(run.initObject);
         this.host.syscalld.drop(run.initObject);
@@ -725,10 +743,12 @@ export class Manager {
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
         this.registry.remove(guest);
       } else if (run) {
+        this.#restarts.ended(guest, run, exit);
         this.#remember(guest, { ...run, isPaused: false, exit });
       }
       guest.state = 'stopped';
       this.#events.publish(guest, 'stopped', { exitCode: exit.code, cause: exit.cause });
+      this.#restarts.schedule(guest);
     });
     if (exit) ended?.resolve(exit);
   }
@@ -758,16 +778,20 @@ export class Manager {
 
   /**
    * Asks a guest to stop and kills it when it has not in time. Resolves when it has ended; at once if it is stopped. One
-   * that is just being started has nobody to ask: its start fails, and leaves nothing.
+   * that is just being started has nobody to ask: its start fails, and leaves nothing. One that is to be started again
+   * is not.
    */
   async stop(guest: Guest, request: StopRequest = {}): Promise<GuestExit | undefined> {
     if (guest.state === 'starting') {
       guest.cancelStart?.();
       await guest.queue;
     }
-    const { live, ended } = guest;
-    if (!live || !ended || !isActive(guest)) return undefined;
-    guest.isStopAsked = true;
+    const wasPending = guest.pending !== undefined;
+    if (request.isShutdown !== true) this.#restarts.stopAsked(guest);
+    const { ended } = guest;
+    if (!guest.live || !ended || !isActive(guest)) return wasPending ? guest.live?.exit : undefined;
+    const live: LiveRecord = { ...guest.live, stopAsked: request.isShutdown ? 'shutdown' : 'operator' };
+    this.#remember(guest, live);
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
     if (guest.state === 'paused') await this.resume(guest);
     if (timeoutMs > 0) {
@@ -796,9 +820,12 @@ export class Manager {
 
   /** Sends a signal to a guest's process 1. @throws StateError guest-stopped */
   kill(guest: Guest, signal: number): void {
-    const { initObject } = this.#running('signal', guest);
-    if (signal === SIGKILL) guest.isStopAsked = true;
-    this.host.syscalld.signal(initObject, signal);
+    const live = this.#running('signal', guest);
+    if (signal === SIGKILL) {
+      this.#restarts.stopAsked(guest);
+      this.#remember(guest, { ...live, stopAsked: 'operator' });
+    }
+    this.host.syscalld.signal(live.initObject, signal);
   }
 
   /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */
@@ -928,12 +955,16 @@ export class Manager {
           this.host.cgroups.apply(guest.xid, limitsOf(guest.live.config));
           throw error;
         }
-        this.#remember(guest, { ...guest.live, config: { ...guest.live.config, limits: config.limits } });
+        this.#remember(guest, {
+          ...guest.live,
+          config: { ...guest.live.config, limits: config.limits, restart: config.restart },
+        });
         const live = await this.networks.change(guest, guest.live, config.network);
         if (live) this.#remember(guest, live);
       }
       writeDurable(paths.config, edited);
       guest.config = config;
+      this.#restarts.changed(guest);
       this.#events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });
       return effective;
     });
@@ -953,6 +984,16 @@ export class Manager {
     });
   }
 
+  /** Starts what is due, and after a boot of the host what is to be up. Called once all is repaired. */
+  startDue(): void {
+    this.#restarts.begin();
+  }
+
+  /** Starts nothing by itself until `startDue`. */
+  holdDue(): void {
+    this.#restarts.hold();
+  }
+
   /** Waits for the guests whose run is just coming to its end. */
   async settled(): Promise<void> {
     for (const guest of this.registry.list()) {
@@ -962,6 +1003,7 @@ export class Manager {
 
   /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
   async close(): Promise<void> {
+    this.holdDue();
     await this.#contexts.close();
     await this.networks.end();
     this.host.cgroups.removeInstance();
@@ -1009,14 +1051,19 @@ function isConsequence(error: unknown): boolean {
   return stepIndex < 0 || errnoName === 'ECANCELED' || (call === 'sendmsg' && errnoName === 'EPIPE');
 }
 
-/** A process 1 that halts its system ends by SIGINT (reboot(2)), which otherwise it can only if it wants to. */
+/**
+ * A process 1 ends by SIGINT when anybody in its pid namespace halts, by SIGHUP when anybody restarts (reboot(2), Linux
+ * 3.4). Otherwise it cannot: it is out of reach of signals that it does not handle (pid_namespaces(7)).
+ */
 function exitOfInit(waitStatus: number): number | null {
-  return waitStatus === SIGINT ? 0 : exitCode(waitStatus);
+  return waitStatus === SIGINT || waitStatus === SIGHUP ? 0 : exitCode(waitStatus);
 }
 
-function causeOf(guest: Guest, code: number | null): StopCause {
-  if (guest.isStopAsked) return 'stopped';
-  return code === null ? 'unknown' : 'exited';
+function causeOf(run: LiveRecord | undefined, waitStatus: number): StopCause {
+  if (run?.stopAsked) return 'stopped';
+  if (waitStatus === SIGHUP) return 'rebooted';
+  if (waitStatus === SIGINT) return 'halted';
+  return waitStatus < 0 ? 'unknown' : 'exited';
 }
 
 /** The exit code a shell would give for a wait status; null when nobody saw it. */

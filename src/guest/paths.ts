@@ -40,6 +40,8 @@ export interface GuestPaths {
   /** Which prepared tree the guest was created with. */
   readonly template: string;
   readonly log: string;
+  /** The operator's last word: whether it is to be up. */
+  readonly wanted: string;
   /** Live state. */
   readonly live: string;
 }
@@ -54,6 +56,7 @@ export function guestPaths(paths: InstancePaths, name: string): GuestPaths {
     work: join(directory, 'work'),
     template: join(directory, 'template.json'),
     log: join(directory, 'log'),
+    wanted: join(directory, 'wanted'),
     live: join(paths.run, 'guests', `${name}.json`),
   };
 }

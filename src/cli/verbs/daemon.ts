@@ -60,11 +60,12 @@ export function formatDaemonStatus(status: DaemonStatus): string {
 async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Services): Promise<VerbResult> {
   const { manager, controlPlane } = services;
   const { guests: withGuests } = parsed.options;
+  manager.holdDue();
   if (withGuests) {
     const stop = eachGuest(
       { ...parsed, operands: [], options: { all: true } },
       services,
-      (guest) => manager.stop(guest),
+      (guest) => manager.stop(guest, { isShutdown: true }),
       { isMeant: hasRun, parallel: MAX_PARALLEL },
     );
     for await (const outcome of stop) {
@@ -75,6 +76,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
   await manager.settled();
   const running = manager.registry.list().filter(hasRun);
   if (running.length > 0) {
+    manager.startDue();
     throw new StateError(
       'guests-running',
       `cannot stop the control plane: found ${running.length} running guest${running.length === 1 ? '' : 's'}; need them stopped, or --guests to stop them too`,

@@ -32,7 +32,7 @@ export async function list(parsed: ParsedVerb<'list'>, io: Io, services: Service
   };
   registry.rescan();
   for (const guest of registry.list()) {
-    if (guest.state === 'stopped' && !options.all) continue;
+    if (guest.state === 'stopped' && !guest.pending && !options.all) continue;
     await viewOrTell(guest);
   }
   for (const { name, error } of registry.broken) await addBroken(name, error);

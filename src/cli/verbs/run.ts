@@ -21,6 +21,13 @@ export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Servic
     await io.out(await manager.explainRun(name, values));
     return 0;
   }
+  const isEphemeral = name === undefined || options.rm;
+  if (isEphemeral && (options.restart?.policy ?? 'no') !== 'no') {
+    throw new UserError(
+      'usage',
+      'cannot run a guest with --restart: found that it is deleted when it stops; need --name, and no --rm',
+    );
+  }
   const connection = options.detach ? undefined : clientConnection(options, io);
   const guest = await startGuest();
   if (connection) return 'bound';
@@ -28,7 +35,7 @@ export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Servic
   return 0;
 
   async function startGuest(): Promise<Guest> {
-    if (name === undefined || options.rm) return await manager.runEphemeral(name, values, connection);
+    if (isEphemeral) return await manager.runEphemeral(name, values, connection);
     const created = await manager.create(name, values);
     await manager.start(created, connection);
     return created;

@@ -1,7 +1,7 @@
 import { isActive } from '../../guest/guest.ts';
 import { collect } from '../for-each.ts';
 import { processesOf } from '../guest-processes.ts';
-import { uptimeOf } from '../guest-view.ts';
+import { shownState, uptimeOf } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import { formatSpan } from '../uptime.ts';
@@ -24,7 +24,7 @@ export async function status(parsed: ParsedVerb<'status'>, io: Io, services: Ser
   const { values, exitCode } = await collect(parsed, io, services, async (guest) => ({
     name: guest.name,
     xid: guest.xid,
-    state: guest.state,
+    state: shownState(guest),
     processes: (await processesOf(guest, services)).length,
     uptimeSeconds: uptimeOf(guest),
     isActive: isActive(guest),
