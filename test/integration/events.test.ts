@@ -73,9 +73,10 @@ describe('events', { skip: unmet('root', 'overlay') }, () => {
   test('are chosen by cursor, time, guest and kind', async () => {
     await v.ok(['run', '--name', 'one', '--rm', '--', 'true']);
     assert.equal((await v.run(['run', '--name', 'two', '--rm', '--', 'sh', '-c', 'exit 7'])).code, 7);
+    // Its caller has the exit code before the rest is gone.
     const ended = await eventually('both ends', async () => {
       const list = await events('--type', 'stopped', '--guest', 'one', '--guest', 'two');
-      return list.length === 2 ? list : undefined;
+      return list.length === 2 ? list.toSorted((x, y) => (x.guest < y.guest ? -1 : 1)) : undefined;
     });
     assert.deepEqual(
       ended.map(({ details }) => details),
