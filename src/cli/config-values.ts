@@ -62,6 +62,7 @@ export function configValuesOf(
         shareWith: options.networkOf,
       }),
     ),
+    ccaps: options.ccaps.length === 0 ? undefined : options.ccaps,
     bcaps: bcaps.length === 0 ? undefined : bcaps,
     seccomp: options.securityOpt.findLast((one) => one.kind === 'seccomp')?.choice,
     noNewPrivileges: options.securityOpt.findLast((one) => one.kind === 'noNewPrivileges')?.isOn,

@@ -38,6 +38,7 @@ export interface GuestView {
   readonly domainname: string | null;
   readonly network: GuestConfig['network'];
   readonly limits: LimitsView;
+  readonly ccaps: readonly string[];
   readonly bcaps: readonly string[];
   readonly seccomp: GuestConfig['seccomp'];
   readonly noNewPrivileges: boolean;
@@ -161,6 +162,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     domainname: config.domainname ?? null,
     network: config.network,
     limits: viewLimits(guest, config, host.cgroups),
+    ccaps: config.ccaps,
     bcaps: config.bcaps,
     seccomp: config.seccomp,
     noNewPrivileges: config.noNewPrivileges,

@@ -1,6 +1,7 @@
 import { EVENT_TYPE_NAMES } from '../api/events.ts';
 import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
+import { CONTEXT_CAPABILITIES } from '../context/capabilities.ts';
 import { RESTART_POLICIES } from '../guest/config-schema.ts';
 import { limitKind, limitValue } from './limit-options.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
@@ -182,6 +183,14 @@ const CONFIG: OptionTable<ConfigOptions> = {
     'LIST',
     'change the upper bound of capabilities, for example +NET_RAW,-MKNOD',
     parseBcaps,
+  ),
+  ccaps: list(
+    'NAME',
+    "give the guest's root a part of a capability: raw_icmp = ping",
+    oneOf(CONTEXT_CAPABILITIES),
+    {
+      choices: CONTEXT_CAPABILITIES,
+    },
   ),
   securityOpt: list(
     'OPTION',

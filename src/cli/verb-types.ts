@@ -1,5 +1,6 @@
 import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
+import type { ContextCapability } from '../context/capabilities.ts';
 import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
 import type { LimitKindOptions, LimitValueOptions } from './limit-options.ts';
 import type {
@@ -54,6 +55,7 @@ export interface ConfigOptions {
   readonly capAdd: readonly string[];
   /** Words for `bcaps`: `-NAME`. */
   readonly capDrop: readonly string[];
+  readonly ccaps: readonly ContextCapability[];
   readonly bcaps: readonly string[];
   readonly securityOpt: readonly SecurityOption[];
   readonly ulimit: readonly UlimitSetting[];

@@ -50,6 +50,14 @@ const CAPABILITY_NAMES: readonly string[] = [
   'CHECKPOINT_RESTORE',
 ];
 
+/**
+ * Rights of Linux-VServer's that re-grant a part of a capability that is not in the bound: `raw_icmp` is raw sockets of
+ * ICMP, with which ping works whatever the host's ping_group_range.
+ */
+export const CONTEXT_CAPABILITIES = ['raw_icmp'] as const;
+/** One of them. */
+export type ContextCapability = (typeof CONTEXT_CAPABILITIES)[number];
+
 /** Every capability this project knows. */
 export const ALL_CAPABILITIES: CapabilitySet = (1n << BigInt(CAPABILITY_NAMES.length)) - 1n;
 

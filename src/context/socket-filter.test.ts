@@ -46,6 +46,22 @@ for (const littleEndian of [true, false]) {
     }
   });
 
+  test(`raw sockets are asked for as far as they are given (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    for (const raw of ['icmp', 'all'] as const) {
+      const other = compileSocketFilter(abi(littleEndian), raw);
+      checkBpf(other, littleEndian);
+      const verdictOf = (...args: readonly number[]): number =>
+        runBpf(other, { nr: 41, arch: NATIVE, args: [...args, 0, 0, 0].map(BigInt) }, littleEndian).value;
+      for (const family of [2, 10])
+        for (const protocol of [1, 58]) assert.equal(verdictOf(family, 0x80003, protocol), NOTIFY);
+      for (const protocol of [0, 6, 255])
+        assert.equal(verdictOf(2, 3, protocol), raw === 'all' ? NOTIFY : ALLOW);
+      assert.equal(verdictOf(2, 4, 1), ALLOW);
+      assert.equal(verdictOf(17, 3, 1), ALLOW);
+      assert.equal(verdictOf(2, 1, 262), EPROTONOSUPPORT);
+    }
+  });
+
   test(`questions about interfaces are asked for (${littleEndian ? 'little' : 'big'} endian)`, () => {
     for (const [arch, nr] of [
       [NATIVE, 16],

@@ -20,8 +20,10 @@ const EPROTONOSUPPORT = 93;
 /** The same on every supported architecture (linux/socket.h, linux/net.h, linux/in.h). */
 const FAMILIES = [2, 10]; // AF_INET, AF_INET6
 const TYPES = [1, 2]; // SOCK_STREAM, SOCK_DGRAM
+const RAW = 3; // SOCK_RAW
 const TYPE_MASK = 0xf;
-const PROTOCOLS = [0, 6, 17, 1, 58]; // any, TCP, UDP, ICMP, ICMPv6
+const ECHO_PROTOCOLS = [1, 58]; // ICMP, ICMPv6
+const PROTOCOLS = [0, 6, 17, ...ECHO_PROTOCOLS]; // any, TCP, UDP, ICMP, ICMPv6
 /**
  * Requests of ioctl(2) about interfaces, routes and neighbours (linux/sockios.h, linux/wireless.h): all but those about the
  * socket itself, SIOCOUTQNSD and SIOCGSKNS.
@@ -37,6 +39,9 @@ const SYS_SOCKET = 1;
 const NR_OFFSET = 0;
 const ARCH_OFFSET = 4;
 
+/** Raw sockets that are asked for as well: those of ICMP, or all; others are made in the guest's own network namespace. */
+export type RawSockets = 'icmp' | 'all' | undefined;
+
 /**
  * Returns the filter, for both ABIs, as an array of struct sock_filter.
  *
@@ -44,7 +49,7 @@ const ARCH_OFFSET = 4;
  * that leads nowhere would not fall back to TCP. `socketcall` has its arguments in memory, which no filter can read:
  * ENOSYS for a socket, which 32-bit programs can make directly since Linux 4.3.
  */
-export function compileSocketFilter(abi: SeccompAbi): Uint8Array {
+export function compileSocketFilter(abi: SeccompAbi, raw?: RawSockets): Uint8Array {
   const assembler = new BpfAssembler();
   let next = assembler.return(ALLOW);
   for (const table of [abi.compat, abi]) {
@@ -56,7 +61,7 @@ export function compileSocketFilter(abi: SeccompAbi): Uint8Array {
       start = assembler.branch(BPF.IF_EQUAL, socketcall, emitSocketcall(assembler, abi), start);
     }
     if (socket !== undefined) {
-      start = assembler.branch(BPF.IF_EQUAL, socket, emitSocket(assembler, abi), start);
+      start = assembler.branch(BPF.IF_EQUAL, socket, emitSocket(assembler, abi, raw), start);
     }
     start = assembler.load(NR_OFFSET, start);
     next = assembler.branch(BPF.IF_EQUAL, table.auditArch, start, next);
@@ -64,7 +69,7 @@ export function compileSocketFilter(abi: SeccompAbi): Uint8Array {
   return assembler.finish(assembler.load(ARCH_OFFSET, next), abi.littleEndian);
 }
 
-function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {
+function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi, raw: RawSockets): BpfLabel {
   const oneOf = (values: readonly number[], found: BpfLabel, otherwise: BpfLabel): BpfLabel =>
     values.reduceRight<BpfLabel>(
       (next, value) => assembler.branch(BPF.IF_EQUAL, value, found, next),
@@ -74,9 +79,22 @@ function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfL
   // The kernel takes ints: the upper halves of the registers mean nothing to it.
   let next = oneOf(PROTOCOLS, assembler.return(NOTIFY), assembler.return(ERRNO + EPROTONOSUPPORT));
   next = assembler.load(argumentOffset(2, littleEndian), next);
-  next = assembler.and(TYPE_MASK, oneOf(TYPES, next, allow()));
+  next = assembler.and(TYPE_MASK, oneOf(TYPES, next, emitRaw(assembler, littleEndian, raw)));
   next = assembler.load(argumentOffset(1, littleEndian), next);
   return assembler.load(argumentOffset(0, littleEndian), oneOf(FAMILIES, next, allow()));
+}
+
+/** The type is in the accumulator, and is neither of a stream nor of datagrams. */
+function emitRaw(assembler: BpfAssembler, littleEndian: boolean, raw: RawSockets): BpfLabel {
+  const allow = assembler.return(ALLOW);
+  if (raw === undefined) return allow;
+  const notify = assembler.return(NOTIFY);
+  const protocols = ECHO_PROTOCOLS.reduceRight<BpfLabel>(
+    (next, protocol) => assembler.branch(BPF.IF_EQUAL, protocol, notify, next),
+    allow,
+  );
+  const found = raw === 'all' ? notify : assembler.load(argumentOffset(2, littleEndian), protocols);
+  return assembler.branch(BPF.IF_EQUAL, RAW, found, allow);
 }
 
 function emitIoctl(assembler: BpfAssembler, { littleEndian }: SeccompAbi): BpfLabel {

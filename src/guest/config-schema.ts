@@ -5,7 +5,7 @@ import { formatIpAddress, formatIpPrefix, isUnicast, parseIpPrefix } from '../ba
 import { parseShellWords } from '../base/shell-words.ts';
 import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
-import { parseCapabilityExpression } from '../context/capabilities.ts';
+import { CONTEXT_CAPABILITIES, parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
@@ -539,6 +539,14 @@ const schema = z.strictObject(
     restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
     limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
     network: network.prefault({}).meta({ description: 'network of the guest' }),
+    ccaps: z
+      .array(choice(CONTEXT_CAPABILITIES), { error: 'a list of context capabilities' })
+      .default([])
+      .meta({
+        description:
+          'parts of capabilities that the guest has nevertheless: raw_icmp = raw sockets of ICMP for its root, so that ping works whatever net.ipv4.ping_group_range of the host says',
+        example: [['raw_icmp']],
+      }),
     bcaps: bcaps.default([]).meta({
       description:
         'upper bound of capabilities: +NAME and -NAME change the default, which has SETPCAP only with init: own; NAME without a sign is of the whole set',
@@ -669,6 +677,9 @@ function crossIssues(config: Parsed): ConfigIssue[] {
       refuse(['sysctls', key], `no limits.${limit}, which sets it too`);
   }
   for (const [key, need] of networkIssues(config.network)) refuse(['network', ...key], need);
+  const mode = completeNetwork(config.network).mode;
+  if (config.ccaps.includes('raw_icmp') && mode !== 'isolated' && mode !== 'private')
+    refuse(['ccaps'], `network.mode: isolated or private, since with ${mode} raw_icmp has no effect`);
   if (config.network.mode === 'host') {
     for (const key of Object.keys(config.sysctls).filter((name) => name.startsWith('net.'))) {
       refuse(['sysctls', key], 'network.mode: none, since with host it would change the host');
@@ -819,6 +830,7 @@ function complete(config: Parsed): GuestConfig {
       context: contextLimits(config),
     },
     network: completeNetwork(config.network),
+    ccaps: config.ccaps,
     bcaps: config.bcaps,
     seccomp: config.seccomp,
     noNewPrivileges: config.noNewPrivileges ?? !isOwn,

@@ -1,5 +1,6 @@
 import type { Xid } from '../base/ids.ts';
 import type { CpuBandwidth } from '../base/units.ts';
+import type { ContextCapability } from '../context/capabilities.ts';
 import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
@@ -112,6 +113,8 @@ export interface GuestConfig {
   readonly restart: RestartPolicy;
   readonly limits: GuestLimits;
   readonly network: GuestNetwork;
+  /** Rights of the original that re-grant a part of a capability that is not in the bound. */
+  readonly ccaps: readonly ContextCapability[];
   /** Words of a capability expression (`parseCapabilityExpression`), checked; none is the default. */
   readonly bcaps: readonly string[];
   readonly seccomp: SeccompChoice;
@@ -192,6 +195,7 @@ export interface GuestConfigValues {
       readonly burst?: number | string;
     };
   };
+  readonly ccaps?: readonly ContextCapability[];
   readonly bcaps?: readonly string[];
   readonly seccomp?: SeccompChoice;
   readonly noNewPrivileges?: boolean;

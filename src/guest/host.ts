@@ -14,11 +14,13 @@ import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
 import { compileSeccomp } from '../context/seccomp.ts';
 import { defaultSeccompProfile } from '../context/seccomp-default.ts';
 import { compileSocketFilter } from '../context/socket-filter.ts';
+import type { RawAccess } from '../network/rules.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
 import { type ProcLimit, parseProcLimits } from '../spec/proc-limits.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
+import { planNumberPath } from '../sys/number-path.ts';
 import { Program } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
@@ -26,7 +28,6 @@ import { EventJournal } from './event-journal.ts';
 import type { InstancePaths } from './paths.ts';
 import { type ContextSpec, planShared } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
-import { planNumberPath } from './plan-paths.ts';
 import type { Mask } from './plan-types.ts';
 
 /** How long the kernel may take to end what it was told to kill. */
@@ -57,7 +58,7 @@ export class Host {
   shared: ContextSpec['shared'];
   readonly #filters = new Map<string, Uint8Array>();
   #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
-  #socketFilter: Uint8Array | undefined;
+  readonly #socketFilters = new Map<RawAccess | undefined, Uint8Array>();
   #linkKind: Promise<string> | undefined;
 
   constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
@@ -196,9 +197,10 @@ export class Host {
   }
 
   /** Returns the filter of guests whose sockets a broker makes. */
-  socketFilter(): Uint8Array {
-    this.#socketFilter ??= compileSocketFilter(this.abi);
-    return this.#socketFilter;
+  socketFilter(raw: RawAccess | undefined): Uint8Array {
+    const filter = this.#socketFilters.get(raw) ?? compileSocketFilter(this.abi, raw);
+    this.#socketFilters.set(raw, filter);
+    return filter;
   }
 
   /** Returns a kind of interface that guests can have for show. @throws StateError no-link-kind */

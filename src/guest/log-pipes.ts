@@ -2,8 +2,8 @@
  * The pipes through which the output of a detached guest goes to its log, and how a new syscalld finds them again.
  */
 import { type Dir, opendirSync, readlinkSync } from 'node:fs';
+import { planNumberPath } from '../sys/number-path.ts';
 import type { Program, Result } from '../sys/program.ts';
-import { planNumberPath } from './plan-paths.ts';
 import type { CommandSpec, Stdio } from './plan-types.ts';
 
 const FD = '/proc/self/fd/';

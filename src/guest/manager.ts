@@ -1033,7 +1033,8 @@ function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextReque
     hostNetwork: network.mode === 'host',
     ownSys: network.mode === 'private',
     devBytes: limits.shmBytes,
-    sysctls,
+    // In a network stack of its own everybody may ping, as on most hosts.
+    sysctls: network.mode === 'private' ? { 'net.ipv4.ping_group_range': '0 65534', ...sysctls } : sysctls,
   };
 }
 

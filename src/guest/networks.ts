@@ -24,6 +24,7 @@ import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './p
 import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
 import type { Registry } from './registry.ts';
+import { rawAccess } from './spec.ts';
 
 /** Depth of a guest's cgroup below the root of the cgroup2 tree. */
 const GUEST_LEVEL = 2;
@@ -90,7 +91,7 @@ export class Networks {
     for (const guest of running) {
       const { network } = guest.live ?? {};
       if (!network) continue;
-      const rules = this.#rules(this.#ownNetwork(guest));
+      const rules = this.#rules(this.#ownConfig(guest));
       if (isKept) {
         fence.adopt(network.nid, rules);
       } else {
@@ -130,27 +131,41 @@ export class Networks {
     }
   }
 
-  /** The network of the guest whose addresses a guest has. */
-  #ownNetwork(guest: Guest): GuestNetwork {
-    const owner = this.#owner(guest, configOf(guest).network) ?? guest;
-    return configOf(owner).network;
+  /** The configuration of the guest whose addresses a guest has. */
+  #ownConfig(guest: Guest): GuestConfig {
+    return configOf(this.#owner(guest, configOf(guest).network) ?? guest);
   }
 
   /** @throws UserError guest-not-found */
-  #rules({ addresses, policy, bandwidth }: GuestNetwork): NetworkRules {
+  #rules(config: GuestConfig): NetworkRules {
+    const { addresses, policy, bandwidth } = config.network;
     const { peers = [], ...rest } = policy ?? {};
+    const raw = rawAccess(config);
     return {
       ...addressesOf(addresses.map(parseIpPrefix)),
-      policy: { ...rest, peers: peers.map((name) => this.#registry.find(name).xid) },
+      policy: {
+        ...rest,
+        ...(raw === undefined ? {} : { raw }),
+        peers: peers.map((name) => this.#registry.find(name).xid),
+      },
       ...(bandwidth === undefined ? {} : { bandwidth }),
     };
   }
 
   #broker(guest: Guest, init: number, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
     const { service } = this.#host.cgroups.plan(guest.xid, {});
-    const { sockets, link } = fence.handles.objects;
+    const { sockets, link, networks } = fence.handles.objects;
     const uid = idRangeOf(guest.xid).hostBase;
-    return { cgroup: service.leaf, joins: service.joins, uid, objects, fence: { sockets, link, init } };
+    const config = configOf(guest);
+    const nid = (this.#owner(guest, config.network) ?? guest).xid;
+    const raw = rawAccess(config) === undefined ? {} : { raw: { networks, nid } };
+    return {
+      cgroup: service.leaf,
+      joins: service.joins,
+      uid,
+      objects,
+      fence: { sockets, link, init, ...raw },
+    };
   }
 
   /**
@@ -233,7 +248,7 @@ export class Networks {
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
     return {
-      addresses: this.#ownNetwork(guest).addresses.map(parseIpPrefix),
+      addresses: this.#ownConfig(guest).network.addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
       broker: this.#broker(guest, init, objects, fence),
     };
@@ -242,8 +257,8 @@ export class Networks {
   /** Prepares the steps that make a guest's network ready for its start. Changes nothing. */
   async begin(guest: Guest, { addresses, broker }: NetworkSpec): Promise<NetworkOpening> {
     const owner = this.#owner(guest, guest.config.network) ?? guest;
-    const own = configOf(owner).network;
-    const name = own.interface;
+    const own = configOf(owner);
+    const name = own.network.interface;
     const rules = this.#rules(own);
     const { fence } = await this.#openFence();
     const directory = `${this.#host.cgroups.directory}/${guest.xid}`;
@@ -389,7 +404,7 @@ export class Networks {
     if (isDeepStrictEqual(before, after)) return undefined;
     const { nid } = live.network;
     const { fence } = await this.#openFence();
-    await fence.setNetwork(nid, this.#rules(after));
+    await fence.setNetwork(nid, this.#rules({ ...live.config, network: after }));
     const network = await this.#changeHost(guest, live.network, added, removed.map(formatIpPrefix));
     for (const one of this.#registry.list()) {
       if (!one.live || !isActive(one) || one.live.network?.nid !== nid) continue;

@@ -7,9 +7,10 @@
  *       ▼           │
  *     process of the guest, before it runs its command
  */
-import { planSocketHandler } from '../network/socket-handler.ts';
+import { type BrokerDescriptors, planSocketHandler } from '../network/socket-handler.ts';
 import type { Abi } from '../sys/abi.ts';
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
+import { planCapset } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
 
@@ -27,12 +28,23 @@ export interface BrokerSpec {
    * Objects: the fence's map that knows its sockets, a link of the fence that lasts as long as anybody has it, and the
    * guest's process 1.
    */
-  readonly fence: { readonly sockets: number; readonly link: number; readonly init: number } | undefined;
+  readonly fence:
+    | {
+        readonly sockets: number;
+        readonly link: number;
+        readonly init: number;
+        /** Of a guest that is given raw sockets: the object of the fence's map of contexts, and its number. */
+        readonly raw?: { readonly networks: number; readonly nid: number };
+      }
+    | undefined;
 }
 
 const CONTROL_FD = 100;
 const SOCKETS_FD = 101;
 const DARK_FD = 102;
+const LINK_FD = 103;
+const NETWORKS_FD = 104;
+const CAP_NET_RAW = 1n << 13n;
 const OOM_NEVER = '-1000';
 
 /** Adds the steps that start a broker. Returns the socket by which it is given listeners. */
@@ -51,6 +63,7 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     sockets: p.import(spec.fence.sockets),
     link: p.import(spec.fence.link),
     init: p.import(spec.fence.init),
+    networks: spec.fence.raw && p.import(spec.fence.raw.networks),
   };
   const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
@@ -59,7 +72,8 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
           [its, CONTROL_FD],
           [fence.sockets, SOCKETS_FD],
           [planDarkSocket(p, fence.init), DARK_FD],
-          [fence.link, DARK_FD + 1],
+          [fence.link, LINK_FD],
+          ...(fence.networks ? [[fence.networks, NETWORKS_FD] as const] : []),
         ]
       : [[its, CONTROL_FD]];
     for (const [fd, number] of held)
@@ -69,28 +83,40 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     p.sys('close_range', [0, CONTROL_FD - 1, 0]);
     p.sys('close_range', [CONTROL_FD + held.length, 0xffffffff, 0]);
     p.sys('setgroups', [0, 0]);
-    // Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities.
+    // Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities but those that are kept.
+    if (fence?.networks) p.sys('prctl', [p.flags('PR_SET_KEEPCAPS'), 1, 0, 0, 0]);
     p.sys('setresuid', [spec.uid, spec.uid, spec.uid]);
+    if (fence?.networks) planCapset(p, CAP_NET_RAW);
     p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
     p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
-    p.broker(CONTROL_FD, handlerOf(p.abi, fence !== undefined));
+    p.broker(CONTROL_FD, handlerOf(p.abi, spec));
   });
   p.sys('close', [its]);
   p.keep(ours, spec.objects.control);
   return ours;
 }
 
-/** The same for all guests: encoded once. */
+/** The same for all guests that have no raw sockets: encoded once. */
 const HANDLERS = new Map<boolean, { readonly abi: Abi; readonly bytes: Uint8Array }>();
 
-function handlerOf(abi: Abi, isFenced: boolean): Uint8Array {
+function handlerOf(abi: Abi, { fence, uid }: BrokerSpec): Uint8Array {
+  const descriptors = { sockets: SOCKETS_FD, dark: DARK_FD };
+  if (fence?.raw) {
+    const raw = { uid, networks: NETWORKS_FD, nid: fence.raw.nid };
+    return encodeHandler(abi, { ...descriptors, raw });
+  }
+  const isFenced = fence !== undefined;
   const known = HANDLERS.get(isFenced);
   if (known?.abi === abi) return known.bytes;
-  const handler = new Program(abi);
-  planSocketHandler(handler, isFenced ? { sockets: SOCKETS_FD, dark: DARK_FD } : undefined);
-  const { bytes } = handler.encode();
+  const bytes = encodeHandler(abi, isFenced ? { ...descriptors, raw: undefined } : undefined);
   HANDLERS.set(isFenced, { abi, bytes });
   return bytes;
+}
+
+function encodeHandler(abi: Abi, has: BrokerDescriptors | undefined): Uint8Array {
+  const handler = new Program(abi);
+  planSocketHandler(handler, has);
+  return handler.encode().bytes;
 }
 
 /** Makes a socket of the guest's own network namespace. */

@@ -8,18 +8,13 @@
  */
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
 import { sizeOf } from '../sys/abi.ts';
+import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
-import {
-  planAttach,
-  planNumberPath,
-  planOpenDirectory,
-  planSocketPair,
-  planWriteFile,
-} from './plan-paths.ts';
+import { planAttach, planOpenDirectory, planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
 
 const FIRST_FREE_FD = 109;

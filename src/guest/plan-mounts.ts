@@ -4,8 +4,9 @@
 import type { IdRange } from '../context/id-map.ts';
 import { planImageMount } from '../storage/image-mounts.ts';
 import { sizeOf } from '../sys/abi.ts';
+import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
-import { planAttach, planNumberPath, planOpenDirectory } from './plan-paths.ts';
+import { planAttach, planOpenDirectory } from './plan-paths.ts';
 import { type LowerSpec, type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
 
 const FD = '/proc/self/fd/';

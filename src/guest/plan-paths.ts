@@ -1,7 +1,7 @@
 /**
  * Steps on paths of the host, which are trusted.
  */
-import type { Arg, Data, Program, Result } from '../sys/program.ts';
+import type { Arg, Program, Result } from '../sys/program.ts';
 
 /** Adds the steps that write a text to a file. */
 export function planWriteFile(p: Program, directory: Arg, path: string, text: string): void {
@@ -22,17 +22,6 @@ export function planOpenDirectory(p: Program, directory: Arg, path: string): Res
 /** Adds the step that attaches a detached mount to a directory. */
 export function planAttach(p: Program, mount: Result, path: string, about: string): void {
   p.sys('move_mount', [mount, '', p.flags('AT_FDCWD'), path, p.flags('MOVE_MOUNT_F_EMPTY_PATH')], { about });
-}
-
-/** A 64-bit number in decimal, and a NUL. */
-const DECIMAL_BYTES = 21;
-
-/** Adds the step that writes a path ending in a number that is known only then: of a process, of a descriptor. */
-export function planNumberPath(p: Program, prefix: string, number: Result): Data {
-  const path = p.data(prefix.length + DECIMAL_BYTES, JSON.stringify(`${prefix}<n>`));
-  p.putText(path, prefix);
-  p.itoa(path.at(prefix.length), number);
-  return path;
 }
 
 /** Adds the step that makes two ends, for a process and one it will spawn. */

@@ -8,11 +8,13 @@ import type { Xid } from '../base/ids.ts';
 import {
   DEFAULT_CAPABILITIES,
   OWN_INIT_CAPABILITIES,
+  parseCapability,
   parseCapabilityExpression,
 } from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { ResolvedUser } from '../context/user.ts';
+import type { RawAccess } from '../network/rules.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
@@ -28,6 +30,7 @@ const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** A quarter: so a guest that fills its root leaves the host and others room. */
 const MEMORY_ROOT_PART = 4;
 const RAM_BYTES = totalmem();
+const NET_RAW = parseCapability('NET_RAW');
 const RLIM_INFINITY = 0xffffffffffffffffn;
 
 /** Where a command's standard descriptors lead, and who relays its terminal. */
@@ -83,11 +86,17 @@ export interface CommandRequest {
 }
 
 /** Returns the upper bound for capabilities of a guest. */
-function capabilityBound(config: GuestConfig): bigint {
+function capabilityBound(config: Pick<GuestConfig, 'bcaps' | 'init'>): bigint {
   return parseCapabilityExpression(
     config.bcaps.join(' '),
     config.init === 'own' ? OWN_INIT_CAPABILITIES : DEFAULT_CAPABILITIES,
   );
+}
+
+/** Returns which raw sockets on the host's stack a guest is given. */
+export function rawAccess(config: Pick<GuestConfig, 'bcaps' | 'init' | 'ccaps'>): RawAccess | undefined {
+  if ((capabilityBound(config) & NET_RAW) !== 0n) return 'all';
+  return config.ccaps.includes('raw_icmp') ? 'icmp' : undefined;
 }
 
 /** Returns what runs in a guest, as whom and with what. */
@@ -120,7 +129,7 @@ export function commandSpec(
     noNewPrivileges: config.noNewPrivileges,
     seccomp: host.seccompFilter(config.seccomp, bcaps),
     isUsualFilter: typeof config.seccomp === 'string',
-    socketFilter: config.network.mode === 'isolated' ? host.socketFilter() : undefined,
+    socketFilter: config.network.mode === 'isolated' ? host.socketFilter(rawAccess(config)) : undefined,
     rlimits: rlimitsOfCommand(config).map(([name, { soft, hard }]) => ({
       resource: rlimitNumber(host, name),
       soft: toRlim(soft),

@@ -1,16 +1,21 @@
 /** What the socket broker does to a new socket before the guest gets it. */
 import { endianness } from 'node:os';
-import { planUpdate } from '../sys/bpf/map.ts';
+import { planLookup, planUpdate } from '../sys/bpf/map.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 import { AF_INET, AF_INET6, NOWHERE, PROTOCOL } from './fence-code.ts';
+import { words } from './fence-elements.ts';
+import { NETWORK } from './fence-maps.ts';
 
 const SOL_SOCKET = 1;
 const SO_COOKIE = 57;
 const SOCK_DATAGRAM = 2;
+const SOCK_RAW = 3;
 const SOCK_TYPE_MASK = 0xf;
 const IP4_BYTES = 16;
 const IP6_BYTES = 28;
 const FAMILY_BYTES = 2;
+/** What stands before an IPv4 address in 16 bytes. */
+const MAPPED_BYTES = 12;
 
 /** Socket that was made, and the arguments of the call that asked for it. */
 export interface NewSocket {
@@ -37,7 +42,7 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   const length = p.data(4, '<8>');
   p.put(length, 8);
   const value = p.data(8, '<socket>');
-  const nowhere4 = p.data(nowhereOf4(), '255.255.255.255:1');
+  const nowhere4 = p.data(sockaddr4(NOWHERE.address, NOWHERE.port), '255.255.255.255:1');
   // It has to fail: __udp_disconnect() leaves the peer of a socket of IPv6 that was connected.
   p.sys('connect', [socket, nowhere4, nowhere4.length], { about: 'to nowhere', ...quiet });
   p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
@@ -48,7 +53,10 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   planUpdate(p, sockets, cookie, value, { about: 'a datagram socket', ...quiet });
   p.jump(disconnect);
 
-  const nowhere6 = p.data(nowhereOf6(), '[::ffff:255.255.255.255]:1');
+  const nowhere6 = p.data(
+    sockaddr6([0, 0, 0xffff, NOWHERE.address], NOWHERE.port),
+    '[::ffff:255.255.255.255]:1',
+  );
   p.place(echo6);
   p.sys('connect', [socket, nowhere6, nowhere6.length], { about: 'to nowhere', ...quiet });
   p.jump(disconnect);
@@ -59,25 +67,49 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   p.place(end);
 }
 
+/**
+ * Adds the steps that bind a raw socket to the context's first address of its family, from which it then sends: no program
+ * is asked where that goes. Others stay as they are, and nothing here fails.
+ */
+export function planBindRaw(
+  p: Program,
+  { networks, nid }: { readonly networks: Arg; readonly nid: number },
+  { socket, family, type }: { readonly socket: Result; readonly family: Result; readonly type: Result },
+): void {
+  const [end, is6] = [p.label(), p.label()];
+  const about = 'first address';
+  p.expect(type, '&', SOCK_RAW, 'EINVAL', 'a raw socket', { mask: SOCK_TYPE_MASK, otherwise: end });
+  const context = planLookup(p, networks, words(nid), NETWORK.bytes, '<context>');
+  p.expect(family, '==', AF_INET, 'EINVAL', 'IPv4', { otherwise: is6 });
+  const name4 = p.data(sockaddr4(0, 0), about);
+  p.store(name4.at(4, 4), p.load(context.at(NETWORK.primary4 + MAPPED_BYTES, 4)));
+  p.sys('bind', [socket, name4, name4.length], { about, ignore: [] });
+  p.jump(end);
+  p.place(is6);
+  const name6 = p.data(sockaddr6([0, 0, 0, 0], 0), about);
+  for (const i of [0, 8]) p.store(name6.at(8 + i, 8), p.load(context.at(NETWORK.primary6 + i, 8), 8), 8);
+  p.sys('bind', [socket, name6, name6.length], { about, ignore: [] });
+  p.place(end);
+}
+
 const LE = endianness() === 'LE';
 
 /** struct sockaddr_in */
-function nowhereOf4(): Uint8Array {
+function sockaddr4(address: number, port: number): Uint8Array {
   const bytes = new Uint8Array(IP4_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint16(0, AF_INET, LE);
-  view.setUint16(2, NOWHERE.port);
-  view.setUint32(4, NOWHERE.address);
+  view.setUint16(2, port);
+  view.setUint32(4, address);
   return bytes;
 }
 
 /** struct sockaddr_in6 */
-function nowhereOf6(): Uint8Array {
+function sockaddr6(address: readonly [number, number, number, number], port: number): Uint8Array {
   const bytes = new Uint8Array(IP6_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint16(0, AF_INET6, LE);
-  view.setUint16(2, NOWHERE.port);
-  view.setUint16(18, 0xffff);
-  view.setUint32(20, NOWHERE.address);
+  view.setUint16(2, port);
+  for (const [i, word] of address.entries()) view.setUint32(8 + 4 * i, word);
   return bytes;
 }

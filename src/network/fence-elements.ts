@@ -177,7 +177,8 @@ function network(
     (hasRules(policy) ? NETWORK_FLAG.rules : 0) |
     (policy.metadata === 'allow' ? 0 : NETWORK_FLAG.metadataDenied) |
     (policy.multicast ? NETWORK_FLAG.multicast : 0) |
-    (policy.raw ? NETWORK_FLAG.raw : 0) |
+    (policy.raw === 'all' ? NETWORK_FLAG.raw : 0) |
+    (policy.raw === 'icmp' ? NETWORK_FLAG.rawEcho : 0) |
     (policy.lowPorts === 'any' ? NETWORK_FLAG.lowPortsAny : 0) |
     (addresses4.length > 1 ? NETWORK_FLAG.sources4 : 0) |
     (addresses6.length > 1 ? NETWORK_FLAG.sources6 : 0);

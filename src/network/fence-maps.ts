@@ -42,6 +42,8 @@ export const NETWORK_FLAG = {
   /** `sources` has something to say for IPv4, IPv6. */
   sources4: 32,
   sources6: 64,
+  /** Raw sockets of ICMP that ask for echoes. */
+  rawEcho: 128,
 } as const;
 
 /** `addresses`: address → u32 nid, u32 flags. */

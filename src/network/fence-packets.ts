@@ -63,8 +63,10 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     a.label(`IPv${ip}, unknown`);
     f.loadNetwork();
     readPorts(f, ip, direction);
-    if (direction === 'out') checkSent(f, ip);
-    else checkReceived(f, ip);
+    if (direction === 'out') {
+      checkEcho(f, ip);
+      checkSent(f, ip);
+    } else checkReceived(f, ip);
     a.label(`IPv${ip} is right`);
     // A raw socket can write TCP as well, to and from anywhere: only what the socket itself is counts.
     a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'right');
@@ -164,12 +166,8 @@ function readPorts(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
       .swapToBigEndian(1, 16)
       .and(1, FRAGMENT_OFFSET);
     a.jumpIf(1, '!=', 0, none);
-    a.load(2, 10, FRAME.header + IP4.version, 1)
-      .and(2, 0xf)
-      .alu(2, '<<', 2);
-  } else {
-    a.move(2, IP6.bytes);
   }
+  loadPayloadOffset(f, ip);
   a.move(1, reg(6)).move(3, reg(10)).alu(3, '+', FRAME.small).move(4, 4).call('skb_load_bytes');
   a.jumpIf(0, '!=', 0, none);
   const [source, destination] =
@@ -179,6 +177,36 @@ function readPorts(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
     .swapToBigEndian(1, 16)
     .store(10, destination, reg(1), 8);
   a.label(none);
+}
+
+/** ICMP_ECHO, ICMP_TIMESTAMP; ICMPV6_ECHO_REQUEST: asking, which is all that an ICMP socket is for. */
+const QUESTIONS = { 4: [8, 13], 6: [128] } as const;
+
+/** What a socket of ICMP sends is a question, unless the context may have all raw sockets: no redirect, no advertisement. */
+function checkEcho(f: FenceCode, ip: 4 | 6): void {
+  const { a } = f;
+  const icmp = ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6;
+  const [right, wrong] = [a.fresh('a question, or no ICMP'), a.fresh('no question')];
+  a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', icmp, right);
+  f.ifNetworkFlag(NETWORK_FLAG.raw, true, right);
+  a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', icmp, wrong);
+  loadPayloadOffset(f, ip);
+  a.move(1, reg(6)).move(3, reg(10)).alu(3, '+', FRAME.small).move(4, 1).call('skb_load_bytes');
+  a.jumpIf(0, '!=', 0, wrong).load(1, 10, FRAME.small, 1);
+  for (const type of QUESTIONS[ip]) a.jumpIf(1, '==', type, right);
+  a.label(wrong);
+  f.refuse('socket-type', 'EPERM');
+  a.label(right);
+}
+
+/** r2 = where what the IP header carries begins. */
+function loadPayloadOffset(f: FenceCode, ip: 4 | 6): void {
+  if (ip === 6) f.a.move(2, IP6.bytes);
+  else
+    f.a
+      .load(2, 10, FRAME.header + IP4.version, 1)
+      .and(2, 0xf)
+      .alu(2, '<<', 2);
 }
 
 /** What leaves must come from an address of the context's, and go where it may. */

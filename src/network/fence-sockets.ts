@@ -42,8 +42,11 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   f.refuse('socket-type', 'EPROTONOSUPPORT');
   a.label('raw').store(10, FRAME.small, reg(9), 4);
   f.lookup('networks', FRAME.small);
-  a.jumpIf(0, '==', 0, 'no raw').load(1, 0, NETWORK.flags, 4).and(1, NETWORK_FLAG.raw);
-  a.jumpIf(1, '!=', 0, 'keep').label('no raw');
+  a.jumpIf(0, '==', 0, 'no raw').load(1, 0, NETWORK.flags, 4).move(2, reg(1)).and(2, NETWORK_FLAG.raw);
+  a.jumpIf(2, '!=', 0, 'keep').and(1, NETWORK_FLAG.rawEcho).jumpIf(1, '==', 0, 'no raw');
+  a.load(1, 10, FRAME.protocol, 8);
+  for (const protocol of [PROTOCOL.icmp, PROTOCOL.icmp6]) a.jumpIf(1, '==', protocol, 'keep');
+  a.label('no raw');
   f.refuse('socket-type', 'EPERM');
 
   a.label('keep').loadMap(1, 'state').move(2, reg(6)).move(3, reg(10)).alu(3, '+', FRAME.initial);
@@ -151,6 +154,11 @@ const MULTICAST_OPTIONS: readonly (readonly [level: number, name: number])[] = [
   [LEVEL.ip6, 42],
   [LEVEL.ip6, 46],
 ];
+/** A raw socket's headers of its own: of ICMP alone it writes no other. */
+const HEADER_OPTIONS: readonly (readonly [level: number, name: number])[] = [
+  [LEVEL.ip, 3], // IP_HDRINCL
+  [LEVEL.ip6, 36], // IPV6_HDRINCL
+];
 /** The kernel shows a program one page of a value, and refuses longer ones unless the program says it has not touched them. */
 const VALUE_BYTES = 4096;
 
@@ -167,6 +175,7 @@ export function optionProgram(target: FenceTarget): EbpfProgram {
     if (level === LEVEL.ip6) a.jumpIf32(3, '==', IPV6_V6ONLY, 'v6only');
     for (const [of, name] of REFUSED_OPTIONS) if (of === level) a.jumpIf32(3, '==', name, 'refused option');
     for (const [of, name] of MULTICAST_OPTIONS) if (of === level) a.jumpIf32(3, '==', name, 'multicast');
+    for (const [of, name] of HEADER_OPTIONS) if (of === level) a.jumpIf32(3, '==', name, 'own headers');
     a.goto('pass').label(next);
   }
   a.goto('pass');
@@ -182,6 +191,8 @@ export function optionProgram(target: FenceTarget): EbpfProgram {
 
   a.label('multicast');
   f.loadState().loadNetwork().ifNetworkFlag(NETWORK_FLAG.multicast, true, 'pass');
+  a.goto('refuse it').label('own headers');
+  f.loadState().loadNetwork().ifNetworkFlag(NETWORK_FLAG.raw, true, 'pass');
   a.goto('refuse it').label('refused option');
   f.loadState();
   a.label('refuse it').load(1, 6, SOCKOPT.name, 4).store(10, FRAME.remotePort, reg(1), 8);

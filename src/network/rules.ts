@@ -31,6 +31,9 @@ export interface EgressRule {
   readonly ports?: readonly [from: number, to: number];
 }
 
+/** Raw sockets that ask for echoes with ICMP; or of all protocols, with headers of their own. Their source is an own address. */
+export type RawAccess = 'icmp' | 'all';
+
 /** Who may be reached. Answers to what came in are never held back. */
 export interface NetworkPolicy {
   /** The first that matches decides. */
@@ -45,8 +48,8 @@ export interface NetworkPolicy {
   readonly groups?: readonly number[];
   /** Multicast, and to receive broadcasts; a UDP socket at a wildcard then is at that of the host. Default false. */
   readonly multicast?: boolean;
-  /** Raw sockets, as far as they are given any; default false. */
-  readonly raw?: boolean;
+  /** Which raw sockets they may have, if they are given any; default none. */
+  readonly raw?: RawAccess;
   /** Who may bind ports below 1024: the context's root (default) or any of its users. */
   readonly lowPorts?: 'root' | 'any';
 }

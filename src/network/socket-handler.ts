@@ -3,10 +3,13 @@
  * in the host's network namespace and below the guest's cgroup, and puts it into the process in place of the result. And
  * when one asks about interfaces by ioctl(2), which would be told of the host's.
  */
+import { planNumberPath } from '../sys/number-path.ts';
 import type { Data, Import, Label, Program, Result } from '../sys/program.ts';
-import { planPrepareSocket } from './fence-broker.ts';
+import { planBindRaw, planPrepareSocket } from './fence-broker.ts';
 
 const ARGUMENT_BYTES = 8;
+/** SOCK_TYPE_MASK of linux/net.h. */
+const TYPE_MASK = 0xf;
 
 /** Descriptors that the broker of a guest with a fence has. */
 export interface BrokerDescriptors {
@@ -14,6 +17,17 @@ export interface BrokerDescriptors {
   readonly sockets: number;
   /** A socket of the guest's own network namespace, which knows the interfaces that are shown. */
   readonly dark: number;
+  /** Of a guest that is given raw sockets, which its root alone may make. */
+  readonly raw: RawSocketMaker | undefined;
+}
+
+/** What it takes to make raw sockets, beside CAP_NET_RAW. */
+export interface RawSocketMaker {
+  /** Host user id of the guest's root. */
+  readonly uid: number;
+  /** Descriptor of the fence's map of contexts, and the number of the guest's. */
+  readonly networks: number;
+  readonly nid: number;
 }
 
 /**
@@ -39,7 +53,9 @@ export function planSocketHandler(h: Program, has: BrokerDescriptors | undefined
 
   const response = h.struct('seccomp_notif_resp', {});
   planInterfaceRequest(h, { listener, request, id, descriptor: family, dark: has?.dark, end });
+  if (has?.raw) planRootOnly(h, { request, response, type, uid: has.raw.uid, answer });
   const socket = h.sys('socket', [family, type, protocol], { otherwise: { on: [], to: refuse } });
+  if (has?.raw) planBindRaw(h, has.raw, { socket, family, type });
   if (has) planPrepareSocket(h, has.sockets, { socket, type, protocol });
   const add = h.struct('seccomp_notif_addfd', { flags: h.flags('SECCOMP_ADDFD_FLAG_SEND') });
   const flags = h.field(add, 'seccomp_notif_addfd', 'newfd_flags').at(0, 4);
@@ -70,6 +86,40 @@ export function planSocketHandler(h: Program, has: BrokerDescriptors | undefined
   h.storeField(response, 'seccomp_notif_resp', 'id', id);
   h.sys('ioctl', [listener, h.flags('SECCOMP_IOCTL_NOTIF_SEND'), response], { about: 'refuse', ignore: [] });
   h.place(end);
+}
+
+/**
+ * Refuses a raw socket to all but the guest's root, which the kernel would do itself if it were the caller's to make: the
+ * directory of a process in /proc belongs to its effective user (task_dump_owner, fs/proc/base.c).
+ */
+function planRootOnly(
+  h: Program,
+  call: {
+    readonly request: Data;
+    readonly response: Data;
+    readonly type: Result;
+    readonly uid: number;
+    /** Where what the response says is sent. */
+    readonly answer: Label;
+  },
+): void {
+  const { request, response, type, uid, answer } = call;
+  const [granted, refused] = [h.label(), h.label()];
+  h.expect(type, '&', h.flags('SOCK_RAW'), 'EPERM', 'a raw socket', { mask: TYPE_MASK, otherwise: granted });
+  const about = 'the caller';
+  const path = planNumberPath(h, '/proc/', h.loadField(request, 'seccomp_notif', 'pid'));
+  const caller = h.sys('openat', [h.flags('AT_FDCWD'), path, h.flags('O_PATH', 'O_CLOEXEC'), 0], {
+    about,
+    otherwise: { on: [], to: refused },
+  });
+  const stat = h.struct('stat', {});
+  h.sys('fstat', [caller, stat], { about, ignore: [] });
+  h.sys('close', [caller]);
+  h.expect(h.loadField(stat, 'stat', 'st_uid'), '!=', uid | 0, 'EPERM', about, { otherwise: granted });
+  h.place(refused);
+  h.storeField(response, 'seccomp_notif_resp', 'error', -(h.abi.errnos['EPERM'] ?? 1));
+  h.jump(answer);
+  h.place(granted);
 }
 
 /**

@@ -194,7 +194,7 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
       assert.ok(
         (await world.fence.readDenials(2)).some((d) => d.reason === 'socket-option' && d.port === 36),
       );
-      await world.fence.setNetwork(2, only(2, { policy: { multicast: true, raw: true } }));
+      await world.fence.setNetwork(2, only(2, { policy: { multicast: true, raw: 'all' } }));
       assert.equal(
         await two.get(
           "code(udp().setsockopt, 0, 35, socket.inet_aton('224.1.1.1') + socket.inet_aton('10.7.0.2'))",

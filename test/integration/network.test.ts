@@ -46,6 +46,24 @@ else:
     s.sendall(b'hello')
     print(s.recv(200).decode())
 `;
+/** Pings by a raw socket, as ping and traceroute do. */
+const RAW = `
+import errno, socket, struct
+def ping(to, source=None, kind=None):
+    v6 = ':' in to
+    s = socket.socket(10 if v6 else 2, 3, 58 if v6 else 1); s.settimeout(3)
+    if source: s.bind((source, 0))
+    kind = kind or (128 if v6 else 8)
+    packet = struct.pack('!BBHHH', kind, 0, 0, 77, 1)
+    total = sum(struct.unpack('!4H', packet)); total = (total & 0xffff) + (total >> 16)
+    s.sendto(packet[:2] + struct.pack('!H', ~total & 0xffff) + packet[4:], (to, 0))
+    while True:
+        data, peer = s.recvfrom(200)
+        if data[0 if v6 else 20] == (129 if v6 else 0): return peer[0]
+def code(f, *args):
+    try: f(*args); return 'ok'
+    except OSError as e: return errno.errorcode.get(e.errno, type(e).__name__)
+`;
 const PING = `
 import socket, struct, sys
 v6 = ':' in sys.argv[1]
@@ -336,6 +354,95 @@ while True:
     await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
     assert.equal(await python('one', PING, '10.9.0.1'), '10.9.0.1 echo\n');
     assert.equal(await python('one', PING, 'fd09::1'), 'fd09::1 echo\n');
+  });
+
+  describe('raw sockets', () => {
+    before(() => void host.run('sh', '-c', "echo '1 0' > /proc/sys/net/ipv4/ping_group_range"));
+    after(() => void host.run('sh', '-c', "echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range"));
+    const said = async (name: string, script: string, ...words: readonly string[]): Promise<string> =>
+      (await v.run(['exec', ...words, name, PYTHON, '-c', RAW + script])).stdout.trim();
+
+    test('raw_icmp lets the root of a guest ping, and do nothing else', async () => {
+      await guest(
+        'one',
+        '--ip',
+        '10.9.0.5/24',
+        '--ip',
+        '10.9.0.6/24',
+        '--ip',
+        'fd09::5/64',
+        '--ccaps',
+        'raw_icmp',
+      );
+      await guest('two', '--ip', '10.9.0.7/24');
+      assert.notEqual((await v.run(['exec', 'one', PYTHON, '-c', PING, '10.9.0.1'])).code, 0, 'ping sockets');
+      assert.equal(await said('two', 'print(code(ping, "10.9.0.1"))'), 'EPERM');
+      assert.equal(
+        await said('one', 'print(ping("10.9.0.1"), ping("fd09::1"), ping("127.0.0.1"))'),
+        '10.9.0.1 fd09::1 127.0.0.1',
+      );
+      assert.equal(await said('one', 'print(ping("10.9.0.1", "10.9.0.6"))'), '10.9.0.1');
+      assert.equal(
+        await said('one', 'print(code(ping, "10.9.0.1"))', '-u', '1000'),
+        'EPERM',
+        'of another user',
+      );
+      assert.equal(await said('one', 'print(code(ping, "10.9.0.7"))'), 'EPERM', 'another guest');
+      assert.equal(
+        await said('one', 'print(code(ping, "10.9.0.1", "10.9.0.1"))'),
+        'EPERM',
+        "the host's address",
+      );
+      assert.equal(await said('one', 'print(code(ping, "10.9.0.1", None, 5))'), 'EPERM', 'a redirect');
+      assert.equal(await said('one', 'print(code(ping, "fd09::1", None, 136))'), 'EPERM', 'an advertisement');
+      for (const protocol of [6, 17, 255])
+        assert.equal(
+          await said('one', `print(code(socket.socket, 2, 3, ${protocol}))`),
+          'EPERM',
+          String(protocol),
+        );
+      assert.equal(
+        await said('one', 'print(code(socket.socket(2, 3, 1).setsockopt, 0, 3, 1))'),
+        'EPERM',
+        'IP_HDRINCL',
+      );
+      // It hears what is sent to it, not what is sent to others.
+      await guest('three', '--ip', '10.9.0.8/24', '--ccaps', 'raw_icmp');
+      const deaf = `
+s = socket.socket(2, 3, 1); s.bind(('0.0.0.0', 0)); s.settimeout(1)
+ping('10.9.0.1')
+heard = set()
+try:
+    while True: heard.add(socket.inet_ntoa(s.recv(200)[16:20]))
+except OSError: print(heard)
+`;
+      const listening = said('three', deaf);
+      await said('one', 'for i in range(20): ping("10.9.0.1")');
+      assert.equal(await listening, "{'10.9.0.8'}");
+    });
+
+    test('NET_RAW in the bound gives all of them, with own addresses as source', async () => {
+      await guest('one', '--ip', '10.9.0.5/24', '--cap-add', 'NET_RAW');
+      assert.equal(await said('one', 'print(ping("10.9.0.1"))'), '10.9.0.1');
+      assert.equal(await said('one', 'print(code(socket.socket, 2, 3, 6))'), 'ok');
+      assert.equal(await said('one', 'print(code(socket.socket, 2, 3, 6))', '-u', '1000'), 'EPERM');
+      const header = `
+def send(source):
+    s = socket.socket(2, 3, 255)
+    head = struct.pack('!BBHHHBBH4s4s', 69, 0, 20, 1, 0, 9, 253, 0, socket.inet_aton(source), socket.inet_aton('10.9.0.1'))
+    s.sendto(head, ('10.9.0.1', 0))
+print(code(send, '10.9.0.5'), code(send, '10.9.0.1'))
+`;
+      assert.equal(await said('one', header), 'ok EPERM');
+    });
+
+    test('a guest goes on having them after the death of the control plane', async () => {
+      await guest('one', '--ip', '10.9.0.5/24', '--ccaps', 'raw_icmp');
+      const { syscalldPid } = await daemons();
+      process.kill(syscalldPid, 'SIGKILL');
+      await eventually('its end', () => (existsSync(`/proc/${syscalldPid}`) ? undefined : true));
+      assert.equal(await said('one', 'print(ping("10.9.0.1"))'), '10.9.0.1');
+    });
   });
 
   test('only sockets of the IP families are made on the host, whatever started the process', async () => {
