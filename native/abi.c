@@ -1,33 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Prints abi.json: what the headers of the machine it is built for say. TypeScript encodes kernel structures only from
  * this, so no architecture is special.
  */
 #include "wire.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/bpf.h>
-#include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/magic.h>
-#include <linux/mount.h>
-#include <linux/openat2.h>
-#include <linux/sched.h>
-#include <linux/seccomp.h>
-#include <signal.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/vfs.h>
-#include <termios.h>
-#include <unistd.h>
+#include "abi-headers.h" /* names: abi-headers.def */
 
 #ifdef __x86_64__ /* ARCH and AUDIT come from the Makefile */
 #define COMPAT_ARCH "i386", AUDIT_ARCH_I386

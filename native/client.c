@@ -1,22 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * The client: sends its command line, directory, environment and three descriptors to the control plane, starting that
  * if nobody listens; then relays signals, text, a terminal if there is one, and the exit code.
  */
 #include "daemon.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <termios.h>
 
 #define START_TIMEOUT_MS 30000

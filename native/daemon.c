@@ -1,27 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * syscalld: one per instance. Holds what must outlive vserverd (processes, clients, log pipes), runs programs in forked
  * workers, starts and restarts vserverd. It decides nothing: every object is made by a program or a client.
  */
 #include "daemon.h"
 #include "machine.h"
-#include <errno.h>
-#include <linux/sched.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sendfile.h>
-#include <sys/un.h>
-#include <sys/wait.h>
-#include <time.h>
 
 struct daemon d = { .epoll = -1, .control = -1, .listener = -1 };
 
@@ -93,23 +78,18 @@ static void up(uint32_t type, uint64_t id, const struct iovec *parts, int count)
 #define BUCKETS 4096
 static struct object *table[BUCKETS];
 
-static struct object **bucket_of(uint32_t id)
+/* Where the pointer to an object is, or would be. */
+static struct object **place_of(uint32_t id)
 {
-	return &table[id % BUCKETS];
+	struct object **at = &table[id % BUCKETS];
+	while (*at && (*at)->id != id)
+		at = &(*at)->next;
+	return at;
 }
 
 struct object *object_find(uint32_t id)
 {
-	for (struct object *o = *bucket_of(id); o; o = o->next)
-		if (o->id == id)
-			return o;
-	return NULL;
-}
-
-static void table_link(struct object *o)
-{
-	o->next = *bucket_of(o->id);
-	*bucket_of(o->id) = o;
+	return *place_of(id);
 }
 
 void watch(uint64_t source, int fd)
@@ -131,14 +111,6 @@ void watched_close(int *fd)
 	*fd = -1;
 }
 
-static void table_unlink(struct object *o)
-{
-	struct object **at = bucket_of(o->id);
-	while (*at != o)
-		at = &(*at)->next;
-	*at = o->next;
-}
-
 struct object *object_add(uint32_t id, uint32_t kind, int fd)
 {
 	struct object *o = object_find(id);
@@ -151,7 +123,7 @@ struct object *object_add(uint32_t id, uint32_t kind, int fd)
 	o->kind = kind;
 	o->fd = fd;
 	o->stdio[0] = o->stdio[1] = o->stdio[2] = -1;
-	table_link(o);
+	*place_of(id) = o;
 	return o;
 }
 
@@ -162,15 +134,16 @@ static void object_rename(struct object *o, uint32_t id)
 	struct object *older = object_find(id);
 	if (older)
 		object_drop(older);
-	table_unlink(o);
+	*place_of(o->id) = o->next;
 	o->id = id;
-	table_link(o);
+	o->next = NULL;
+	*place_of(id) = o;
 	epoll_ctl(d.epoll, EPOLL_CTL_MOD, o->fd, &ev);
 }
 
 void object_drop(struct object *o)
 {
-	table_unlink(o);
+	*place_of(o->id) = o->next;
 	if (o->kind == OBJECT_LOG)
 		log_free(o);
 	if (o->kind == OBJECT_WORKER)
@@ -209,6 +182,11 @@ static void reap(void)
 }
 
 static void client_exit(struct object *client, int32_t code);
+
+static bool running(const struct object *o)
+{
+	return o && o->kind == OBJECT_PROCESS && !o->exited;
+}
 
 static void process_tell(struct object *o)
 {
@@ -394,7 +372,7 @@ static void worker_read(struct object *w)
 	} else if (note->kind == WORKER_FAILED && !w->fail_error) {
 		w->fail_step = note->step;
 		w->fail_error = note->error;
-	} else if (note->kind == WORKER_ENDED && (o = object_find(note->object)) && o->kind == OBJECT_PROCESS && !o->exited) {
+	} else if (note->kind == WORKER_ENDED && running(o = object_find(note->object))) {
 		o->ending = true;
 		o->status = note->error;
 		process_tell(o);
@@ -688,51 +666,33 @@ static void handle(const struct frame *f, const uint8_t *body)
 	int32_t value = 0;
 	if (f->len >= 4)
 		memcpy(&value, body, 4);
-	bool client = o && o->kind == OBJECT_CLIENT;
-	switch (f->type) {
-	case DOWN_RUN:
+	struct object *client = o && o->kind == OBJECT_CLIENT ? o : NULL, *process = running(o) ? o : NULL;
+	if (f->type == DOWN_RUN)
 		run(f->id, body, f->len);
-		break;
-	case DOWN_DROP:
-		if (o && o->kind == OBJECT_WORKER)
-			worker_end(o);
-		else if (o && o->kind == OBJECT_PROCESS && !o->exited)
-			o->discard = true; /* still to be reaped */
-		else if (o)
-			object_drop(o);
-		break;
-	case DOWN_SIGNAL:
-		if (o && o->kind == OBJECT_PROCESS && !o->exited)
-			syscall(SYS_pidfd_send_signal, o->fd, value, NULL, 0);
-		break;
-	case DOWN_CLIENT_OUT:
-		/* vserverd waits for the acknowledgement of each piece, so one that does not fit means a client gone wrong. */
-		if (!client)
-			up(UP_CLIENT_ACK, f->id, NULL, 0);
-		else if (!client_write(o, body, f->len))
-			client_close(o);
-		break;
-	case DOWN_CLIENT_EXIT:
-		if (client)
-			client_exit(o, value);
-		break;
-	case DOWN_BIND:
-		if (client)
-			bind_client(o, (uint32_t)value);
-		break;
-	case DOWN_LOG:
+	else if (f->type == DOWN_DROP && o && o->kind == OBJECT_WORKER)
+		worker_end(o);
+	else if (f->type == DOWN_DROP && process)
+		process->discard = true; /* still to be reaped */
+	else if (f->type == DOWN_DROP && o)
+		object_drop(o);
+	else if (f->type == DOWN_SIGNAL && process)
+		syscall(SYS_pidfd_send_signal, process->fd, value, NULL, 0);
+	else if (f->type == DOWN_CLIENT_OUT && !client)
+		up(UP_CLIENT_ACK, f->id, NULL, 0);
+	else if (f->type == DOWN_CLIENT_OUT && !client_write(client, body, f->len))
+		client_close(client); /* vserverd waits for the acknowledgement of each piece: the client has gone wrong */
+	else if (f->type == DOWN_CLIENT_EXIT && client)
+		client_exit(client, value);
+	else if (f->type == DOWN_BIND && client)
+		bind_client(client, (uint32_t)value);
+	else if (f->type == DOWN_LOG)
 		log_open((uint32_t)f->id, body, f->len);
-		break;
-	case DOWN_SHUTDOWN:
+	else if (f->type == DOWN_READY)
+		snapshot();
+	else if (f->type == DOWN_SHUTDOWN) {
 		d.stopping = true;
 		watched_close(&d.listener); /* who comes now starts the next one */
 		unlink("syscalld.sock");
-		break;
-	case DOWN_READY:
-		snapshot();
-		break;
-	default:
-		break;
 	}
 }
 
@@ -744,12 +704,7 @@ static void control_read(void)
 	ssize_t n = recv(d.control, in + have, sizeof in - have, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n <= 0) {
-		have = 0;
-		vserverd_ended();
-		return;
-	}
-	have += (size_t)n;
+	have += n > 0 ? (size_t)n : 0;
 	size_t at = 0;
 	struct frame f;
 	enum frame_state state;
@@ -757,13 +712,11 @@ static void control_read(void)
 		handle(&f, in + at + sizeof f);
 		at += sizeof f + f.len;
 	}
-	if (state == FRAME_TOO_LONG) {
+	memmove(in, in + at, have -= at);
+	if (n <= 0 || state == FRAME_TOO_LONG) {
 		have = 0;
 		vserverd_ended();
-		return;
 	}
-	memmove(in, in + at, have - at);
-	have -= at;
 }
 
 static void dispatch(const struct epoll_event *ev)
@@ -794,7 +747,7 @@ static void loop(void)
 {
 	struct epoll_event events[64];
 	for (;;) {
-		int wait_ms = d.control < 0 || dying_count || !d.spare ? POLL_MS : log_paused() ? LOG_TICK_MS : -1;
+		int wait_ms = d.control < 0 || dying_count || !d.spare ? POLL_MS : log_tick() ? LOG_TICK_MS : -1;
 		int n = epoll_wait(d.epoll, events, 64, wait_ms);
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
@@ -803,8 +756,7 @@ static void loop(void)
 		if (spare)
 			d.spare = spare->id;
 		reap();
-		if (log_paused())
-			log_tick();
+		log_tick();
 		if (d.control < 0 && started_ms <= now_ms())
 			vserverd_start();
 	}

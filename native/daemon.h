@@ -67,8 +67,7 @@ void watched_close(int *fd); /* and -1 instead */
 /* log.c */
 void log_open(uint32_t id, const uint8_t *body, size_t len);
 void log_read(struct object *o, int stream);
-bool log_paused(void);
-void log_tick(void);
+bool log_tick(void); /* whether a log is paused */
 void log_free(struct object *o);
 
 int daemon_main(char **argv); /* argv: syscalld RUN_DIR ROOT VSERVERD */

@@ -1,26 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Logs of guests that run detached: what comes out of their pipes goes, as records, into a file of bounded size with
  * one older file beside it. A guest that floods its log is slowed down by its full pipe, and nobody else is.
  */
 #include "daemon.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #define TICK_BYTES (512u * 1024u)
 
 static struct object *paused; /* logs that wait for the next tick */
-
-bool log_paused(void)
-{
-	return paused;
-}
 
 static void file_open(struct object *o)
 {
@@ -101,12 +87,11 @@ void log_read(struct object *o, int stream)
 		pause_stream(o, stream);
 }
 
-/* Every LOG_TICK_MS while a log is paused. */
-void log_tick(void)
+bool log_tick(void)
 {
 	static int64_t last_ms;
-	if (now_ms() - last_ms < LOG_TICK_MS)
-		return;
+	if (!paused || now_ms() - last_ms < LOG_TICK_MS)
+		return paused;
 	last_ms = now_ms();
 	for (struct object *o; (o = paused);) {
 		paused = o->paused_next;
@@ -117,6 +102,7 @@ void log_tick(void)
 				watch(o->id | (stream == 2 ? SOURCE_LOG_STDERR : 0), o->stdio[stream]);
 			}
 	}
+	return false;
 }
 
 void log_free(struct object *o)

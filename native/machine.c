@@ -1,16 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * The syscall machine: executes a flat list of system calls. It knows no policy and parses no text; what a program
  * means is decided by the TypeScript that compiled it (src/sys/program.ts).
  */
 #include "machine.h"
-#include <errno.h>
-#include <linux/sched.h>
-#include <sys/epoll.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 static struct {
 	struct program p;
@@ -187,6 +179,8 @@ static int64_t execute(const struct step *s)
 		return -tree_remove((int)a[0]);
 	case OP_BROKER:
 		broker((int)a[0], (void *)(uintptr_t)a[1], s->arg[1] >> 32);
+	case OP_RELAY:
+		relay_main((int)a[0], (int)a[1]);
 	case OP_TAKE_PROGRAM:
 		close(m.sock); /* from now on a worker of its own, still with a child's role */
 		serve((int)a[0]);

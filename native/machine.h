@@ -29,6 +29,8 @@ uint32_t program_next(const struct program *p, uint32_t i, int64_t result);
 int tree_remove(int dir);
 /* Body of a worker: takes program messages from `sock` until one does not park it. Never returns. */
 _Noreturn void worker_main(int sock);
+/* Body of a relay, with a non-blocking /dev/fuse and a listening socket. Ends with its file system. */
+_Noreturn void relay_main(int fuse, int listener);
 /* Text that `ps` shows for processes forked from us; set once in main. */
 void title_init(int argc, char **argv);
 void title_set(const char *name);

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Messages of native/wire.h: sent and received with their descriptors, and taken apart. Nothing here has a state.
  */
 #include "messages.h"
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 
 union control {
 	struct cmsghdr align;
@@ -106,41 +102,24 @@ bool client_parse(const uint8_t *bytes, size_t len, uint32_t fd_count, struct cl
 	if (len < 4)
 		return false;
 	memcpy(&r->type, bytes, 4);
-	switch (r->type) {
-	case CLIENT_HELLO: /* tty bits, rows and columns, argc, a directory */
-		r->hello = bytes + 4;
-		r->hello_len = len - 4;
-		return fd_count == 3 && len >= 4 + 12 + 1 && bytes[len - 1] == 0;
-	case CLIENT_SIGNAL:
-		if (len >= 8)
-			memcpy(&r->value, bytes + 4, 4);
-		return fd_count == 0 && len == 8;
-	case CLIENT_ACK:
-		return fd_count == 0;
-	case CLIENT_DETACH:
-		return fd_count == 1;
-	default:
-		return false;
-	}
+	r->hello = bytes + 4;
+	r->hello_len = len - 4;
+	if (len >= 8)
+		memcpy(&r->value, bytes + 4, 4);
+	return (r->type == CLIENT_HELLO && fd_count == 3 && len >= 4 + 12 + 1 && bytes[len - 1] == 0) || /* … argc, a directory */
+	       (r->type == CLIENT_SIGNAL && fd_count == 0 && len == 8) || (r->type == CLIENT_ACK && fd_count == 0) ||
+	       (r->type == CLIENT_DETACH && fd_count == 1);
 }
 
 bool note_check(const struct worker_note *note, size_t len, uint32_t fd_count)
 {
 	if (len < sizeof *note)
 		return false;
-	switch (note->kind) {
-	case WORKER_SPAWNED:
-		return fd_count == 1;
-	case WORKER_DONE:
+	if (note->kind == WORKER_DONE)
 		return note->keep_count <= KEEPS_MAX && fd_count == note->keep_count && note->result_count <= STEPS_MAX &&
 		       len - sizeof *note == (uint64_t)note->result_count * 8 + note->out_len;
-	case WORKER_FAILED:
-		return fd_count == 0 && note->error > 0;
-	case WORKER_ENDED:
-		return fd_count == 0;
-	default:
-		return false;
-	}
+	return (note->kind == WORKER_SPAWNED && fd_count == 1) || (note->kind == WORKER_FAILED && fd_count == 0 && note->error > 0) ||
+	       (note->kind == WORKER_ENDED && fd_count == 0);
 }
 
 int32_t exit_code(int32_t status)

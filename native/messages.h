@@ -1,10 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef VSERVER_MESSAGES_H
 #define VSERVER_MESSAGES_H
+/* For all of us but abi.c: what more than one file needs of the system. */
 #include "wire.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 struct fds {
 	int fd[IMPORTS_MAX];

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Syscall programs as data: decoded, their arguments found, their steps followed. No system call is made here, so that
  * all of it can be fuzzed.
  */
@@ -15,11 +14,6 @@ static bool immediate_range(const struct program_header *h, const struct step *s
 	return s->kind[off_arg] == ARG_IMM && s->kind[len_arg] == ARG_IMM && fits(h, s->arg[off_arg], s->arg[len_arg]);
 }
 
-static bool immediate_errno(const struct step *s)
-{
-	return s->kind[4] == ARG_IMM && s->arg[4] > 0 && s->arg[4] < 4096;
-}
-
 static const char *step_check(const struct program_header *h, const struct step *s, uint32_t index)
 {
 	if (s->op >= OP_COUNT)
@@ -31,50 +25,28 @@ static const char *step_check(const struct program_header *h, const struct step 
 	if (jumps && (s->target <= index || s->target > h->step_count - (s->op == OP_SPAWN)))
 		return "jump target is not ahead";
 	for (int i = 0; i < 6; i++) {
-		switch (s->kind[i]) {
-		case ARG_IMM:
-			break;
-		case ARG_DATA:
-			if (!fits(h, (uint32_t)s->arg[i], s->arg[i] >> 32))
-				return "data argument outside the data area";
-			break;
-		case ARG_RESULT:
-			if (s->arg[i] >= index)
-				return "result of a later step";
-			break;
-		case ARG_IMPORT:
-			if (s->arg[i] >= h->import_count)
-				return "import that did not come";
-			break;
-		default:
+		if (s->kind[i] == ARG_DATA && !fits(h, (uint32_t)s->arg[i], s->arg[i] >> 32))
+			return "data argument outside the data area";
+		if (s->kind[i] == ARG_RESULT && s->arg[i] >= index)
+			return "result of a later step";
+		if (s->kind[i] == ARG_IMPORT && s->arg[i] >= h->import_count)
+			return "import that did not come";
+		if (s->kind[i] > ARG_IMPORT)
 			return "unknown argument kind";
-		}
 	}
-	switch (s->op) {
-	case OP_STORE:
-	case OP_LOAD:
-		if (!immediate_range(h, s, 0, 1) || (s->arg[1] != 4 && s->arg[1] != 8))
-			return "store or load outside the data area";
-		break;
-	case OP_EXPECT_BYTES:
-		if (!immediate_range(h, s, 0, 1) || s->kind[2] != ARG_IMM || !fits(h, s->arg[2], s->arg[1]))
-			return "comparison outside the data area";
-		return immediate_errno(s) ? NULL : "comparison without an errno";
-	case OP_EXPECT:
-		if (s->kind[1] != ARG_IMM || s->arg[1] > 2 || !immediate_errno(s))
-			return "unknown comparison, or one without an errno";
-		break;
-	case OP_ITOA:
-		if (!immediate_range(h, s, 0, 1) || s->arg[1] < 21)
-			return "number does not fit where it is written";
-		break;
-	case OP_BROKER:
-		if (s->kind[1] != ARG_DATA)
-			return "handler outside the data area";
-		break;
-	default:
-		break;
-	}
+	bool in_range = immediate_range(h, s, 0, 1), has_errno = s->kind[4] == ARG_IMM && s->arg[4] > 0 && s->arg[4] < 4096;
+	if ((s->op == OP_STORE || s->op == OP_LOAD) && (!in_range || (s->arg[1] != 4 && s->arg[1] != 8)))
+		return "store or load outside the data area";
+	if (s->op == OP_EXPECT_BYTES && (!in_range || s->kind[2] != ARG_IMM || !fits(h, s->arg[2], s->arg[1])))
+		return "comparison outside the data area";
+	if ((s->op == OP_EXPECT_BYTES || s->op == OP_EXPECT) && !has_errno)
+		return "comparison without an errno";
+	if (s->op == OP_EXPECT && (s->kind[1] != ARG_IMM || s->arg[1] > 2))
+		return "unknown comparison";
+	if (s->op == OP_ITOA && (!in_range || s->arg[1] < 21))
+		return "number does not fit where it is written";
+	if (s->op == OP_BROKER && s->kind[1] != ARG_DATA)
+		return "handler outside the data area";
 	return NULL;
 }
 
@@ -121,29 +93,10 @@ void program_begin(struct program *p)
 
 uint64_t program_value(const struct program *p, const struct step *s, int i)
 {
-	switch (s->kind[i]) {
-	case ARG_DATA:
-		return (uint64_t)(uintptr_t)(p->data + (uint32_t)s->arg[i]);
-	case ARG_RESULT:
-		return (uint64_t)p->results[s->arg[i]];
-	case ARG_IMPORT:
-		return (uint64_t)p->imports.fd[s->arg[i]];
-	default:
-		return s->arg[i];
-	}
-}
-
-static int64_t itoa(uint8_t *to, uint64_t value)
-{
-	char digits[20];
-	int n = 0;
-	do
-		digits[n++] = (char)('0' + value % 10);
-	while (value /= 10);
-	for (int i = 0; i < n; i++)
-		to[i] = (uint8_t)digits[n - 1 - i];
-	to[n] = 0;
-	return n;
+	uint64_t a = s->arg[i];
+	return s->kind[i] == ARG_DATA ? (uint64_t)(uintptr_t)(p->data + (uint32_t)a) :
+	       s->kind[i] == ARG_RESULT ? (uint64_t)p->results[a] :
+	       s->kind[i] == ARG_IMPORT ? (uint64_t)p->imports.fd[a] : a;
 }
 
 static int64_t expect(const struct program *p, const struct step *s)
@@ -158,40 +111,23 @@ bool program_compute(struct program *p, const struct step *s, int64_t *result)
 	int64_t value = 0;
 	int32_t narrow;
 	*result = 0;
-	switch (s->op) {
-	case OP_STORE:
+	if (s->op == OP_STORE) {
 		value = (int64_t)program_value(p, s, 2);
 		narrow = (int32_t)value;
 		memcpy(p->data + s->arg[0], s->arg[1] == 4 ? (void *)&narrow : (void *)&value, s->arg[1]);
-		return true;
-	case OP_LOAD:
+	} else if (s->op == OP_LOAD) {
 		memcpy(s->arg[1] == 4 ? (void *)&narrow : (void *)&value, p->data + s->arg[0], s->arg[1]);
 		*result = s->arg[1] == 4 ? narrow : value;
-		return true;
-	case OP_EXPECT:
+	} else if (s->op == OP_EXPECT) {
 		*result = expect(p, s);
-		return true;
-	case OP_EXPECT_BYTES:
+	} else if (s->op == OP_EXPECT_BYTES) {
 		*result = memcmp(p->data + s->arg[0], p->data + s->arg[2], s->arg[1]) ? -(int64_t)s->arg[4] : 0;
-		return true;
-	case OP_ITOA:
-		*result = itoa(p->data + s->arg[0], program_value(p, s, 2));
-		return true;
-	case OP_JUMP:
-		return true;
-	default:
-		return false;
+	} else if (s->op == OP_ITOA) {
+		*result = snprintf((char *)p->data + s->arg[0], s->arg[1], "%llu", (unsigned long long)program_value(p, s, 2));
+	} else {
+		return s->op == OP_JUMP;
 	}
-}
-
-static bool rule_covers(const struct step *s, int64_t error)
-{
-	if (!s->only[0])
-		return true;
-	for (int i = 0; i < 4; i++)
-		if (s->only[i] == error)
-			return true;
-	return false;
+	return true;
 }
 
 uint32_t program_next(const struct program *p, uint32_t i, int64_t result)
@@ -201,7 +137,8 @@ uint32_t program_next(const struct program *p, uint32_t i, int64_t result)
 		return s->target;
 	if (result >= 0 || result <= -4096 || s->op == OP_LOAD) /* what is loaded may be negative */
 		return i + 1;
-	if (s->rule == RULE_FAIL || !rule_covers(s, -result))
+	bool listed = !s->only[0] || s->only[0] == -result || s->only[1] == -result || s->only[2] == -result || s->only[3] == -result;
+	if (s->rule == RULE_FAIL || !listed)
 		return PROGRAM_FAILED;
 	return s->rule == RULE_JUMP ? s->target : i + 1;
 }

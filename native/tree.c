@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Removes what is below a directory, in the presence of anything a guest can put there. Every step is relative to a
  * descriptor and crosses neither a link nor a mount, not even a bind mount of the same file system: RESOLVE_NO_XDEV
  * compares mounts, not st_dev (openat2(2), Linux 5.6). Whoever calls this has ended every process that can write there.
  */
 #include "machine.h"
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/fs.h>
 #include <linux/openat2.h>
-#include <stdio.h>
-#include <sys/syscall.h>
 
 #define LEVELS 32 /* what lies deeper moves up: a tree of any depth needs no more descriptors than this */
 

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0
- *
  * Wire formats between the processes. All integers are in host byte order: every peer runs on the same machine.
  *
  *   vserver (client) ── SEQPACKET, run/syscalld.sock ──▶ syscalld ◀── STREAM, fd 3 ──▶ vserverd
@@ -75,6 +74,7 @@ enum op {
 	OP_REMOVE_TREE,      /* removes everything below directory fd a0; EXDEV when something is mounted there */
 	OP_TAKE_PROGRAM,     /* goes on as a worker with its next program from socket a0; in a child, whose end others keep */
 	OP_BROKER,           /* becomes a broker: runs the program a1 for each descriptor, its import 0, that came over socket a0 and is readable */
+	OP_RELAY,            /* becomes the relay of the FUSE session on descriptor a0, for whoever connects to socket a1 */
 	OP_COUNT
 };
 

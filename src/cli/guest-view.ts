@@ -46,6 +46,8 @@ export interface GuestView {
   readonly readonlyRoot: boolean;
   readonly mounts: GuestConfig['mounts'];
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What it sees in its own measure. */
+  readonly views: GuestConfig['views'];
   readonly stop: { readonly signal: string; readonly timeoutMs: number };
   readonly restart: RestartView;
   readonly labels: Readonly<Record<string, string>>;
@@ -170,6 +172,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     readonlyRoot: config.readonlyRoot,
     mounts: config.mounts,
     sysctls: config.sysctls,
+    views: config.views,
     stop: { signal: formatSignal(config.stop.signal), timeoutMs: config.stop.timeoutMs },
     restart: {
       ...config.restart,

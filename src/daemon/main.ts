@@ -14,6 +14,7 @@ import { GuestStorage } from '../guest/storage.ts';
 import { cgroupFiles } from '../resources/cgroup-fs.ts';
 import { discoverCgroups, instanceCgroupName } from '../resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../resources/cgroup-tree.ts';
+import { Readings } from '../resources/readings.ts';
 import { ImageStore } from '../storage/image-store.ts';
 import { TemplateStore } from '../storage/templates.ts';
 import { loadAbi } from '../sys/abi.ts';
@@ -35,12 +36,17 @@ async function serve(): Promise<void> {
     readFileSync('/proc/self/mountinfo', 'utf8'),
     readFileSync('/proc/self/cgroup', 'utf8'),
   );
-  const cgroups = createCgroupDriver(cgroupFiles, layout, instanceCgroupName(paths.root));
+  const parent = instanceCgroupName(paths.root);
+  const cgroups = createCgroupDriver(cgroupFiles, layout, parent);
   cgroups.prepareInstance();
   const host = new Host(abi, syscalld, paths, cgroups);
   const store = new ImageStore(join(paths.lib, 'store/default'), syscalld);
   const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld, store });
-  const manager = new Manager(host, new GuestStorage(host, templates, store));
+  const manager = new Manager(
+    host,
+    new GuestStorage(host, templates, store),
+    new Readings(cgroupFiles, layout, parent),
+  );
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
   };
@@ -98,6 +104,7 @@ async function serve(): Promise<void> {
   });
   await manager.recover(objects);
   await host.prepare();
+  await manager.views.prepare();
   await templates.sweep();
   await store.sweep();
   repaired.resolve();

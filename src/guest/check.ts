@@ -51,7 +51,7 @@ export async function checkHost(host: Host, registry: Registry): Promise<readonl
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
-  findings.push(await checkInterface(host));
+  findings.push(await checkInterface(host), checkViews(host));
   return [...findings, ...checkRest(host, registry)];
 }
 
@@ -63,6 +63,12 @@ async function checkInterface(host: Host): Promise<HostFinding> {
     if (!(error instanceof StateError)) throw error;
     return { ...found, ok: false, detail: `none, for guests with addresses; modprobe dummy` };
   }
+}
+
+function checkViews({ viewsMount, viewsMissing = 'not made yet' }: Host): HostFinding {
+  const ok = viewsMount !== undefined;
+  const detail = ok ? 'fuse, for /proc/meminfo and its like' : `${viewsMissing}; modprobe fuse`;
+  return { name: 'views', isRequired: false, ok, detail };
 }
 
 async function tryProbe(host: Host, { name, isRequired, help, plan }: Probe): Promise<HostFinding> {

@@ -10,6 +10,7 @@ import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
+import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type {
   GuestConfig,
   GuestMount,
@@ -497,6 +498,25 @@ const log = z.strictObject(
   { error: NEED_MAP },
 );
 
+const VIEWS: Readonly<Record<ViewGroup, string>> = {
+  memory: 'meminfo, swaps and vmstat (virt_mem)',
+  cpu: 'cpuinfo, stat and the list of CPUs online (virt_cpu)',
+  load: 'loadavg (virt_load)',
+  uptime: "uptime (virt_uptime); its first number is always the guest's",
+  disk: 'diskstats',
+  pressure: 'pressure, of CPU, memory and io',
+};
+
+const views = z.strictObject(
+  Object.fromEntries(
+    VIEW_GROUPS.map((group) => [
+      group,
+      boolean.default(true).meta({ description: VIEWS[group], example: [false] }),
+    ]),
+  ) as Record<ViewGroup, z.ZodDefault<typeof boolean>>, // one for each
+  { error: NEED_MAP },
+);
+
 const schema = z.strictObject(
   {
     xid: integer(`a whole number from ${XID_MIN} to ${XID_MAX}`, XID_MIN, XID_MAX)
@@ -600,6 +620,10 @@ const schema = z.strictObject(
           "the guest's own kernel parameters: kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*, net.*",
         example: [{ 'kernel.shmmax': 67_108_864 }],
       }),
+    views: views.prefault({}).meta({
+      description:
+        "which files of /proc and /sys tell the guest's own numbers and limits instead of the host's",
+    }),
     log: log.prefault({}).meta({ description: 'log of standard output and error' }),
     labels: textMap('a label of letters, digits, "_", ".", "/" and "-"', (key) =>
       /^[a-zA-Z0-9][\w./-]{0,127}$/.test(key),
@@ -838,6 +862,7 @@ function complete(config: Parsed): GuestConfig {
     readonlyRoot: config.readonlyRoot,
     mounts: config.mounts,
     sysctls: config.sysctls,
+    views: VIEW_GROUPS.filter((group) => config.views[group]),
     log: config.log,
     labels: config.labels,
   };

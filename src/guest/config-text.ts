@@ -170,7 +170,7 @@ interface KeyInfo {
 }
 
 /** Keys that only group others. */
-const SECTIONS: ReadonlySet<string> = new Set(['stop', 'restart', 'limits', 'network', 'log']);
+const SECTIONS: ReadonlySet<string> = new Set(['stop', 'restart', 'limits', 'network', 'log', 'views']);
 
 function topKeys(): readonly KeyInfo[] {
   return keysOf(guestConfigJsonSchema());

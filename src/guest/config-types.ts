@@ -4,6 +4,7 @@ import type { ContextCapability } from '../context/capabilities.ts';
 import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
+import type { ViewGroup } from '../views/files.ts';
 
 /**
  * What is process 1 of a guest: `fake` a tiny built-in init, `none` the command itself, `own` the command, which is a
@@ -124,6 +125,8 @@ export interface GuestConfig {
   readonly readonlyRoot: boolean;
   readonly mounts: readonly GuestMount[];
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What the guest sees in its own measure. */
+  readonly views: readonly ViewGroup[];
   readonly log: { readonly maxBytes: number };
   readonly labels: Readonly<Record<string, string>>;
 }
@@ -205,6 +208,7 @@ export interface GuestConfigValues {
   readonly readonlyRoot?: boolean;
   readonly mounts?: readonly GuestMountValues[];
   readonly sysctls?: Readonly<Record<string, string | number>>;
+  readonly views?: Readonly<Partial<Record<ViewGroup, boolean>>>;
   readonly log?: { readonly maxBytes?: number | string };
   readonly labels?: Readonly<Record<string, string>>;
 }

@@ -45,6 +45,7 @@ test('defaults', () => {
     readonlyRoot: false,
     mounts: [],
     sysctls: {},
+    views: ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure'],
     log: { maxBytes: 10_485_760 },
     labels: {},
   });
@@ -142,6 +143,7 @@ mounts:
   - {source: /a, target: /b, readonly: true, idmap: true}
   - {type: tmpfs, target: /tmp, size: 1m}
 sysctls: {kernel.shmmax: 1000, kernel.sem: 1 2 3 4}
+views: {load: false, pressure: false}
 log: {maxBytes: 1m}
 labels: {team: web, ok/x: "1"}
 `,
@@ -194,6 +196,7 @@ labels: {team: web, ok/x: "1"}
       { type: 'tmpfs', target: '/tmp', readonly: false, sizeBytes: 1_048_576 },
     ],
     sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },
+    views: ['memory', 'cpu', 'uptime', 'disk'],
     log: { maxBytes: 1_048_576 },
     labels: { team: 'web', 'ok/x': '1' },
   });
@@ -419,6 +422,7 @@ describe('refuses bad values of every key', () => {
       '{net.x: [1]}',
       '{kernel.sem: "1\\0"}',
     ],
+    views: ['[load]', 'false', '{load: 0}', '{load: "no"}', '{virt_mem: true}'],
     log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 2}', '{size: 1m}'],
     labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
   };

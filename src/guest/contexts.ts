@@ -7,9 +7,11 @@ import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
+import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type { Host } from './host.ts';
 import { type ContextSpec, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
+import { viewFilesOf } from './views.ts';
 
 /** Contexts made ready in one go. */
 const BATCH = 6;
@@ -32,6 +34,8 @@ export interface ContextRequest {
   readonly ownSys: boolean;
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What is shown in the guest's own measure. */
+  readonly views: readonly ViewGroup[];
 }
 
 /** What contexts made ahead are like; a guest that wants another kind gets one made for it. */
@@ -40,15 +44,17 @@ const USUAL: Omit<ContextRequest, 'xid'> = {
   ownSys: false,
   devBytes: 64 * 1024 ** 2,
   sysctls: {},
+  views: VIEW_GROUPS,
 };
 
-function isUsual({ xid, hostNetwork, ownSys, devBytes, sysctls }: ContextRequest): boolean {
+function isUsual({ xid, hostNetwork, ownSys, devBytes, sysctls, views }: ContextRequest): boolean {
   return (
     xid === undefined &&
     hostNetwork === USUAL.hostNetwork &&
     ownSys === USUAL.ownSys &&
     devBytes === USUAL.devBytes &&
-    Object.keys(sysctls).length === 0
+    Object.keys(sysctls).length === 0 &&
+    views.length === VIEW_GROUPS.length
   );
 }
 
@@ -115,6 +121,10 @@ export class Contexts {
       cgroup: cgroups.plan(xid, {}),
       masks: this.#host.masks,
       shared: this.#host.shared,
+      views:
+        this.#host.viewsMount === undefined
+          ? undefined
+          : { mount: this.#host.viewsMount, xid, files: viewFilesOf(request.views) },
       attachAt: this.#host.attachPoint,
       objects,
     });
@@ -155,6 +165,16 @@ export class Contexts {
         return; // the next start tries again, and says what is wrong
       }
     }
+  }
+
+  /** Makes those that wait anew: something that all share has become another one. */
+  async renew(): Promise<void> {
+    await this.#filling;
+    for (const context of this.#ready.splice(0)) {
+      await this.discard(context);
+      this.#registry.release(context.xid);
+    }
+    this.refill();
   }
 
   /** Ends all contexts that wait. */

@@ -56,6 +56,10 @@ export class Host {
   detachedLayers = false;
   /** See `planShared`. */
   shared: ContextSpec['shared'];
+  /** Object: the files of all guests that are views; undefined: there are none. */
+  viewsMount: number | undefined;
+  /** Why there are none. */
+  viewsMissing: string | undefined;
   readonly #filters = new Map<string, Uint8Array>();
   #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
   readonly #socketFilters = new Map<RawAccess | undefined, Uint8Array>();

@@ -13,6 +13,7 @@ import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
+import type { Readings } from '../resources/readings.ts';
 import { createGuestDirs, refuseMounted, removeGuestDirs } from '../storage/guest-dirs.ts';
 import { readIfThere, removeDurable, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootId, identifyProcess, isAlive, takesSignal } from '../sys/process.ts';
@@ -57,6 +58,7 @@ import {
 } from './spec.ts';
 import type { GuestStorage } from './storage.ts';
 import { findUser } from './user-files.ts';
+import { Views } from './views.ts';
 
 const SIGHUP = 1;
 const SIGINT = 2;
@@ -114,11 +116,12 @@ export class Manager {
   readonly #contexts: Contexts;
   readonly networks: Networks;
   readonly #restarts: Restarts;
+  readonly views: Views;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
 
-  constructor(host: Host, storage: GuestStorage) {
+  constructor(host: Host, storage: GuestStorage, readings: Readings) {
     this.host = host;
     this.registry = new Registry(host.paths);
     this.storage = storage;
@@ -127,6 +130,7 @@ export class Manager {
     this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
       this.start(guest, undefined, restarts),
     );
+    this.views = new Views(host, this.registry, readings);
   }
 
   // ---- start-up and repair ----------------------------------------------------------------------------------------
@@ -137,7 +141,7 @@ export class Manager {
     this.#events.open();
     this.#restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
-    const known = new Set<number>(this.networks.recover(held));
+    const known = new Set<number>([...this.networks.recover(held), ...this.views.recover(held)]);
     for (const record of this.registry.load(this.#bootId)) {
       const object = processes.get(record.initObject);
       // By pid too: a former syscalld had other objects of the same ids.
@@ -661,6 +665,9 @@ export class Manager {
     const command = this.#commands.get(object);
     if (!command) {
       this.#brokerExited(object);
+      void this.#attempt('go on with the views of guests', async () => {
+        if (await this.views.exited(object)) await this.#contexts.renew();
+      });
       this.#contexts.exited(object); // or somebody else's, who hears of it in another way
       return;
     }
@@ -1006,6 +1013,7 @@ export class Manager {
     this.holdDue();
     await this.#contexts.close();
     await this.networks.end();
+    this.views.end();
     this.host.cgroups.removeInstance();
   }
 
@@ -1027,7 +1035,7 @@ export class Manager {
 }
 
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
-  const { network, limits, sysctls } = config;
+  const { network, limits, sysctls, views } = config;
   return {
     xid,
     hostNetwork: network.mode === 'host',
@@ -1035,6 +1043,7 @@ function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextReque
     devBytes: limits.shmBytes,
     // In a network stack of its own everybody may ping, as on most hosts.
     sysctls: network.mode === 'private' ? { 'net.ipv4.ping_group_range': '0 65534', ...sysctls } : sysctls,
+    views,
   };
 }
 

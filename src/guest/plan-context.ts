@@ -10,12 +10,14 @@ import { formatIdMap, type IdRange } from '../context/id-map.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
+import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
 import { planAttach, planOpenDirectory, planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
+import { planViewMounts } from './plan-views.ts';
 
 const FIRST_FREE_FD = 109;
 
@@ -36,6 +38,10 @@ export interface ContextSpec {
   readonly masks: readonly Mask[];
   /** Objects of syscalld that contexts get copies of; undefined: this kernel copies no detached mounts (`planShared`). */
   readonly shared: { readonly scaffold: number; readonly sys: number } | undefined;
+  /** What is shown in the guest's own measure, and the object of syscalld that has these files of all guests. */
+  readonly views:
+    | { readonly mount: number; readonly xid: number; readonly files: readonly ViewFile[] }
+    | undefined;
   /** A directory of the host where things are attached until pivot_root. */
   readonly attachAt: string;
   /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
@@ -76,7 +82,9 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const scaffold = shared ? planClone(p, p.import(shared.scaffold), 'scaffold') : planScaffold(p);
   const original = sharedSys(spec);
   const sys = original === undefined ? [] : [planClone(p, p.import(original), '/sys', 'AT_RECURSIVE')];
-  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys];
+  const { views } = spec;
+  const files = views ? planViewMounts(p, p.import(views.mount), views.xid, viewFiles(spec)) : [];
+  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys, ...files];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }
@@ -125,6 +133,11 @@ function sharedSys({ shared, hostNetwork, ownSys }: ContextSpec): number | undef
   return hostNetwork || ownSys ? undefined : shared?.sys;
 }
 
+/** Views over files of /sys are for those that have one of their own. */
+function viewFiles({ views, hostNetwork }: ContextSpec): readonly ViewFile[] {
+  return (views?.files ?? []).filter(({ path }) => !hostNetwork || !path.startsWith('/sys/'));
+}
+
 function planScaffold(p: Program): Result {
   const scaffold = planFilesystem(p, 'tmpfs', [['mode', '0755']], API_MOUNT);
   p.sys('umask', [0]);
@@ -155,9 +168,20 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const count = sharedSys(spec) === undefined ? 2 : 3;
-  const [scaffold, dev, shared] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
+  const isShared = sharedSys(spec) !== undefined;
+  const files = viewFiles(spec);
+  const count = (isShared ? 3 : 2) + files.length;
+  const [scaffold, dev, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
   if (!scaffold || !dev) return;
+  const shared = isShared ? rest.shift() : undefined;
+  const planFiles = (root: Arg, prefix: string): void => {
+    for (const [i, { path }] of files.entries()) {
+      const mount = rest[i];
+      if (!mount || !path.startsWith(prefix)) continue;
+      const name = path.slice(prefix.length);
+      planMove(p, mount, openBelow(p, root, name, name.endsWith('/')), path);
+    }
+  };
   planAttach(p, scaffold, spec.attachAt, 'scaffold');
   p.sys('setresgid', [0, 0, 0]);
   p.sys('setgroups', [0, 0]);
@@ -171,11 +195,13 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   for (const [key, value] of Object.entries(spec.sysctls))
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
   planMasks(p, spec.masks, proc, '/proc/', [dev, 'null'], scaffold);
+  planFiles(proc, '/proc/');
   if (!spec.hostNetwork) {
     planLoopback(p);
     const sys = shared ?? planFilesystem(p, 'sysfs', [], SYS_MOUNT);
     place(sys, scaffold, 'sys');
     if (!shared) planMasks(p, spec.masks, sys, '/sys/', [dev, 'null'], scaffold);
+    planFiles(sys, '/sys/');
     planNumber(p, sys, INIT_FD.sys);
   }
   planNumber(p, openBelow(p, scaffold, 'root', true), INIT_FD.attach);

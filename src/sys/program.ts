@@ -26,6 +26,7 @@ export const OP = {
   removeTree: 11,
   takeProgram: 12,
   broker: 13,
+  relay: 14,
 } as const;
 const ARG = { imm: 0, data: 1, result: 2, import: 3 } as const;
 const RULE = { fail: 0, ignore: 1, jump: 2 } as const;
@@ -417,6 +418,11 @@ export class Program {
    */
   broker(control: Arg, handler: Uint8Array): void {
     this.#push(OP.broker, 'broker', [control, this.data(handler, `<handler of ${handler.length} bytes>`)]);
+  }
+
+  /** Becomes the relay of the FUSE session on descriptor `fuse`, for whoever connects to `listener`. Never returns. */
+  relay(fuse: Arg, listener: Arg): void {
+    this.#push(OP.relay, 'relay', [fuse, listener]);
   }
 
   /**

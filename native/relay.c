@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The relay has /dev/fuse, so that the end of either daemon is not felt by who reads. What it cannot answer goes to whoever
+ * is connected to its socket, vserverd; it is kept until it is answered, and goes to the next one again. Texts of files are
+ * told to all who read them while they hold; who has opened a file goes on with the text it began with.
+ */
+#include "daemon.h"
+#include "machine.h"
+#include <linux/fuse.h>
+
+#define PATIENCE_MS 8000 /* then an old text has to do, or EIO: who is killed waits for its answer too */
+#define AT_ONCE 64       /* requests, before it is looked whether others have something to say */
+
+struct text {
+	uint64_t node;
+	int64_t until_ms;
+	uint32_t refs, len;
+	uint8_t bytes[];
+};
+struct request {
+	struct request *next;
+	int64_t since_ms;
+	uint64_t sent; /* number of the connection it went to */
+	struct fuse_in_header head;
+	union {
+		struct fuse_read_in read; /* RELEASE begins alike */
+		uint8_t bytes[FUSE_MIN_READ_BUFFER];
+	};
+};
+
+static int fuse, peer = -1;
+static int64_t now, lost_ms;
+static uint64_t connection;
+static struct request *kept;
+static struct text *recent[4096]; /* by node; a handle, too, is a pointer to a text, and its address the kernel's name for it */
+static struct { struct fuse_out_header head; uint32_t hold_ms; uint8_t bytes[1024 * 1024]; } in;
+
+static void *zeros(size_t len)
+{
+	void *p = calloc(1, len);
+	if (!p)
+		_exit(1);
+	return p;
+}
+
+static void text_set(struct text **at, struct text *t)
+{
+	if (t)
+		t->refs++;
+	if (*at && --(*at)->refs == 0)
+		free(*at);
+	*at = t;
+}
+
+static struct text **recent_of(uint64_t node)
+{
+	return &recent[(node ^ node >> 12) % (sizeof recent / sizeof *recent)];
+}
+
+static bool answer(const struct request *r, int error, const void *bytes, size_t len)
+{
+	struct fuse_out_header out = { .len = (uint32_t)(sizeof out + len), .error = -error, .unique = r->head.unique };
+	return writev(fuse, (struct iovec[]){ { &out, sizeof out }, { (void *)bytes, len } }, 2) >= 0;
+}
+
+/* Answers a READ with the text its handle has; from the start of the file, with one that holds. */
+static bool read_answer(const struct request *r, bool any_age)
+{
+	struct text **has = (void *)(uintptr_t)r->read.fh, *t = *recent_of(r->head.nodeid);
+	int64_t after_ms = any_age ? INT64_MIN : now;
+	if ((!*has || r->read.offset == 0) && t && t->node == r->head.nodeid && t->until_ms > after_ms)
+		text_set(has, t);
+	if (!*has || (r->read.offset == 0 && (*has)->until_ms <= after_ms))
+		return false;
+	uint64_t from = r->read.offset < (*has)->len ? r->read.offset : (*has)->len, left = (*has)->len - from;
+	answer(r, 0, (*has)->bytes + from, left < r->read.size ? left : r->read.size);
+	return true;
+}
+
+static void request_take(const struct request *r)
+{
+	struct text **has = (void *)(uintptr_t)r->read.fh;
+	if (r->head.opcode == FUSE_OPEN) {
+		struct fuse_open_out out = { .fh = (uintptr_t)(has = zeros(sizeof *has)), .open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH };
+		if (!answer(r, 0, &out, sizeof out))
+			free(has); /* who wanted it was killed */
+	} else if (r->head.opcode == FUSE_READ && !(r->read.read_flags & FUSE_READ_LOCKOWNER)) {
+		answer(r, EIO, NULL, 0); /* into the page cache, by splice(2) or mmap(2) */
+	} else if (r->head.opcode == FUSE_RELEASE) {
+		text_set(has, NULL);
+		free(has);
+		answer(r, 0, NULL, 0);
+	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET &&
+		   (r->head.opcode != FUSE_READ || !read_answer(r, false))) {
+		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
+		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
+		copy->since_ms = peer < 0 ? lost_ms : now;
+		copy->next = kept;
+		kept = copy;
+	}
+}
+
+/* An answer of vserverd's: passed on as it is, but for a text, which comes with the milliseconds it holds before it. */
+static void answered(const struct request *r, size_t len)
+{
+	if (r->head.opcode != FUSE_READ || in.head.error || len < sizeof in.hold_ms) {
+		answer(r, -in.head.error, &in.hold_ms, len);
+		return;
+	}
+	struct text *t = zeros(sizeof *t + len);
+	*t = (struct text){ r->head.nodeid, now + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms) };
+	memcpy(t->bytes, in.bytes, t->len);
+	text_set(recent_of(t->node), t);
+	read_answer(r, true);
+}
+
+static void peer_read(void)
+{
+	size_t len = recv(peer, &in.head, sizeof in.head, MSG_WAITALL) == sizeof in.head ? in.head.len - sizeof in.head : SIZE_MAX;
+	if (len >= sizeof in.bytes || (len && recv(peer, &in.hold_ms, len, MSG_WAITALL) != (ssize_t)len)) {
+		close(peer);
+		peer = -1, lost_ms = now;
+		return;
+	}
+	for (struct request **at = &kept, *r; (r = *at); at = &r->next)
+		if (r->head.unique == in.head.unique) {
+			answered(r, len);
+			*at = r->next;
+			free(r);
+			return;
+		}
+}
+
+/* What others have been told answers, or it gets too late; the rest goes to vserverd, one READ for all of the same file. */
+static void kept_go_on(void)
+{
+	for (struct request **at = &kept, *r, *o; (r = *at);) {
+		bool is_read = r->head.opcode == FUSE_READ, late = r->since_ms + PATIENCE_MS < now;
+		if ((is_read && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true))) {
+			*at = r->next;
+			free(r);
+			continue;
+		}
+		for (o = r->next; o && !(is_read && o->head.opcode == FUSE_READ && o->head.nodeid == r->head.nodeid); o = o->next)
+			;
+		if (!o && r->sent != connection && send(peer, &r->head, r->head.len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+			r->sent = connection;
+		at = &r->next;
+	}
+}
+
+_Noreturn void relay_main(int dev, int listener)
+{
+	static struct request r;
+	struct iovec to = { &r.head, sizeof r - offsetof(struct request, head) };
+	title_set("relay");
+	for (fuse = dev, lost_ms = now_ms();; kept_go_on()) {
+		struct pollfd p[] = { { fuse, POLLIN, 0 }, { peer, POLLIN, 0 }, { listener, POLLIN, 0 } };
+		poll(p, 3, kept ? 500 : -1);
+		if (p[0].revents & POLLERR)
+			_exit(0); /* nobody has the file system any more */
+		now = now_ms();
+		for (int i = 0; i < AT_ONCE && readv(fuse, &to, 1) > 0; i++, now = now_ms())
+			request_take(&r);
+		if (p[1].revents)
+			peer_read();
+		if (p[2].revents) {
+			close(peer);
+			peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+			connection++;
+		}
+	}
+}

@@ -1,0 +1,123 @@
+/**
+ * The file system of views: its session, which a relay of its own has, and its files in a guest.
+ *
+ *     guest ── read ──▶ kernel ── /dev/fuse ──▶ relay ── run/views.sock ──▶ vserverd
+ */
+import { planNumberPath } from '../sys/number-path.ts';
+import type { Arg, Program, Result } from '../sys/program.ts';
+import type { ViewFile } from '../views/files.ts';
+import { openBelow, planMove } from './plan-below.ts';
+import { planOpenDirectory } from './plan-paths.ts';
+
+/** Name of the relay's socket in the run directory. */
+export const VIEWS_SOCKET = 'views.sock';
+
+/** Descriptors of a relay. */
+const RELAY_FD = { fuse: 100, listener: 101, mount: 102 } as const;
+const SOCKADDR_BYTES = 110;
+const BACKLOG = 4;
+
+/** Objects of syscalld. */
+export interface ViewsObjects {
+  /** The mount, which no directory has. */
+  readonly mount: number;
+  /** The relay's process. */
+  readonly relay: number;
+}
+
+/** Adds the steps that make the file system and its relay. Returns the relay's pid. */
+export function planViews(p: Program, runDirectory: string, objects: ViewsObjects): Result {
+  const fuse = p.sys(
+    'openat',
+    [p.flags('AT_FDCWD'), '/dev/fuse', p.flags('O_RDWR', 'O_NONBLOCK', 'O_CLOEXEC'), 0],
+    {
+      about: '/dev/fuse',
+    },
+  );
+  const fs = p.sys('fsopen', ['fuse', p.flags('FSOPEN_CLOEXEC')], { about: 'fuse' });
+  const setText = p.flags('FSCONFIG_SET_STRING');
+  p.sys('fsconfig', [fs, setText, 'fd', planNumberPath(p, '', fuse), 0], { about: 'fuse fd' });
+  for (const [key, value] of [
+    ['source', 'vserver'],
+    ['rootmode', '40555'],
+    ['user_id', '0'],
+    ['group_id', '0'],
+  ] as const)
+    p.sys('fsconfig', [fs, setText, key, value, 0], { about: `fuse ${key}=${value}` });
+  // Everybody in a guest may read; the kernel compares modes, which nobody can change, by itself.
+  for (const flag of ['allow_other', 'default_permissions'])
+    p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_FLAG'), flag, 0, 0], { about: `fuse ${flag}` });
+  p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'fuse' });
+  const attributes = ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
+  const mount = p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'fuse' });
+  const listener = planListener(p, runDirectory);
+  const relay = p.spawn('relay of views', { object: objects.relay }, () => {
+    const held: readonly (readonly [Result, number])[] = [
+      [fuse, RELAY_FD.fuse],
+      [listener, RELAY_FD.listener],
+      [mount, RELAY_FD.mount],
+    ];
+    for (const [fd, number] of held)
+      p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
+    p.sys('close_range', [0, RELAY_FD.fuse - 1, 0]);
+    p.sys('close_range', [RELAY_FD.mount + 1, 0xffffffff, 0]);
+    p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
+    p.relay(RELAY_FD.fuse, RELAY_FD.listener);
+  });
+  p.keep(mount, objects.mount);
+  return relay;
+}
+
+/** Adds the steps that take a relay's mount over, when syscalld was started anew and has it no more. */
+export function planViewsTakeover(p: Program, relayPid: number, objects: ViewsObjects): void {
+  const relay = p.sys('pidfd_open', [relayPid, 0], { about: `relay ${relayPid}` });
+  const mount = p.sys('pidfd_getfd', [relay, RELAY_FD.mount, 0], { about: 'mount of views' });
+  p.keep(mount, objects.mount);
+  p.keep(relay, objects.relay, relayPid);
+}
+
+/** Adds the steps that put the files over those of a running guest, whose relay has ended. */
+export function planViewsAgain(
+  p: Program,
+  guest: { readonly init: Arg; readonly mount: Arg; readonly xid: number },
+  files: readonly ViewFile[],
+): void {
+  const mounts = planViewMounts(p, guest.mount, guest.xid, files);
+  p.sys('setns', [guest.init, p.flags('CLONE_NEWNS')], { about: "the guest's mount namespace" });
+  const root = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
+  for (const [i, { path }] of files.entries()) {
+    const mount = mounts[i];
+    if (mount) planMove(p, mount, openBelow(p, root, path.slice(1), path.endsWith('/')), path);
+  }
+}
+
+/** A socket in the run directory, which only root can enter. */
+function planListener(p: Program, runDirectory: string): Result {
+  const address = p.data(SOCKADDR_BYTES, VIEWS_SOCKET);
+  p.put(address, p.flags('AF_UNIX').value, 2);
+  p.putText(address.at(2), VIEWS_SOCKET);
+  p.sys('chdir', [runDirectory], { about: `"${runDirectory}"` });
+  p.sys('unlinkat', [p.flags('AT_FDCWD'), VIEWS_SOCKET, 0], { about: VIEWS_SOCKET, ignore: ['ENOENT'] });
+  const listener = p.sys('socket', [p.flags('AF_UNIX'), p.flags('SOCK_STREAM', 'SOCK_CLOEXEC'), 0]);
+  p.sys('bind', [listener, address, SOCKADDR_BYTES], { about: VIEWS_SOCKET });
+  p.sys('listen', [listener, BACKLOG]);
+  return listener;
+}
+
+/** Adds the steps that make a detached mount of each file of a guest. */
+export function planViewMounts(
+  p: Program,
+  mount: Arg,
+  xid: number,
+  files: readonly ViewFile[],
+): readonly Result[] {
+  const directory = String(xid);
+  // All entries at once (READDIRPLUS): what follows need not ask for each.
+  const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
+  const listed = p.sys('openat', [mount, directory, open, 0], { about: `views of context ${xid}` });
+  p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
+  return files.map(({ name }) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
+}
+
+const LIST_BYTES = 4096;

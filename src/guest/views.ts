@@ -1,0 +1,332 @@
+/**
+ * The views of the guests of an instance: the file system that has them, and the texts of its files, which are made when
+ * somebody reads them.
+ */
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { isXid, type Xid } from '../base/ids.ts';
+import type { Readings } from '../resources/readings.ts';
+import {
+  attrBody,
+  entryBody,
+  FUSE,
+  FUSE_ERRNO,
+  type FuseNode,
+  type FuseRequest,
+  initBody,
+  lookupName,
+  readdirBody,
+  readdirRange,
+  statfsBody,
+} from '../spec/fuse-wire.ts';
+import { readIfThere, writeVolatile } from '../sys/files.ts';
+import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
+import { bootTimeSeconds, identifyProcess, isAlive, type ProcessIdentity } from '../sys/process.ts';
+import { type HeldObject, StepError } from '../sys/syscalld.ts';
+import {
+  formatCpuinfo,
+  formatCpuList,
+  formatLoadavg,
+  formatStat,
+  formatUptime,
+  visibleCpus,
+} from '../views/cpu.ts';
+import { formatDiskstats } from '../views/disk.ts';
+import { VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
+import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
+import type { CpuSample, LoadSample } from '../views/sample.ts';
+import { type Guest, isActive } from './guest.ts';
+import type { Host } from './host.ts';
+import {
+  planViews,
+  planViewsAgain,
+  planViewsTakeover,
+  VIEWS_SOCKET,
+  type ViewsObjects,
+} from './plan-views.ts';
+import type { Registry } from './registry.ts';
+
+const ROOT_NODE = 1;
+/** Of nodes: `xid × NODES + number`; number 0 is the guest's directory. */
+const NODES = 256;
+const RECONNECT_MS = 100;
+
+/** What `run/views.json` holds. */
+interface ViewsRecord {
+  readonly objects: ViewsObjects;
+  readonly relay: ProcessIdentity;
+}
+
+interface Entry extends FuseNode {
+  readonly name: string;
+}
+
+/** Returns the files of this host that a guest with these groups has views over. */
+export function viewFilesOf(groups: readonly ViewGroup[]): readonly ViewFile[] {
+  return VIEW_FILES.filter(({ group, path }) => groups.includes(group) && existsSync(path));
+}
+
+/** Keeps the views of one instance. */
+export class Views {
+  readonly #host: Host;
+  readonly #registry: Registry;
+  readonly #readings: Readings;
+  #record: ViewsRecord | undefined;
+  /** A relay that a former syscalld started. */
+  #former: ProcessIdentity | undefined;
+  #relay: FuseRelay | undefined;
+  #isEnding = false;
+
+  constructor(host: Host, registry: Registry, readings: Readings) {
+    this.#host = host;
+    this.#registry = registry;
+    this.#readings = readings;
+  }
+
+  get #file(): string {
+    return join(this.#host.paths.run, 'views.json');
+  }
+
+  // ---- the file system --------------------------------------------------------------------------------------------
+
+  /** Goes on with the relay of a former vserverd. Returns its objects, if syscalld has them still. */
+  recover(held: readonly HeldObject[]): readonly number[] {
+    const text = readIfThere(this.#file);
+    const record = text === undefined ? undefined : (JSON.parse(text) as ViewsRecord); // our own file
+    if (!record || !isAlive(record.relay)) return [];
+    const pids = new Map(held.map(({ id, pid }) => [id, pid]));
+    if (!pids.has(record.objects.mount) || pids.get(record.objects.relay) !== record.relay.pid) {
+      this.#former = record.relay; // syscalld was started anew
+      return [];
+    }
+    this.#record = record;
+    return [record.objects.mount, record.objects.relay];
+  }
+
+  /** Makes the file system, unless it is there, and serves it. Without it guests have no views, and `check` says why. */
+  async prepare(): Promise<void> {
+    try {
+      this.#record ??= (await this.#takeOver()) ?? (await this.#make());
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      this.#host.viewsMissing = error.message;
+      return;
+    }
+    this.#host.viewsMount = this.#record.objects.mount;
+    await this.#connect();
+  }
+
+  async #takeOver(): Promise<ViewsRecord | undefined> {
+    if (!this.#former) return undefined;
+    const { syscalld } = this.#host;
+    const objects = { mount: syscalld.newObject(), relay: syscalld.newObject() };
+    const p = this.#host.program();
+    planViewsTakeover(p, this.#former.pid, objects);
+    try {
+      await syscalld.run('take over the relay of views', p);
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      return undefined; // it has just ended
+    }
+    return this.#remember({ objects, relay: this.#former });
+  }
+
+  #remember(record: ViewsRecord): ViewsRecord {
+    writeVolatile(this.#file, JSON.stringify(record));
+    return record;
+  }
+
+  /**
+   * A process has ended. If it was the relay there is another one when this resolves, and the guests that run have their
+   * files of that.
+   *
+   * @returns whether it was
+   */
+  async exited(object: number): Promise<boolean> {
+    if (object !== this.#record?.objects.relay || this.#isEnding) return false;
+    for (const lost of Object.values(this.#record.objects)) this.#host.syscalld.drop(lost);
+    this.#record = undefined;
+    this.#host.viewsMount = undefined;
+    await this.prepare();
+    const mount = this.#host.viewsMount;
+    if (mount === undefined) return true;
+    for (const guest of this.#registry.list().filter(isActive)) {
+      if (!guest.live) continue;
+      const p = this.#host.program();
+      const { initObject, config } = guest.live;
+      const files = viewFilesOf(config.views).filter(
+        ({ path }) => config.network.mode !== 'host' || !path.startsWith('/sys/'),
+      );
+      planViewsAgain(p, { init: p.import(initObject), mount: p.import(mount), xid: guest.xid }, files);
+      await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
+    }
+    return true;
+  }
+
+  async #make(): Promise<ViewsRecord> {
+    const { syscalld, paths } = this.#host;
+    const objects = { mount: syscalld.newObject(), relay: syscalld.newObject() };
+    const p = this.#host.program();
+    const pid = planViews(p, paths.run, objects);
+    const outcome = await syscalld.run('make the file system of views', p);
+    const relay = identifyProcess(outcome.result(pid)) ?? { pid: outcome.result(pid), startTicks: -1 };
+    return this.#remember({ objects, relay });
+  }
+
+  async #connect(): Promise<void> {
+    const lost = (): void => {
+      this.#relay = undefined;
+      if (!this.#isEnding) setTimeout(() => void this.#connect(), RECONNECT_MS).unref();
+    };
+    this.#relay = await FuseRelay.connect(
+      this.#host.paths.run,
+      VIEWS_SOCKET,
+      (request) => this.#answer(request),
+      lost,
+    );
+  }
+
+  /** Ends them if no guest runs; else the relay goes on, for the next vserverd. */
+  end(): void {
+    this.#isEnding = true;
+    this.#relay?.close();
+    if (!this.#record || this.#registry.list().some(isActive)) return;
+    const { mount, relay } = this.#record.objects;
+    this.#host.syscalld.signal(relay, SIGKILL);
+    for (const object of [relay, mount]) this.#host.syscalld.drop(object);
+    for (const path of [this.#file, join(this.#host.paths.run, VIEWS_SOCKET)]) rmSync(path, { force: true });
+  }
+
+  // ---- requests ---------------------------------------------------------------------------------------------------
+
+  #answer({ opcode, node, body }: FuseRequest): FuseReply {
+    switch (opcode) {
+      case FUSE.init: {
+        const init = initBody(body);
+        return init ? { body: init } : { errno: FUSE_ERRNO.EPROTO };
+      }
+      case FUSE.lookup: {
+        const found = this.#lookup(node, lookupName(body));
+        return found ? { body: entryBody(found) } : { errno: FUSE_ERRNO.ENOENT };
+      }
+      case FUSE.getattr:
+        return { body: attrBody({ node, isDirectory: isDirectory(node) }) };
+      case FUSE.statfs:
+        return { body: statfsBody() };
+      case FUSE.readdir:
+      case FUSE.readdirplus:
+        return { body: readdirBody(entriesOf(node), readdirRange(body), opcode === FUSE.readdirplus) };
+      case FUSE.read:
+        return this.#read(node);
+      default:
+        return { errno: FUSE_ERRNO.ENOSYS };
+    }
+  }
+
+  /** Guests are not listed, and every number is there: contexts are made before their guest is known. */
+  #lookup(node: number, name: string): FuseNode | undefined {
+    if (node !== ROOT_NODE) return entriesOf(node).find((one) => one.name === name);
+    const xid = /^[1-9]\d*$/.test(name) ? Number(name) : 0;
+    return isXid(xid) ? { node: xid * NODES, isDirectory: true } : undefined;
+  }
+
+  #read(node: number): FuseReply {
+    const [xid, number] = [Math.floor(node / NODES), node % NODES];
+    const file = fileNumbered(number);
+    const guest = isXid(xid) ? this.#registry.numbered(xid) : undefined;
+    if (!file || !guest?.live || !isActive(guest)) return { errno: FUSE_ERRNO.EIO };
+    return { text: this.#text(file.name, guest), holdMs: file.holdMs };
+  }
+
+  #text(name: string, guest: Guest): string {
+    const { xid } = guest;
+    switch (name) {
+      case 'meminfo':
+        return formatMeminfo(hostText('meminfo'), this.#readings.memory(xid));
+      case 'swaps':
+        return formatSwaps(hostText('meminfo'), this.#readings.memory(xid));
+      case 'vmstat':
+        return formatVmstat(hostText('vmstat'), hostText('meminfo'), this.#readings.memory(xid));
+      case 'cpuinfo':
+        return formatCpuinfo(hostText('cpuinfo'), this.#cpu(guest));
+      case 'online':
+        return formatCpuList(this.#cpu(guest).cpus);
+      case 'stat': {
+        const sample = this.#cpu(guest);
+        return formatStat(
+          hostText('stat'),
+          sample,
+          this.#load(xid),
+          Math.round(Date.now() / 1000 - sample.uptimeSeconds),
+        );
+      }
+      case 'loadavg':
+        return formatLoadavg(this.#load(xid));
+      case 'uptime':
+        return formatUptime(this.#cpu(guest));
+      case 'diskstats':
+        return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid));
+      default:
+        return this.#readings.pressure(xid, name as 'cpu' | 'memory' | 'io') ?? '';
+    }
+  }
+
+  #cpu({ xid, live }: Guest): CpuSample {
+    const { userUs, systemUs, limit, cpuset } = this.#readings.cpu(xid);
+    const allowed = parseCpuList(cpuset ?? readFileSync('/sys/devices/system/cpu/online', 'latin1'));
+    return {
+      cpus: visibleCpus(allowed, limit),
+      userUs,
+      systemUs,
+      uptimeSeconds: Math.max(0, bootTimeSeconds() + (live ? bootOffsetSeconds(live.initPid) : 0)),
+    };
+  }
+
+  #load(xid: Xid): LoadSample {
+    return { averages: [0, 0, 0], running: 1, total: this.#readings.tasks(xid) };
+  }
+}
+
+const SIGKILL = 9;
+
+function isDirectory(node: number): boolean {
+  return node === ROOT_NODE || node % NODES === 0 || entriesOf(node).length > 0;
+}
+
+/** What is in a directory; nothing in a file, and nothing is told of the root. */
+function entriesOf(node: number): readonly Entry[] {
+  if (node === ROOT_NODE) return [];
+  const [guest, number] = [node - (node % NODES), node % NODES];
+  const within = (files: readonly { readonly number: number; readonly name: string }[]): readonly Entry[] =>
+    files.map((file) => ({ name: file.name, node: guest + file.number, isDirectory: 'files' in file }));
+  if (number === 0) return within(VIEW_FILES);
+  const directory = VIEW_FILES.find((one) => one.number === number);
+  return directory && 'files' in directory ? within(directory.files) : [];
+}
+
+function fileNumbered(number: number): { readonly name: string; readonly holdMs: number } | undefined {
+  return VIEW_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
+    (one) => one.number === number,
+  );
+}
+
+function hostText(name: string): string {
+  return readFileSync(`/proc/${name}`, 'latin1');
+}
+
+function parseCpuList(text: string): readonly number[] {
+  return text
+    .trim()
+    .split(',')
+    .flatMap((range) => {
+      const [from = 0, to = from] = range.split('-').map(Number);
+      return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+    });
+}
+
+/** What a process of a guest has to add to the host's boot clock. */
+function bootOffsetSeconds(pid: number): number {
+  const [, seconds = 0, nanoseconds = 0] =
+    /^boottime\s+(-?\d+)\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/timens_offsets`, 'latin1')) ?? [];
+  return Number(seconds) + Number(nanoseconds) / 1e9;
+}

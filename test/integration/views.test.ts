@@ -1,0 +1,173 @@
+/** What a guest reads of itself in /proc and /sys: its own limits and numbers, whoever dies meanwhile. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+
+const GUESTS = 20;
+const READS = 170;
+const HOST_CPUS = (readFileSync('/proc/cpuinfo', 'latin1').match(/^processor\s*:/gm) ?? []).length;
+
+describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
+  let v: OpenInstance;
+  beforeEach(async () => {
+    v = await openInstance();
+  });
+  // Fails when a process, a cgroup or a mount is left.
+  afterEach(() => v.close());
+
+  const inGuest = async (options: readonly string[], script: string): Promise<string> =>
+    await v.ok(['run', ...options, '--', 'sh', '-c', script]);
+
+  /** Creates and starts a guest that only waits. */
+  const start = async (name: string, ...options: readonly string[]): Promise<void> => {
+    await v.ok(['run', '-d', '--name', name, ...options, '--', 'sleep', '1000']);
+  };
+
+  const daemons = async (): Promise<{ readonly vserverdPid: number; readonly syscalldPid: number }> =>
+    JSON.parse(await v.ok(['daemon', 'status', '--json'])) as {
+      readonly vserverdPid: number;
+      readonly syscalldPid: number;
+    };
+
+  const relayPid = (): number =>
+    (JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }).relay
+      .pid;
+
+  test('tell the limits of the guest, and agree with each other', async () => {
+    const out = await inGuest(
+      ['-m', '300m', '--cpus', '1'],
+      'head -1 /proc/meminfo; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online; ' +
+        'grep -c "^cpu[0-9]" /proc/stat; tail -n +2 /proc/swaps | wc -l; cut -d. -f1 /proc/uptime; ' +
+        'echo $(($(date +%s) - $(sed -n "s/^btime //p" /proc/stat)))',
+    );
+    const [memory, cpuinfo, online, stat, swaps, uptime, age] = out.trim().split('\n');
+    assert.match(memory ?? '', /^MemTotal: +307200 kB$/);
+    assert.deepEqual([cpuinfo, online, stat, swaps], ['1', '0', '1', '0']);
+    assert.ok(Number(uptime) < 5, `uptime ${uptime}`);
+    assert.ok(Number(age) <= 5, `booted ${age} s ago`);
+  });
+
+  test('follow a limit that is changed, and count what is used', async () => {
+    await v.ok(['create', 'web', '--memory', '300m', '--command', 'sleep 1000']);
+    await v.ok(['start', 'web']);
+    const total = async (): Promise<string> => await v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']);
+    assert.match(await total(), / 307200 kB/);
+    await v.ok(['set', 'web', 'limits.memory=200m']);
+    await eventually('the new limit', async () => (/ 204800 kB/.test(await total()) ? true : undefined));
+    const used = await v.ok([
+      'exec',
+      'web',
+      'sh',
+      '-c',
+      'head -c 50m /dev/zero > /dev/shm/x; sleep 0.1; sed -n "s/^Shmem: *\\([0-9]*\\) kB/\\1/p" /proc/meminfo',
+    ]);
+    assert.ok(Number(used) >= 51_200 && Number(used) < 56_000, `${used} kB of shared memory`);
+  });
+
+  test('are those of a guest without limits too', async () => {
+    const out = await inGuest(
+      [],
+      'grep -c ^processor /proc/cpuinfo; head -2 /proc/meminfo; cat /proc/loadavg',
+    );
+    const [cpus, total, free, load] = out.split('\n');
+    assert.equal(cpus, String(HOST_CPUS));
+    assert.equal(total, readFileSync('/proc/meminfo', 'latin1').split('\n')[0]);
+    assert.notEqual(free, readFileSync('/proc/meminfo', 'latin1').split('\n')[1]);
+    assert.match(load ?? '', /^0\.\d\d 0\.\d\d 0\.\d\d \d+\/\d+ \d+$/);
+  });
+
+  test('are off where the configuration says so', async () => {
+    await v.ok(['create', 'web', '--memory', '300m', '--command', 'sleep 1000']);
+    await v.ok(['set', 'web', 'views.memory=false']);
+    await v.ok(['start', 'web']);
+    const host = readFileSync('/proc/meminfo', 'latin1').split('\n')[0];
+    assert.equal(await v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']), `${host}\n`);
+    assert.match(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']), /^\d\n$/);
+  });
+
+  test('come whole however they are read', async () => {
+    const out = await inGuest(
+      ['-m', '300m'],
+      // By sendfile(2), byte by byte as the shell does, and once more on the same open file.
+      'busybox cat /proc/meminfo | wc -l; n=0; while read -r line; do n=$((n + 1)); done < /proc/meminfo; echo $n; ' +
+        'cat /proc/meminfo | wc -l; exec 3< /proc/uptime; cat <&3; sleep 0.1; cat <&3 | wc -c; dd if=/proc/uptime bs=1 skip=2 2>/dev/null | wc -l',
+    );
+    const [sent, byBytes, whole, uptime, again, part] = out.trim().split('\n');
+    assert.ok(Number(sent) > 20);
+    assert.equal(byBytes, sent);
+    assert.equal(whole, sent);
+    assert.match(uptime ?? '', /^\d+\.\d\d \d+\.\d\d$/);
+    assert.equal(again, '0', 'at its end a file stays there');
+    assert.equal(part, '1');
+  });
+
+  test('can neither be written nor lead to those of another guest', async () => {
+    const out = await inGuest(
+      [],
+      'for f in meminfo stat uptime pressure/cpu; do { echo x > /proc/$f; } 2>&1 | grep -c "Read-only"; done; ' +
+        'chmod 666 /proc/meminfo 2>&1 | grep -c "Read-only"; ls /proc/pressure; ls /proc/pressure/.. | grep -c meminfo; ' +
+        'sed -n "s/^[^ ]* [^ ]* [^ ]* \\([^ ]*\\) \\/proc\\/meminfo .* - fuse .*/\\1/p" /proc/self/mountinfo',
+    );
+    assert.deepEqual(out.trim().split('\n').slice(0, 8), ['1', '1', '1', '1', '1', 'cpu', 'io', 'memory']);
+  });
+
+  test(`of ${GUESTS} guests go on without an error when vserverd is killed`, async () => {
+    const names = Array.from({ length: GUESTS }, (_, i) => `g${i}`);
+    for (const name of names) await start(name, '-m', '64m');
+    const { vserverdPid } = await daemons();
+    const script =
+      `read -r line < /proc/stat; echo go; i=0; while [ $i -lt ${READS} ]; do for f in meminfo stat loadavg; do ` +
+      'read -r line < /proc/$f || echo "cannot read $f" >&2; done; i=$((i + 1)); done; head -1 /proc/meminfo';
+    const readers = names.map((name) => v.spawn(['exec', name, 'sh', '-c', script]));
+    const outputs = readers.map((reader) => {
+      let text = '';
+      for (const stream of [reader.stdout, reader.stderr])
+        stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
+      return () => text;
+    });
+    const ended = readers.map(async (reader) => ((await once(reader, 'close')) as [number])[0]);
+    await eventually('all to read', () =>
+      outputs.every((text) => text().startsWith('go\n')) ? true : undefined,
+    );
+    process.kill(vserverdPid, 'SIGKILL');
+    const codes = await Promise.all(ended);
+    assert.deepEqual(
+      codes,
+      names.map(() => 0),
+    );
+    for (const text of outputs) assert.match(text(), /^go\nMemTotal: +65536 kB\n$/);
+    assert.notEqual((await daemons()).vserverdPid, vserverdPid);
+  });
+
+  test('outlive syscalld, and are there for guests of the next one', async () => {
+    await start('old', '-m', '100m');
+    const pid = relayPid();
+    const { syscalldPid } = await daemons();
+    process.kill(syscalldPid, 'SIGKILL');
+    assert.match(await v.ok(['exec', 'old', 'head', '-1', '/proc/meminfo']), / 102400 kB/);
+    assert.equal(relayPid(), pid);
+    assert.match(await inGuest(['-m', '200m'], 'head -1 /proc/meminfo'), / 204800 kB/);
+  });
+
+  test('come back in guests that run when the process that has them is killed', async () => {
+    await start('old', '-m', '100m');
+    const pid = relayPid();
+    process.kill(pid, 'SIGKILL');
+    await eventually('another relay', () => (relayPid() === pid ? undefined : true));
+    await eventually('views in the guest that runs', async () => {
+      const { stdout } = await v.run([
+        'exec',
+        'old',
+        'sh',
+        '-c',
+        'head -1 /proc/meminfo; cat /proc/pressure/cpu',
+      ]);
+      return / 102400 kB\nsome/.test(stdout) ? true : undefined;
+    });
+    assert.match(await inGuest(['-m', '200m'], 'head -1 /proc/meminfo'), / 204800 kB/);
+  });
+});
