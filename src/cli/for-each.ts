@@ -24,6 +24,8 @@ export interface GuestsCommand {
 export interface EachOptions {
   /** Which guests `--all` means; all of them unless given. */
   readonly isMeant?: (guest: Guest) => boolean;
+  /** Order of those that `--all` means; by name unless given. */
+  readonly compare?: (a: Guest, b: Guest) => number;
   /** Guests worked on at a time; 1 unless given. */
   readonly parallel?: number;
 }
@@ -47,10 +49,10 @@ export async function* eachGuest<T>(
   command: GuestsCommand,
   { manager }: Services,
   work: (guest: Guest) => Promise<T>,
-  { isMeant = () => true, parallel = 1 }: EachOptions = {},
+  { isMeant = () => true, compare = () => 0, parallel = 1 }: EachOptions = {},
 ): AsyncGenerator<Outcome<T>> {
   const { registry } = manager;
-  const all = isForAll(command) ? registry.list().filter(isMeant) : [];
+  const all = isForAll(command) ? registry.list().filter(isMeant).toSorted(compare) : [];
   const tasks = [
     ...all.map((guest) => ({ name: guest.name as string, find: () => guest })),
     // A guest named twice, or by name and xid, is worked on twice: the second time says what state it was in.

@@ -318,6 +318,9 @@ export class Manager {
   async delete(guest: Guest, force: boolean): Promise<void> {
     if (force && guest.state !== 'stopped') await this.stop(guest, { timeoutMs: 0 });
     if (guest.isEphemeral) return; // gone with its run
+    // Who has its addresses and was told to end too, as `delete --all --force` does it, is waited for.
+    const users = this.networks.usersOf(guest).filter((user) => user.live?.stopAsked);
+    for (const user of users) await user.ended?.promise;
     await this.#exclusive(guest, async () => {
       if (guest.state !== 'stopped') {
         throw new StateError(
@@ -741,8 +744,12 @@ export class Manager {
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
-      const { network, link } = guest.live ?? run ?? {};
-      if (network) await this.#closeNetwork(guest, network);
+      const last = guest.live ?? run;
+      const { network, link } = last ?? {};
+      if (last && network) {
+        guest.live = { ...last, network: undefined }; // others that end now do not leave it their addresses
+        await this.#closeNetwork(guest, network);
+      }
       if (link)
         await this.#attempt(`remove interface "${link.name}"`, () => removeLink(this.host, guest, link));
       if (guest.isEphemeral) {
@@ -979,15 +986,7 @@ export class Manager {
 
   /** Reads the limits table of a guest; of one that does not run what it would be allowed. */
   async limitRows(guest: Guest): Promise<readonly LimitRow[]> {
-    if (guest.live && isActive(guest)) {
-      try {
-        return await readRows(this.host, guest, guest.live);
-      } catch (error) {
-        // What the kernel says of a process that has just ended, or is about to.
-        const name = error instanceof StepError ? error.errnoName : Reflect.get(Object(error), 'code');
-        if (name !== 'ESRCH' && name !== 'ENOENT') throw error;
-      }
-    }
+    if (guest.live && isActive(guest)) return await readRows(this.host, guest, guest.live);
     return configuredRows(this.host, guest.isEphemeral ? guest.config : this.registry.readConfig(guest.name));
   }
 

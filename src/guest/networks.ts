@@ -205,11 +205,16 @@ export class Networks {
     return undefined;
   }
 
+  /** Guests that run with the addresses of this one. */
+  usersOf(guest: Guest): readonly Guest[] {
+    return this.#registry
+      .list()
+      .filter((one) => isActive(one) && one.live?.config.network.shareWith === guest.name);
+  }
+
   /** Refuses to let a guest go whose addresses another one uses. @throws StateError network-shared */
   checkUnused(guest: Guest): void {
-    const user = this.#registry
-      .list()
-      .find((one) => isActive(one) && one.live?.config.network.shareWith === guest.name);
+    const [user] = this.usersOf(guest);
     if (user === undefined) return;
     throw new StateError(
       'network-shared',

@@ -644,6 +644,19 @@ while True:
     }
   });
 
+  test('who shares a network and who has it are deleted by one command', async () => {
+    // More than are worked on at a time, and who shares last.
+    const names = Array.from({ length: 18 }, (_, i) => `g${i}`);
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    for (const name of names) await v.ok(['create', name, '--network-of', 'one', '--', 'sleep', '1000']);
+    await v.ok(['start', 'one', ...names]);
+    const { code, stderr } = await v.run(['delete', '--force', 'one']);
+    assert.match(stderr, /cannot delete guest "one": found that guest "g0" shares its network/);
+    assert.equal(code, 1);
+    await v.ok(['start', 'one']);
+    assert.equal((await v.ok(['delete', '--force', '--all'])).split('\n').filter(Boolean).length, 19);
+  });
+
   test('guests in a network of their own, where the host has no address', async () => {
     const routes = (): string =>
       host.run('ip', 'route', 'show', '10.60.0.0/16') + host.run('ip', '-6', 'route', 'show', 'fd60::/64');
