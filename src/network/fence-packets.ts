@@ -39,6 +39,10 @@ const IP6 = { protocol: 6, source: 8, destination: 24, bytes: 40 } as const;
 const ETH_P_IP = 0x0800;
 const ETH_P_IPV6 = 0x86dd;
 const FRAGMENT_OFFSET = 0x1fff;
+/** Version and length of a header of IPv4 without options. */
+const IP4_PLAIN = 0x45;
+/** Next header of IPv6: routing. */
+const ROUTING_HEADER = 43;
 /** Where the ports begin that the kernel gives to clients (net.ipv4.ip_local_port_range has it so by default). */
 const FIRST_OWN_PORT = 32_768;
 /** What an egress program returns so that TCP sends less; the caller of sendmsg(2) sees no error (Linux 5.3). */
@@ -62,6 +66,7 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     count(f, ip, direction);
     a.label(`IPv${ip}, unknown`);
     f.loadNetwork();
+    if (direction === 'out') checkHeader(f, ip);
     readPorts(f, ip, direction);
     if (direction === 'out') {
       checkEcho(f, ip);
@@ -207,6 +212,16 @@ function loadPayloadOffset(f: FenceCode, ip: 4 | 6): void {
       .load(2, 10, FRAME.header + IP4.version, 1)
       .and(2, 0xf)
       .alu(2, '<<', 2);
+}
+
+/** A route of the sender's choice, which a message can ask for (IP_RETOPTS, IPV6_RTHDR), leads to whom nobody checked. */
+function checkHeader(f: FenceCode, ip: 4 | 6): void {
+  const { a } = f;
+  const plain = a.fresh('plain header');
+  if (ip === 4) a.load(1, 10, FRAME.header + IP4.version, 1).jumpIf(1, '==', IP4_PLAIN, plain);
+  else a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', ROUTING_HEADER, plain);
+  f.refuse('socket-option', 'EPERM');
+  a.label(plain);
 }
 
 /** What leaves must come from an address of the context's, and go where it may. */

@@ -217,6 +217,22 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
         await two.get("code(r.sendto, h('10.7.0.2', '169.254.169.254'), ('169.254.169.254', 0))"),
         'EPERM',
       );
+      // Nor may it choose the way: options of IPv4, a routing header of IPv6.
+      await two.run(
+        "o = lambda head: bytes([head]) + struct.pack('!BHHHBBH4s4s', 0, 24, 1, 0, 9, 253, 0, socket.inet_aton('10.7.0.2'), socket.inet_aton('10.7.0.100')) + bytes(4)",
+      );
+      assert.equal(await two.get("code(r.sendto, o(0x45), ('10.7.0.100', 0))"), 'ok');
+      assert.equal(await two.get("code(r.sendto, o(0x46), ('10.7.0.100', 0))"), 'EPERM');
+      await two.run(
+        "q = socket.socket(10, 3, 255); q.setsockopt(41, 36, 1); w = lambda next: struct.pack('!IHBB', 0x60000000, 24, next, 9) + socket.inet_pton(10, 'fd07::2') + socket.inet_pton(10, 'fd07::100') + bytes([59, 2, 2, 1]) + bytes(4) + socket.inet_pton(10, 'fd07::100')",
+      );
+      assert.equal(await two.get("code(q.sendto, w(59), ('fd07::100', 0))"), 'ok');
+      assert.equal(await two.get("code(q.sendto, w(43), ('fd07::100', 0))"), 'EPERM');
+      assert.ok(
+        (await world.fence.readDenials(2)).some(
+          (d) => d.reason === 'socket-option' && d.address === '10.7.0.100',
+        ),
+      );
     });
   });
 
