@@ -119,8 +119,11 @@ describe('servers of Debian', { skip: unmet('root', 'overlay', 'network', ...PRO
   });
   after(async () => {
     for (const child of running.splice(0)) child.kill('SIGKILL');
-    await v.close();
-    await host.close();
+    try {
+      await v.close();
+    } finally {
+      await host.close();
+    }
   });
 
   /** What a client of the host is told. */

@@ -20,6 +20,7 @@ import { suite, test } from 'node:test';
 import { withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
+import { d2Bind, d2Source, d2Steal, d3, d4, d5, d7, inNetworkWorld, type NetworkCheck } from './network.ts';
 import {
   b8,
   b9,
@@ -46,7 +47,7 @@ type Edit = readonly [find: string, put: string];
 interface Mutation {
   /** The test's id and the defence that is taken away. */
   readonly name: string;
-  readonly check: Check;
+  readonly check: Check | { readonly inNetwork: NetworkCheck };
   readonly edits: readonly Edit[];
   /** What has to be among the breaches; any will do if absent. */
   readonly breach?: RegExp;
@@ -371,6 +372,87 @@ const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
+    name: 'D2: any address may be bound',
+    check: { inNetwork: d2Bind },
+    edits: [
+      [
+        '  f.ifMine(false, foreign);\n  f.copyAddress(10, FRAME.own, 10, FRAME.remote);',
+        "  a.jumpIf(9, '==', 0x7fffffff, foreign);\n  f.copyAddress(10, FRAME.own, 10, FRAME.remote);",
+      ],
+    ],
+    breach: /tcp 10\.9\.0\.1 port 7000 with nothing: ok/,
+  },
+  {
+    name: 'D2: options that reach past the fence are allowed',
+    check: { inNetwork: d2Bind },
+    edits: [['  [LEVEL.socket, 25], // SO_BINDTODEVICE\n', '']],
+    breach: /SO_BINDTODEVICE b'lo': ok/,
+  },
+  {
+    name: 'D2: packets may choose their way',
+    check: { inNetwork: d2Source },
+    edits: [["    if (direction === 'out') checkHeader(f, ip);\n", '']],
+    breach: /IP_RETOPTS/,
+  },
+  {
+    name: 'D2: sources are not checked, neither by the socket nor in the packet',
+    check: { inNetwork: d2Source },
+    edits: [
+      ["  f.ifMine(false, 'foreign source');\n", "  a.jumpIf(9, '==', 0x7fffffff, 'foreign source');\n"],
+      ['  f.ifMine(false, spoofed);\n', "  a.jumpIf(9, '==', 0x7fffffff, spoofed);\n"],
+    ],
+    breach: /PKTINFO/,
+  },
+  {
+    name: 'D2: datagram sockets are at the wildcard of the host, and nobody looks for whom a packet is',
+    check: { inNetwork: d2Steal },
+    edits: [
+      [
+        '  f.ifNetworkFlag(NETWORK_FLAG.multicast, false, native);\n',
+        "  a.jumpIf(1, '==', 0x7fffffff, native);\n",
+      ],
+      [
+        '  f.ifMine(true, mine);\n  if (ip === 4) {',
+        "  a.jumpIf(9, '!=', 0x7fffffff, mine);\n  if (ip === 4) {",
+      ],
+    ],
+    breach: /expected host/,
+  },
+  {
+    name: 'D3: the loopback of others is not refused',
+    check: { inNetwork: d3 },
+    edits: [
+      [
+        "ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, allowed);\n  f.refuse('loopback', 'EPERM');",
+        'ip === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, allowed).goto(allowed);',
+      ],
+    ],
+    breach: /127\.0\.0\.53/,
+  },
+  {
+    name: 'D4: the metadata service is not refused',
+    check: { inNetwork: d4 },
+    edits: [
+      [
+        '  f.ifNetworkFlag(NETWORK_FLAG.metadataDenied, false, noMetadata);\n',
+        "  a.jumpIf(9, '!=', 0x7fffffff, noMetadata);\n",
+      ],
+    ],
+    breach: /169\.254\.169\.254/,
+  },
+  {
+    name: 'D5: questions about interfaces are answered by the socket they are asked on',
+    check: { inNetwork: d5 },
+    edits: [['  [0x890b, 0x894a],\n', '']],
+    breach: /ioctl 0x89/,
+  },
+  {
+    name: 'D7: a peer that was found right stays so',
+    check: { inNetwork: d7 },
+    edits: [["load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target)", 'goto(target)']],
+    breach: /tcp .*opened before/,
+  },
+  {
     name: 'deletion: goes on when something is mounted, and into it',
     check: deletion,
     edits: [
@@ -464,14 +546,17 @@ suite('with a defence taken out, its test fails', { skip }, () => {
         mkdirSync(join(home, 'copy/build'), { recursive: true });
         const checkout = mutate(home, edits);
         let breaches: readonly string[] = [];
-        await withInstance(
-          async (v) => {
-            breaches = await check(v, await places(v, ['host']));
-          },
-          { checkout },
-        ).catch((error: unknown) => {
-          if (breaches.length === 0) throw error; // otherwise it is told, and what it hangs on is ended by now
-        });
+        if (typeof check !== 'function') {
+          breaches = await inNetworkWorld(check.inNetwork, checkout);
+        } else
+          await withInstance(
+            async (v) => {
+              breaches = await check(v, await places(v, ['host']));
+            },
+            { checkout },
+          ).catch((error: unknown) => {
+            if (breaches.length === 0) throw error; // otherwise it is told, and what it hangs on is ended by now
+          });
         assert.notDeepEqual(breaches, [], 'the check found nothing');
         if (breach) assert.match(breaches.join('\n'), breach);
       } finally {
