@@ -42,6 +42,13 @@ export function parseAddress(text: string): string {
   return formatIpPrefix(parseIpPrefix(text));
 }
 
+/** Parses `NAME:ADDRESS` as Docker has it; an IPv6 address may be in brackets. */
+export function parseHost(text: string): readonly [name: string, address: string] {
+  const [, name = '', address = ''] = /^([^:=]+)[:=]\[?([^\]]+)\]?$/.exec(text) ?? [];
+  if (address === '') throw refuse(text, 'NAME:ADDRESS');
+  return [name, address];
+}
+
 /** Parses a command and its arguments from one text; at least one word. */
 export function parseCommand(text: string): readonly string[] {
   const words = parseShellWords(text);

@@ -49,6 +49,9 @@ export interface ConfigOptions {
   readonly bridge: string | undefined;
   /** Addresses, at most one of each family. */
   readonly gateway: readonly string[];
+  readonly dns: readonly string[];
+  readonly dnsSearch: readonly string[];
+  readonly addHost: readonly (readonly [name: string, address: string])[];
   /** Guest whose network it shares. */
   readonly networkOf: GuestName | undefined;
   /** Words for `bcaps`: `+NAME`. */

@@ -18,6 +18,7 @@ import { planCgroups, planIdMaps } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
 import type { Registry } from './registry.ts';
+import { hostServers } from './resolver.ts';
 
 /** One thing the host can or cannot do. */
 export interface HostFinding extends Finding {
@@ -51,7 +52,7 @@ export async function checkHost(host: Host, registry: Registry): Promise<readonl
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
-  findings.push(await checkInterface(host), checkViews(host));
+  findings.push(await checkInterface(host), checkViews(host), checkServers());
   return [...findings, ...checkRest(host, registry)];
 }
 
@@ -69,6 +70,14 @@ function checkViews({ viewsMount, viewsMissing = 'not made yet' }: Host): HostFi
   const ok = viewsMount !== undefined;
   const detail = ok ? 'fuse, for /proc/meminfo and its like' : `${viewsMissing}; modprobe fuse`;
   return { name: 'views', isRequired: false, ok, detail };
+}
+
+/** The host's own servers may all be on its loopback, where a guest has its own. */
+function checkServers(): HostFinding {
+  const servers = hostServers();
+  const ok = servers.length > 0;
+  const help = 'none that guests can reach; set network.dns of those that look names up';
+  return { name: 'name servers', ok, detail: ok ? servers.join(', ') : help, isRequired: false };
 }
 
 async function tryProbe(host: Host, { name, isRequired, help, plan }: Probe): Promise<HostFinding> {

@@ -224,7 +224,11 @@ const SYSCTL_KEY =
 
 const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/;
 const NEED_HOSTNAME = `a host name of at most ${MAX_HOSTNAME} letters, digits, "-" and "."`;
-const hostname = text(NEED_HOSTNAME, (value) => value.length <= MAX_HOSTNAME && HOSTNAME.test(value));
+const hostname = text(NEED_HOSTNAME, isHostname);
+
+function isHostname(value: string): boolean {
+  return value.length <= MAX_HOSTNAME && HOSTNAME.test(value);
+}
 
 const NEED_TEMPLATE =
   '"host", "busybox", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive';
@@ -343,7 +347,15 @@ const limits = z.strictObject(
 );
 
 const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
-const NEED_GATEWAY = 'an address such as 10.0.0.1 or fe80::1';
+const NEED_PLAIN_ADDRESS = 'an address such as 10.0.0.1 or fd00::1';
+const plainAddress = text(
+  NEED_PLAIN_ADDRESS,
+  (value) => !value.includes('/') && isAccepted(() => parseIpPrefix(value)),
+).transform((value) => formatIpAddress(parseIpPrefix(value).bytes));
+/** `MAXNS` of resolv.h: a C library asks no more. */
+const MAX_DNS = 3;
+const NEED_DNS = `a list of 1 to ${MAX_DNS} addresses`;
+const NEED_DOMAIN = 'a domain such as example.org';
 const NEED_INTERFACE = 'the name of an interface of the host';
 const interfaceName = text(
   NEED_INTERFACE,
@@ -462,19 +474,10 @@ const network = z.strictObject(
       description:
         "mode private: bridge of the host that the guest's interface is put into; default: none, the host has a route",
     }),
-    gateways: z
-      .array(
-        text(
-          NEED_GATEWAY,
-          (value) => !value.includes('/') && isAccepted(() => parseIpPrefix(value)),
-        ).transform((value) => formatIpAddress(parseIpPrefix(value).bytes)),
-        { error: 'a list of addresses' },
-      )
-      .optional()
-      .meta({
-        description:
-          'mode private: the way to everywhere else, one of each family; without a bridge the host gets these addresses',
-      }),
+    gateways: z.array(plainAddress, { error: 'a list of addresses' }).optional().meta({
+      description:
+        'mode private: the way to everywhere else, one of each family; without a bridge the host gets these addresses',
+    }),
     interface: interfaceName.optional().meta({
       description:
         'mode isolated: interface of the host that gets the addresses while the guest runs; default: none gets them',
@@ -483,6 +486,29 @@ const network = z.strictObject(
     shareWith: text('the name of a guest', isGuestName)
       .optional()
       .meta({ description: 'guest whose addresses and loopback this one has too, in place of its own' }),
+    dns: z
+      .array(plainAddress, { error: NEED_DNS })
+      .min(1, { error: NEED_DNS })
+      .max(MAX_DNS, { error: NEED_DNS })
+      .optional()
+      .meta({
+        description: "servers that are asked for names; default those of the host's that the guest can reach",
+        example: [['192.0.2.53', '2001:db8::53']],
+      }),
+    search: z
+      .array(text(NEED_DOMAIN, isHostname), { error: 'a list of domains' })
+      .optional()
+      .meta({
+        description: 'domains in which short names are looked for; default those of the host',
+        example: [['example.org']],
+      }),
+    hosts: z
+      .record(z.string().refine(isHostname, { error: NEED_HOSTNAME }), plainAddress, { error: NEED_MAP })
+      .optional()
+      .meta({
+        description: 'further lines of /etc/hosts, addresses by name',
+        example: [{ db: '192.0.2.7' }],
+      }),
     policy: policy.optional().meta({ description: 'whom the guest may reach' }),
     bandwidth: bandwidth.optional().meta({ description: 'how fast the guest may be' }),
   },
@@ -725,6 +751,9 @@ const MODES_OF: Readonly<Partial<Record<keyof GuestNetwork, readonly NetworkMode
   shareWith: ['isolated'],
   policy: ['isolated'],
   bandwidth: ['isolated'],
+  dns: ['isolated', 'private', 'host'],
+  search: ['isolated', 'private', 'host'],
+  hosts: ['isolated', 'private', 'host'],
 };
 
 function* gatewayIssues(
@@ -801,6 +830,7 @@ function completeNetwork(network: Parsed['network']): GuestNetwork {
     ...(network.gateways === undefined ? {} : { gateways: network.gateways }),
     ...(network.interface === undefined ? {} : { interface: network.interface }),
     ...(shareWith === undefined ? {} : { shareWith }),
+    ...dropAbsent({ dns: network.dns, search: network.search, hosts: network.hosts }),
     ...(network.policy === undefined ? {} : { policy: withoutAbsent(network.policy) }),
     ...(network.bandwidth === undefined ? {} : { bandwidth: network.bandwidth }),
   };

@@ -33,6 +33,11 @@ export interface GuestNetwork {
   readonly shareWith?: string;
   readonly policy?: GuestNetworkPolicy;
   readonly bandwidth?: Bandwidth;
+  /** Name servers and search domains in place of the host's. */
+  readonly dns?: readonly string[];
+  readonly search?: readonly string[];
+  /** Further lines of /etc/hosts: addresses by name. */
+  readonly hosts?: Readonly<Record<string, string>>;
 }
 
 /** Whom a guest may reach. */
@@ -192,6 +197,9 @@ export interface GuestConfigValues {
     readonly policy?: Omit<GuestNetworkPolicy, 'egress'> & {
       readonly egress?: readonly (Omit<EgressRule, 'ports'> & { readonly ports?: number | string })[];
     };
+    readonly dns?: readonly string[];
+    readonly search?: readonly string[];
+    readonly hosts?: Readonly<Record<string, string>>;
     readonly bandwidth?: {
       readonly send?: number | string;
       readonly receive?: number | string;

@@ -16,7 +16,9 @@ import {
   planRoute,
   planRouteSocket,
 } from '../sys/netlink.ts';
-import type { Import, Program, Result } from '../sys/program.ts';
+import type { Import, Label, Program, Result } from '../sys/program.ts';
+import type { InitStyle } from './config-types.ts';
+import { openBelow } from './plan-below.ts';
 import type { NetworkSpec } from './plan-types.ts';
 
 /** Kinds of interfaces that can stand there for show, the cheapest first; which of them a kernel has differs. */
@@ -139,28 +141,48 @@ export function planKeepSecondaries(p: Program, name: string): void {
 
 /**
  * Adds the steps that write /etc/hosts and /etc/resolv.conf of a guest: where there is none, an empty one, or one of
- * ours. Whatever stands in the way is the guest's own, and stays.
+ * ours. Whatever else stands in the way is the guest's own, and stays; but a link that leads nowhere, as images have it to
+ * the file of a resolver that only an init would start.
  */
 export function planNetworkFiles(
   p: Program,
   root: Result,
   { hosts, resolvConf }: { readonly hosts: string; readonly resolvConf: string },
+  init: InitStyle,
 ): void {
-  planFile(p, root, 'etc/hosts', hosts);
-  planFile(p, root, 'etc/resolv.conf', resolvConf);
+  planFile(p, root, 'hosts', hosts, false);
+  planFile(p, root, 'resolv.conf', resolvConf, init !== 'own');
 }
 
-function planFile(p: Program, root: Result, path: string, content: string): void {
-  const [write, skip] = [p.label(), p.label()];
-  const mark = Buffer.from(FILLED_AT_START);
-  const how = p.struct('open_how', {
-    flags: p.flags('O_RDWR', 'O_CREAT', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC'),
-    mode: 0o644,
-    resolve: p.flags('RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS', 'RESOLVE_BENEATH'),
-  });
+function planFile(p: Program, root: Result, name: string, content: string, replacesLink: boolean): void {
+  const [opened, write, skip] = [p.label(), p.label(), p.label()];
+  const path = `etc/${name}`;
   const about = `"/${path}" in the guest`;
   const otherwise = { on: [], to: skip };
-  const file = p.sys('openat2', [root, path, how, sizeOf(p.abi, 'open_how')], { about, otherwise });
+  const slot = p.data(8);
+  const open = (to: Label): void => {
+    const how = p.struct('open_how', {
+      flags: p.flags('O_RDWR', 'O_CREAT', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC'),
+      mode: 0o644,
+      resolve: p.flags('RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS', 'RESOLVE_BENEATH'),
+    });
+    const file = p.sys('openat2', [root, path, how, sizeOf(p.abi, 'open_how')], {
+      about,
+      otherwise: { on: [], to },
+    });
+    p.store(slot, file);
+  };
+  if (replacesLink) {
+    const again = p.label();
+    open(again);
+    p.jump(opened);
+    p.place(again);
+    planUnlinkDangling(p, root, name, skip);
+  }
+  open(skip);
+  p.place(opened);
+  const file = p.load(slot.at(0, 4));
+  const mark = Buffer.from(FILLED_AT_START);
   const start = p.data(mark.length);
   const length = p.sys('pread64', [file, start, mark.length, 0], { about, otherwise });
   p.expect(length, '!=', 0, 'EEXIST', about, { otherwise: write });
@@ -171,4 +193,25 @@ function planFile(p: Program, root: Result, path: string, content: string): void
   p.sys('pwrite64', [file, text, Buffer.byteLength(text), 0], { about, ignore: [] });
   p.sys('close', [file]);
   p.place(skip);
+}
+
+/** Removes a file of the guest's /etc if it is a link that leads nowhere; all else goes to `otherwise`. */
+function planUnlinkDangling(p: Program, root: Result, name: string, otherwise: Label): void {
+  const about = `link "/etc/${name}" in the guest`;
+  const dangling = p.label();
+  const how = p.struct('open_how', {
+    flags: p.flags('O_PATH', 'O_CLOEXEC'),
+    resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),
+  });
+  const target = p.sys('openat2', [root, `etc/${name}`, how, sizeOf(p.abi, 'open_how')], {
+    about,
+    ignore: [],
+  });
+  p.expect(target, '!=', -(p.abi.errnos['ENOENT'] ?? 0), 'ENOENT', about, { otherwise: dangling });
+  p.sys('close', [target], { about, ignore: [] });
+  p.jump(otherwise);
+  p.place(dangling);
+  const etc = openBelow(p, root, 'etc', true);
+  p.sys('unlinkat', [etc, name, 0], { about, ignore: [] });
+  p.sys('close', [etc]);
 }

@@ -238,8 +238,8 @@ function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['n
   if (config.network.mode === 'none') return undefined;
   const { addresses = [] } = at.network ?? at.link ?? {};
   return {
-    hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses),
-    resolvConf: guestResolvConf(),
+    hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses, config.network.hosts),
+    resolvConf: guestResolvConf(config.network),
   };
 }
 

@@ -46,6 +46,18 @@ else:
     s.sendall(b'hello')
     print(s.recv(200).decode())
 `;
+/** A name server that knows one name. */
+const NAMES = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.9.0.1', 53)); print('ready', flush=True)
+while True:
+    q, peer = s.recvfrom(512)
+    end = q.index(b'\\0', 12) + 5
+    known = q[12:end] == b'\\2db\\7example\\3org\\0\\0\\1\\0\\1'
+    answer = b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4' + socket.inet_aton('10.9.0.77') if known else b''
+    code = b'\\x81\\x80' if q[12:end - 4] == b'\\2db\\7example\\3org\\0' else b'\\x81\\x83'
+    s.sendto(q[:2] + code + b'\\0\\1' + (b'\\0\\1' if known else b'\\0\\0') + bytes(4) + q[12:end] + answer, peer)
+`;
 /** Pings by a raw socket, as ping and traceroute do. */
 const RAW = `
 import errno, socket, struct
@@ -354,6 +366,80 @@ while True:
     await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');
     assert.equal(await python('one', PING, '10.9.0.1'), '10.9.0.1 echo\n');
     assert.equal(await python('one', PING, 'fd09::1'), 'fd09::1 echo\n');
+  });
+
+  describe('names', () => {
+    const resolve = (name: string, wanted: string): Promise<string> =>
+      python(name, 'import socket, sys; print(socket.gethostbyname(sys.argv[1]))', wanted).then((text) =>
+        text.trim(),
+      );
+    const serveNames = async (): Promise<void> => {
+      const [program = '', ...rest] = [...host.under, PYTHON, '-c', NAMES];
+      const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
+      running.push(child);
+      assert.match(String((await once(child.stdout, 'data'))[0]), /^ready/);
+    };
+
+    for (const [mode, options] of [
+      ['isolated', ['--ip', '10.9.0.5/24', '--network-interface', 'h0']],
+      ['private', ['--ip', '10.7.0.5/24', '--gateway', '10.7.0.1']],
+      ['host', []],
+    ] as const) {
+      test(`mode ${mode}: are asked for at the server that is configured, and found in the domain`, async () => {
+        await serveNames();
+        const dns = ['--dns', '10.9.0.1', '--dns-search', 'example.org', '--add-host', 'near:10.9.0.66'];
+        await v.ok([
+          'run',
+          '-d',
+          '--name',
+          'one',
+          '--network',
+          mode,
+          ...options,
+          ...dns,
+          '--',
+          'sleep',
+          '1000',
+        ]);
+        assert.equal(await resolve('one', 'db.example.org'), '10.9.0.77');
+        assert.equal(await resolve('one', 'db'), '10.9.0.77');
+        assert.equal(await resolve('one', 'near'), '10.9.0.66');
+        assert.equal(await resolve('one', 'localhost'), '127.0.0.1');
+        if (mode !== 'host') assert.equal(await resolve('one', 'one'), /[\d.]+/.exec(options[1])?.[0]);
+      });
+    }
+
+    test('a file of its own stays as it is, a link to nowhere does not', async () => {
+      await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--dns', '10.9.0.1', '--', 'sleep', '1000']);
+      const after = async (script: string): Promise<string> => {
+        await v.ok(['start', 'one']);
+        await v.ok(['exec', 'one', 'sh', '-ec', script]);
+        await v.ok(['restart', '-t', '0', 'one']);
+        const found = await v.ok([
+          'exec',
+          'one',
+          'sh',
+          '-c',
+          'readlink /etc/resolv.conf; cat /etc/resolv.conf || true',
+        ]);
+        await v.ok(['stop', '-t', '0', 'one']);
+        return found;
+      };
+      const ours = /^# filled when the guest starts\nnameserver 10\.9\.0\.1\n/;
+      assert.match(await after('true'), ours);
+      assert.match(await after('ln -sf ../run/nowhere/stub.conf /etc/resolv.conf'), ours);
+      assert.equal(await after('rm /etc/resolv.conf; echo mine > /etc/resolv.conf'), 'mine\n');
+      assert.equal(
+        await after('mv /etc/resolv.conf /etc/own; ln -s own /etc/resolv.conf'),
+        'own\nmine\n',
+        'a link that leads somewhere',
+      );
+      await v.ok(['set', 'one', 'init=own']);
+      assert.equal(
+        await after('ln -sf ../run/nowhere/stub.conf /etc/resolv.conf'),
+        '../run/nowhere/stub.conf\n',
+      );
+    });
   });
 
   describe('raw sockets', () => {
