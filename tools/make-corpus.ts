@@ -62,26 +62,26 @@ const seeds: Readonly<Record<string, Buffer>> = {
   'program-every-operation': Buffer.concat([Buffer.from('P'), everyOperation]),
   'frames-run': Buffer.concat([
     Buffer.from('F'),
-    encodeFrame(DOWN.run, 9, ints(0, 2, 3, 0, 4, 1), everyOperation),
+    encodeFrame(DOWN.run, 9, [ints(0, 2, 3, 0, 4, 1), everyOperation]),
   ]),
   'frames-log': Buffer.concat([
     Buffer.from('F'),
-    encodeFrame(DOWN.log, 8, bytes64(1 << 20), ints(5, 6), Buffer.from('/log\0')),
-    encodeFrame(DOWN.signal, 5, ints(15)),
+    encodeFrame(DOWN.log, 8, [bytes64(1 << 20), ints(5, 6), Buffer.from('/log\0')]),
+    encodeFrame(DOWN.signal, 5, [ints(15)]),
     encodeFrame(DOWN.ready, 0),
   ]),
   'frames-client': Buffer.concat([
     Buffer.from('F'),
-    encodeFrame(1, 3, hello), // the frame's id says how many descriptors came
-    encodeFrame(1, 0, ints(2, 15)),
-    encodeFrame(1, 0, ints(3)),
-    encodeFrame(1, 1, ints(4)),
+    encodeFrame(1, 3, [hello]), // the frame's id says how many descriptors came
+    encodeFrame(1, 0, [ints(2, 15)]),
+    encodeFrame(1, 0, [ints(3)]),
+    encodeFrame(1, 1, [ints(4)]),
   ]),
   'frames-worker': Buffer.concat([
     Buffer.from('F'),
-    encodeFrame(1, 1, worker(1, 0, 0, 0)),
-    encodeFrame(1, 2, worker(2, 2, 3, 16)),
-    encodeFrame(1, 0, worker(3, 0, 0, 0)),
+    encodeFrame(1, 1, [worker(1, 0, 0, 0)]),
+    encodeFrame(1, 2, [worker(2, 2, 3, 16)]),
+    encodeFrame(1, 0, [worker(3, 0, 0, 0)]),
   ]),
 };
 

@@ -51,17 +51,21 @@ export class Result {
 export class Data {
   readonly offset: number;
   readonly length: number;
-  /** What `--explain` shows. */
-  readonly text: string;
-  constructor(offset: number, length: number, text: string) {
+  readonly #text: string | (() => string);
+  constructor(offset: number, length: number, text: string | (() => string)) {
     this.offset = offset;
     this.length = length;
-    this.text = text;
+    this.#text = text;
+  }
+
+  /** What `--explain` shows; made only then. */
+  get text(): string {
+    return typeof this.#text === 'string' ? this.#text : this.#text();
   }
 
   /** The same place, `offset` bytes further. */
   at(offset: number, length: number = this.length - offset): Data {
-    return new Data(this.offset + offset, length, `${this.text}+${offset}`);
+    return new Data(this.offset + offset, length, () => `${this.text}+${offset}`);
   }
 }
 
@@ -118,25 +122,54 @@ interface BlockEnd {
   readonly title: string;
 }
 
+/** The calls of a program in order: what failed, in words. */
+export class StepNames {
+  readonly #steps: readonly Step[];
+  constructor(steps: readonly Step[]) {
+    this.#steps = steps;
+  }
+
+  get length(): number {
+    return this.#steps.length;
+  }
+
+  at(index: number): string | undefined {
+    const step = this.#steps[index];
+    const about = step?.options.about;
+    return about === undefined ? step?.name : `${step?.name} ${about}`;
+  }
+}
+
 /** A program that is ready to be sent. */
 export interface EncodedProgram {
   readonly bytes: Buffer;
   /** For each import: object id and which of its descriptors. */
   readonly imports: readonly (readonly [number, number])[];
-  /** The calls in order: what failed, in words. */
-  readonly stepNames: readonly string[];
+  readonly stepNames: StepNames;
+  /** Says that nobody reads `bytes` any more: the next program may be written there. */
+  release(): void;
 }
 
 /** `which` of an import: descriptors of a client (native/wire.h). */
 export const CLIENT_FD = { stdin: 0, stdout: 1, stderr: 2, socket: 3 } as const;
 
 /**
- * Data areas of programs that have been encoded, for the next ones: memory outside V8's heap, which it would let pile
- * up until the next large collection.
+ * Memory of programs that have been sent, for the next ones: it is outside V8's heap, which would let it pile up until
+ * the next large collection.
  */
 const SPARES: Buffer[] = [];
-const SPARES_MAX = 4;
-const SPARE_BYTES = 32 * 1024;
+const SPARES_MAX = 8;
+const SPARE_BYTES = 64 * 1024;
+
+function takeSpare(bytes: number): Buffer {
+  return bytes > SPARE_BYTES
+    ? Buffer.allocUnsafeSlow(bytes)
+    : (SPARES.pop() ?? Buffer.allocUnsafeSlow(SPARE_BYTES));
+}
+
+function giveSpare(buffer: Buffer): void {
+  if (buffer.length === SPARE_BYTES && SPARES.length < SPARES_MAX) SPARES.push(buffer);
+}
 
 /** Sums of constants by their names: programs use the same few again and again. */
 const FLAGS = new Map<string, { readonly abi: Abi; readonly flags: Flags }>();
@@ -146,9 +179,10 @@ export class Program {
   readonly abi: Abi;
   readonly #blocks: BlockEnd[] = [];
   #block: BlockEnd;
-  #data: Buffer = SPARES.pop() ?? Buffer.allocUnsafeSlow(SPARE_BYTES);
+  #data: Buffer = takeSpare(0);
   #dataLength = 0;
   readonly #texts = new Map<string, Data>();
+  readonly #bytes = new Map<Uint8Array, Data>();
   readonly #relocs: [number, number][] = [];
   readonly #imports: [number, number][] = [];
   #out: Data | undefined;
@@ -175,7 +209,7 @@ export class Program {
   }
 
   /** Reserves `length` zero bytes (8-byte aligned) in the data area, or puts bytes there. */
-  data(content: number | Uint8Array, text?: string): Data {
+  data(content: number | Uint8Array, text?: string | (() => string)): Data {
     const length = typeof content === 'number' ? content : content.length;
     const offset = (this.#dataLength + 7) & ~7;
     const end = offset + length;
@@ -187,7 +221,7 @@ export class Program {
     this.#data.fill(0, this.#dataLength, end);
     if (typeof content !== 'number') this.#data.set(content, offset);
     this.#dataLength = end;
-    return new Data(offset, length, text ?? `<${length} bytes>`);
+    return new Data(offset, length, text ?? (() => `<${length} bytes>`));
   }
 
   /** Puts a NUL-terminated text into the data area, each text once; bytes that are not UTF-8 as `textOfBytes` has them. */
@@ -196,10 +230,20 @@ export class Program {
     if (place === undefined) {
       if (value.includes('\0')) throw new BugError('nul-in-text', 'cannot encode a text: found a NUL in it');
       const bytes = value.isWellFormed() ? undefined : bytesOfText(value);
-      place = this.data((bytes?.length ?? Buffer.byteLength(value)) + 1, JSON.stringify(value));
+      place = this.data((bytes?.length ?? Buffer.byteLength(value)) + 1, () => JSON.stringify(value));
       if (bytes) this.#data.set(bytes, place.offset);
       else this.#data.write(value, place.offset);
       this.#texts.set(value, place);
+    }
+    return place;
+  }
+
+  #place(arg: string | Uint8Array): Data {
+    if (typeof arg === 'string') return this.text(arg);
+    let place = this.#bytes.get(arg);
+    if (place === undefined) {
+      place = this.data(arg);
+      this.#bytes.set(arg, place);
     }
     return place;
   }
@@ -248,7 +292,10 @@ export class Program {
 
   /** A NULL-terminated vector of texts, as execve takes it. */
   vector(texts: readonly string[]): Data {
-    const place = this.data(8 * (texts.length + 1), `[${texts.map((t) => JSON.stringify(t)).join(', ')}]`);
+    const place = this.data(
+      8 * (texts.length + 1),
+      () => `[${texts.map((t) => JSON.stringify(t)).join(', ')}]`,
+    );
     texts.forEach((t, i) => {
       this.pointer(place.at(8 * i), this.text(t));
     });
@@ -481,16 +528,13 @@ export class Program {
   /** Returns the message for a worker. */
   encode(): EncodedProgram {
     const steps = this.#layout();
-    for (const step of steps) {
-      for (const arg of step.args) if (typeof arg === 'string') this.text(arg);
+    // Texts and bytes first: the data area follows the steps.
+    for (const { args } of steps) {
+      for (const arg of args) if (typeof arg === 'string' || arg instanceof Uint8Array) this.#place(arg);
     }
-    const encoded = steps.map((step) =>
-      step.args.map((arg) =>
-        arg instanceof Uint8Array ? this.data(arg) : typeof arg === 'string' ? this.text(arg) : arg,
-      ),
-    );
     this.data(1); // the data area ends with a zero byte
-    const total = HEADER_BYTES + steps.length * STEP_BYTES + this.#relocs.length * 8 + this.#dataLength;
+    const dataAt = HEADER_BYTES + steps.length * STEP_BYTES + this.#relocs.length * 8;
+    const total = dataAt + this.#dataLength;
     const { bytes: most, steps: mostSteps, imports: mostImports } = MACHINE_LIMITS;
     if (total > most || steps.length > mostSteps || this.#imports.length > mostImports) {
       throw new BugError(
@@ -499,10 +543,12 @@ export class Program {
           `need at most ${most}, ${mostSteps}, ${mostImports}`,
       );
     }
-    const bytes = Buffer.alloc(total);
+    const memory = takeSpare(total);
+    const bytes = memory.subarray(0, total).fill(0, 0, dataAt);
     const view = new DataView(bytes.buffer, bytes.byteOffset, total);
     const le = this.abi.littleEndian;
-    const header = [
+    let at = 0;
+    for (const value of [
       MAGIC,
       steps.length,
       this.#relocs.length,
@@ -511,13 +557,12 @@ export class Program {
       this.#out?.offset ?? 0,
       this.#out?.length ?? 0,
       this.park,
-    ];
-    header.forEach((value, i) => {
-      view.setUint32(4 * i, value, le);
-    });
-    let at = HEADER_BYTES;
-    for (const [i, step] of steps.entries()) {
-      this.#encodeStep(view, at, step, encoded[i] ?? []);
+    ]) {
+      view.setUint32(at, value, le);
+      at += 4;
+    }
+    for (const step of steps) {
+      this.#encodeStep(view, at, step);
       at += STEP_BYTES;
     }
     for (const [from, to] of this.#relocs) {
@@ -525,16 +570,14 @@ export class Program {
       view.setUint32(at + 4, to, le);
       at += 8;
     }
-    bytes.set(this.#data.subarray(0, this.#dataLength), at);
-    if (this.#data.length === SPARE_BYTES && SPARES.length < SPARES_MAX) SPARES.push(this.#data);
+    this.#data.copy(bytes, at, 0, this.#dataLength);
+    giveSpare(this.#data);
     this.#data = bytes.subarray(at);
-    const stepNames = steps.map((step) =>
-      step.options.about === undefined ? step.name : `${step.name} ${step.options.about}`,
-    );
-    return { bytes, imports: this.#imports, stepNames };
+    const release = (): void => giveSpare(memory);
+    return { bytes, imports: this.#imports, stepNames: new StepNames(steps), release };
   }
 
-  #encodeStep(view: DataView, at: number, step: Step, args: readonly Arg[]): void {
+  #encodeStep(view: DataView, at: number, step: Step): void {
     const le = this.abi.littleEndian;
     view.setUint32(at, step.op, le);
     if (step.op === OP.syscall) view.setUint32(at + 4, this.abi.syscalls[step.name] ?? 0, le);
@@ -553,15 +596,47 @@ export class Program {
     }
     view.setUint8(at + 14, otherwise ? RULE.jump : ignore ? RULE.ignore : RULE.fail);
     view.setUint32(at + 16, step.target?.index ?? 0, le);
-    only.forEach((name, i) => {
-      view.setInt16(at + 20 + 2 * i, this.#errno(name), le);
-    });
-    args.forEach((arg, i) => {
-      const [kind, low, high] = encodeArg(arg);
-      view.setUint8(at + 8 + i, kind);
-      view.setUint32(at + 32 + 8 * i + (le ? 0 : 4), low, le);
-      view.setUint32(at + 32 + 8 * i + (le ? 4 : 0), high, le);
-    });
+    let onlyAt = at + 20;
+    for (const name of only) {
+      view.setInt16(onlyAt, this.#errno(name), le);
+      onlyAt += 2;
+    }
+    let kindAt = at + 8;
+    let valueAt = at + 32;
+    for (const arg of step.args) {
+      this.#encodeArg(view, kindAt, valueAt, arg);
+      kindAt += 1;
+      valueAt += 8;
+    }
+  }
+
+  #encodeArg(view: DataView, kindAt: number, valueAt: number, arg: Arg): void {
+    let kind: number = ARG.imm;
+    let low: number;
+    let high = 0;
+    if (arg instanceof Result) {
+      kind = ARG.result;
+      low = arg.step.index;
+    } else if (arg instanceof Import) {
+      kind = ARG.import;
+      low = arg.index;
+    } else if (typeof arg === 'number' || arg instanceof Flags) {
+      const value = typeof arg === 'number' ? arg : arg.value;
+      low = value >>> 0;
+      high = value < 0 ? 0xffffffff : Math.floor(value / 2 ** 32);
+    } else if (typeof arg === 'bigint') {
+      low = Number(BigInt.asUintN(32, arg));
+      high = Number(BigInt.asUintN(32, arg >> 32n));
+    } else {
+      const place = arg instanceof Data ? arg : this.#place(arg);
+      kind = ARG.data;
+      low = place.offset;
+      high = place.length;
+    }
+    const le = this.abi.littleEndian;
+    view.setUint8(kindAt, kind);
+    view.setUint32(valueAt + (le ? 0 : 4), low, le);
+    view.setUint32(valueAt + (le ? 4 : 0), high, le);
   }
 
   /** Returns the program as strace-like text, one step a line. */
@@ -575,17 +650,6 @@ export class Program {
     }
     return `${lines.join('\n')}\n`;
   }
-}
-
-function encodeArg(arg: Arg): readonly [number, number, number] {
-  if (arg instanceof Result) return [ARG.result, arg.step.index, 0];
-  if (arg instanceof Data) return [ARG.data, arg.offset, arg.length];
-  if (arg instanceof Import) return [ARG.import, arg.index, 0];
-  if (typeof arg === 'bigint') {
-    return [ARG.imm, Number(BigInt.asUintN(32, arg)), Number(BigInt.asUintN(32, arg >> 32n))];
-  }
-  const value = arg instanceof Flags ? arg.value : Number(arg);
-  return [ARG.imm, value >>> 0, value < 0 ? 0xffffffff : Math.floor(value / 2 ** 32)];
 }
 
 function explainArg(arg: Arg): string {

@@ -4,7 +4,7 @@
 import { Socket } from 'node:net';
 import { SysError } from '../base/errors.ts';
 import { type Abi, errnoName } from './abi.ts';
-import type { EncodedProgram, Program, Result } from './program.ts';
+import type { EncodedProgram, Program, Result, StepNames } from './program.ts';
 import {
   DOWN,
   encodeFrame,
@@ -58,8 +58,8 @@ export class StepError extends SysError {
   /** Name of the call or pseudo call. */
   readonly call: string;
 
-  constructor(what: string, abi: Abi, stepNames: readonly string[], index: number, errno: number) {
-    const name = stepNames[index] ?? 'begin';
+  constructor(what: string, abi: Abi, stepNames: StepNames, index: number, errno: number) {
+    const name = stepNames.at(index) ?? 'begin';
     const errnoText = errnoName(abi, errno);
     super(
       'program-failed',
@@ -95,11 +95,8 @@ export class Syscalld {
   #ready: ((snapshot: { objects: readonly HeldObject[]; pid: number }) => void) | undefined;
   #isLost = false;
   /** What each parked worker has run, names of the steps: a child of it may fail when its program is over. */
-  readonly #parked = new Map<number, (readonly string[])[]>();
-  readonly #childFailures = new Map<
-    number,
-    { readonly stepNames: readonly string[]; step: number; errno: number }
-  >();
+  readonly #parked = new Map<number, StepNames[]>();
+  readonly #childFailures = new Map<number, { readonly stepNames: StepNames; step: number; errno: number }>();
   #nextRun = 1;
   #nextObject = 1;
 
@@ -137,16 +134,12 @@ export class Syscalld {
       if (this.#isLost) throw lostError(what);
       this.#runs.set(id, { what, program: encoded, resolve, reject });
       this.#remember(worker, program.park, encoded.stepNames);
-      this.#send(
-        DOWN.run,
-        id,
-        ints(worker, encoded.imports.length, ...encoded.imports.flat()),
-        encoded.bytes,
-      );
+      const head = ints(worker, encoded.imports.length, ...encoded.imports.flat());
+      this.#send(DOWN.run, id, [head], encoded);
     });
   }
 
-  #remember(worker: number, park: number, stepNames: readonly string[]): void {
+  #remember(worker: number, park: number, stepNames: StepNames): void {
     const ran = this.#parked.get(worker);
     if (ran) ran.push(stepNames);
     else if (park !== 0) this.#parked.set(park, [stepNames]);
@@ -170,7 +163,7 @@ export class Syscalld {
 
   /** Signals a process; nothing happens if it has ended. */
   signal(object: number, signal: number): void {
-    this.#send(DOWN.signal, object, ints(signal));
+    this.#send(DOWN.signal, object, [ints(signal)]);
   }
 
   /** Writes to a client's stdout (1) or stderr (2); resolves when the client has written it or is gone. */
@@ -180,34 +173,47 @@ export class Syscalld {
         const waiting = this.#acks.get(client) ?? [];
         waiting.push(resolve);
         this.#acks.set(client, waiting);
-        this.#send(DOWN.clientOut, client, ints(fd), bytes.subarray(at, at + CHUNK_BYTES));
+        this.#send(DOWN.clientOut, client, [ints(fd), bytes.subarray(at, at + CHUNK_BYTES)]);
       });
     }
   }
 
   /** Ends a client with an exit code. */
   clientExit(client: number, code: number): void {
-    this.#send(DOWN.clientExit, client, ints(code));
+    this.#send(DOWN.clientExit, client, [ints(code)]);
   }
 
   /** From now on the client shares the fate of a process: its signals and its exit code pass without vserverd. */
   bind(client: number, process: number): void {
-    this.#send(DOWN.bind, client, ints(process));
+    this.#send(DOWN.bind, client, [ints(process)]);
   }
 
   /** Makes a log of two pipes (0: none), which move into it: records in `path` and an older file, `maxBytes` together. */
   log(object: number, path: string, maxBytes: number, stdout: number, stderr: number): void {
     const size = Buffer.from(BigUint64Array.of(BigInt(maxBytes)).buffer);
-    this.#send(DOWN.log, object, size, ints(stdout, stderr), Buffer.from(`${path}\0`));
+    this.#send(DOWN.log, object, [size, ints(stdout, stderr), Buffer.from(`${path}\0`)]);
   }
 
   /** syscalld ends when vserverd does. */
   shutdown(): void {
     this.#send(DOWN.shutdown, 0);
+    this.#socket.uncork(); // at once: the caller may end in the same breath
   }
 
-  #send(type: number, id: number, ...parts: readonly Uint8Array[]): void {
-    this.#socket.write(encodeFrame(type, id, ...parts));
+  /** Sends a frame; the program, if there is one, is the end of its body. */
+  #send(type: number, id: number, parts: readonly Uint8Array[] = [], program?: EncodedProgram): void {
+    if (this.#socket.writableCorked === 0) {
+      // What is sent in one breath goes out in one call: each wakes syscalld.
+      this.#socket.cork();
+      queueMicrotask(() => {
+        this.#socket.uncork();
+      });
+    }
+    this.#socket.write(encodeFrame(type, id, parts, program?.bytes.length));
+    if (program)
+      this.#socket.write(program.bytes, () => {
+        program.release();
+      });
   }
 
   #lost(): void {

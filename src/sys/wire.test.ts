@@ -85,7 +85,7 @@ test('a stream cut anywhere gives the frames that were put into it', () => {
       fc.array(frame),
       fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1 }),
       (frames, sizes) => {
-        const stream = Buffer.concat(frames.map(({ type, id, body }) => encodeFrame(type, id, body)));
+        const stream = Buffer.concat(frames.map(({ type, id, body }) => encodeFrame(type, id, [body])));
         const reader = new FrameReader();
         const found: Frame[] = [];
         for (let at = 0, i = 0; at < stream.length; i++) {

@@ -54,12 +54,18 @@ export interface Frame {
   readonly body: Buffer;
 }
 
-/** Returns the bytes of a frame whose body is the given parts. */
-export function encodeFrame(type: number, id: number, ...parts: readonly Uint8Array[]): Buffer {
-  const length = parts.reduce((sum, part) => sum + part.length, 0);
+/** Returns the bytes of a frame whose body is the given parts, and `moreBytes` that are sent after them. */
+export function encodeFrame(
+  type: number,
+  id: number,
+  parts: readonly Uint8Array[] = [],
+  moreBytes = 0,
+): Buffer {
+  let length = 0;
+  for (const part of parts) length += part.length;
   const bytes = Buffer.allocUnsafe(HEADER_BYTES + length);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  view.setUint32(0, length, LE);
+  view.setUint32(0, length + moreBytes, LE);
   view.setUint32(4, type, LE);
   view.setBigUint64(8, BigInt(id), LE);
   let at = HEADER_BYTES;
@@ -74,9 +80,7 @@ export function encodeFrame(type: number, id: number, ...parts: readonly Uint8Ar
 export function ints(...values: readonly number[]): Buffer {
   const bytes = Buffer.allocUnsafe(4 * values.length);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  values.forEach((value, i) => {
-    view.setUint32(4 * i, value >>> 0, LE);
-  });
+  for (let i = 0; i < values.length; i++) view.setUint32(4 * i, (values[i] ?? 0) >>> 0, LE);
   return bytes;
 }
 
