@@ -182,10 +182,17 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a host command reported less than its wait status, which is a bug',
   },
+  'snapshot-exists': { status: 409, exit: 1, meaning: 'a guest has a snapshot of that name already' },
+  'snapshot-not-found': { status: 404, exit: 2, meaning: 'a guest has no snapshot of that name' },
   'start-cancelled': { status: 409, exit: 1, meaning: 'a guest was stopped before it had started' },
   'store-full': { status: 507, exit: 1, meaning: 'the file system of the store is full' },
   'syscalld-lost': { status: 503, exit: 1, meaning: 'syscalld ended while it was at work' },
   'template-changed': { status: 409, exit: 1, meaning: 'an archive changed while it was imported' },
+  'template-followed': {
+    status: 409,
+    exit: 1,
+    meaning: 'a guest follows the host or a directory, so its files cannot be made an image',
+  },
   'template-gone': { status: 500, exit: 70, meaning: 'a template went while it was made, which is a bug' },
   'template-missing': { status: 404, exit: 2, meaning: 'there is no such template' },
   'too-many-errnos': {

@@ -1,6 +1,7 @@
 /**
  * One line on the caller's terminal that says how far long work is; nothing where no terminal is, or with --quiet.
  */
+import type { HelperOptions } from '../storage/helper-process.ts';
 import type { Io } from './io.ts';
 import type { GlobalOptions } from './verb-types.ts';
 
@@ -11,6 +12,8 @@ export class Progress implements AsyncDisposable {
   readonly #io: Io;
   readonly #what: string;
   readonly #isShown: boolean;
+  /** For what tells how far it is. */
+  readonly options: HelperOptions;
   #last: Promise<void> = Promise.resolve();
   #isWaiting = false;
 
@@ -18,12 +21,13 @@ export class Progress implements AsyncDisposable {
     this.#io = io;
     this.#what = what;
     this.#isShown = io.tty[2] && !global.quiet;
+    const onProgress = this.#isShown ? (files: number): void => this.#files(files) : undefined;
+    this.options = { signal: io.signal, onProgress };
   }
 
-  /** Says how many files are done. */
-  files(count: number): void {
+  #files(count: number): void {
     // A terminal that is slow gets the latest only.
-    if (!this.#isShown || this.#isWaiting) return;
+    if (this.#isWaiting) return;
     this.#isWaiting = true;
     this.#write(`${CLEAR_LINE}${this.#what}: ${count} files`);
     void this.#last.finally(() => {

@@ -642,6 +642,82 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  clone: {
+    summary: 'create a guest from another one',
+    description:
+      "Creates a guest with the files and the configuration of another one. A guest that runs is frozen while its files are read. Addresses are not taken over: they are the other's.",
+    operands: [
+      GUEST,
+      { name: 'NAME', kind: 'text', min: 1, isMany: false, check: parseGuestName },
+      { name: 'KEY=VALUE', kind: 'text', min: 0, isMany: true, check: parseKeyValue },
+    ],
+    command: 'none',
+    options: { ip: list('ADDRESS[/LENGTH]', 'give the clone this address', parseAddress) },
+    examples: [
+      ['vserver clone web web2', 'the same once more'],
+      [
+        'vserver clone web web2 --ip 10.0.0.6/24 limits.memory=1g',
+        'with an address of its own, and more memory',
+      ],
+    ],
+    exits: [],
+  },
+  snapshot: {
+    summary: 'keep the present state of a guest',
+    description:
+      "Keeps the guest's files and configuration as they are, under a name; without one it is the time. A guest that runs is frozen while its files are read.",
+    operands: [GUEST, { name: 'SNAPSHOT', kind: 'text', min: 0, isMany: false, check: parseText }],
+    command: 'none',
+    options: {
+      keep: value('COUNT', 'forget the oldest ones beyond so many', (text) =>
+        parseCount(text, 'number of snapshots', 1),
+      ),
+    },
+    examples: [
+      ['vserver snapshot web before-upgrade', 'by name'],
+      ['vserver snapshot web --keep 7', 'by time, and no more than seven'],
+    ],
+    exits: [],
+  },
+  snapshots: {
+    summary: 'list the snapshots of a guest',
+    description:
+      'Lists the snapshots of a guest, the oldest first. The space of forgotten ones comes back with `vserver store gc`.',
+    operands: [GUEST],
+    command: 'none',
+    options: { forget: list('SNAPSHOT', 'delete this snapshot first', parseText) },
+    examples: [
+      ['vserver snapshots web', 'all of a guest'],
+      ['vserver snapshots web --forget before-upgrade', 'without that one from now on'],
+    ],
+    exits: [],
+  },
+  rollback: {
+    summary: 'give a guest the state of a snapshot back',
+    description:
+      'Gives a stopped guest the files and the configuration of a snapshot, in one step. What it has now is lost, unless it is a snapshot too.',
+    operands: [GUEST, { name: 'SNAPSHOT', kind: 'text', min: 1, isMany: false, check: parseText }],
+    command: 'none',
+    options: { keepConfig: flag('only the files') },
+    examples: [
+      ['vserver rollback web before-upgrade', 'files and configuration'],
+      ['vserver rollback web --keep-config before-upgrade', 'files only'],
+    ],
+    exits: [],
+  },
+  unify: {
+    summary: 'let guests share what they wrote alike',
+    description:
+      'Makes what stopped guests wrote a part of their images, so that files which are the same are on disk and in memory once. Guests see no difference. A guest that runs is done before its next start.',
+    operands: [GUESTS],
+    command: 'none',
+    options: { ...ALL, dryRun: flag('only say what it would save', 'n') },
+    examples: [
+      ['vserver unify web web2', 'two guests'],
+      ['vserver unify --all --dry-run', 'what it would save'],
+    ],
+    exits: [],
+  },
   store: {
     summary: 'look after what guests share on disk',
     description:

@@ -175,6 +175,14 @@ export interface VerbOptions {
   readonly wait: object;
   readonly delete: AllOptions & { readonly force: boolean };
   readonly check: object;
+  readonly clone: { readonly ip: readonly string[] };
+  readonly snapshot: {
+    /** How many snapshots of the guest stay; absent: all. */
+    readonly keep: number | undefined;
+  };
+  readonly snapshots: { readonly forget: readonly string[] };
+  readonly rollback: { readonly keepConfig: boolean };
+  readonly unify: AllOptions & { readonly dryRun: boolean };
   readonly store: { readonly dryRun: boolean };
   readonly version: object;
   readonly completion: object;

@@ -4,6 +4,7 @@
 import type { Io, Services, VerbResult } from './io.ts';
 import type { ParsedCommand, ParsedVerb, Verb } from './verb-types.ts';
 import { check } from './verbs/check.ts';
+import { clone } from './verbs/clone.ts';
 import { completion } from './verbs/completion.ts';
 import { create } from './verbs/create.ts';
 import { daemon } from './verbs/daemon.ts';
@@ -22,8 +23,11 @@ import { pause } from './verbs/pause.ts';
 import { ps } from './verbs/ps.ts';
 import { restart } from './verbs/restart.ts';
 import { resume } from './verbs/resume.ts';
+import { rollback } from './verbs/rollback.ts';
 import { run } from './verbs/run.ts';
 import { set } from './verbs/set.ts';
+import { snapshot } from './verbs/snapshot.ts';
+import { snapshots } from './verbs/snapshots.ts';
 import { start } from './verbs/start.ts';
 import { stat } from './verbs/stat.ts';
 import { status } from './verbs/status.ts';
@@ -31,6 +35,7 @@ import { stop } from './verbs/stop.ts';
 import { store } from './verbs/store.ts';
 import { top } from './verbs/top.ts';
 import { traffic } from './verbs/traffic.ts';
+import { unify } from './verbs/unify.ts';
 import { version } from './verbs/version.ts';
 import { wait } from './verbs/wait.ts';
 
@@ -64,6 +69,11 @@ const FUNCTIONS: VerbFunctions = {
   wait,
   delete: deleteGuests,
   check,
+  clone,
+  snapshot,
+  snapshots,
+  rollback,
+  unify,
   store,
   version,
   completion,

@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { release } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
@@ -20,6 +20,7 @@ import { type ProcLimit, parseProcLimits } from '../spec/proc-limits.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
+import { readIfThere } from '../sys/files.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import { Program } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
@@ -102,6 +103,12 @@ export class Host {
         await sleep(RETRY_MS);
       }
     }
+  }
+
+  /** Whether a process is in a cgroup of this instance: in a guest, or beside one. */
+  isInstanceProcess(pid: number): boolean {
+    const cgroups = readIfThere(`/proc/${pid}/cgroup`) ?? '';
+    return cgroups.includes(`/${basename(this.cgroups.directory)}/`);
   }
 
   /** Names of the guests that have files of their own. */

@@ -24,6 +24,7 @@ import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
+import { Copies } from './copies.ts';
 import type { EventJournal } from './event-journal.ts';
 import {
   type CommandExit,
@@ -47,6 +48,7 @@ import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
 import { Restarts } from './restarts.ts';
+import { Snapshots } from './snapshots.ts';
 import {
   type CommandRequest,
   type Connection,
@@ -117,6 +119,8 @@ export class Manager {
   readonly networks: Networks;
   readonly #restarts: Restarts;
   readonly views: Views;
+  readonly snapshots: Snapshots;
+  readonly copies: Copies;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands = new Map<number, RunningCommand>();
@@ -125,6 +129,8 @@ export class Manager {
     this.host = host;
     this.registry = new Registry(host.paths);
     this.storage = storage;
+    this.snapshots = new Snapshots(host);
+    this.copies = new Copies(this);
     this.#contexts = new Contexts(host, this.registry);
     this.networks = new Networks(host, this.registry);
     this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
@@ -175,6 +181,12 @@ export class Manager {
       this.host.syscalld.drop(object.id);
       return;
     }
+    if (!this.host.isInstanceProcess(object.pid)) {
+      // Work on files that nobody waits for any more, and that may hold those of a guest.
+      this.host.syscalld.signal(object.id, SIGKILL);
+      this.host.syscalld.drop(object.id);
+      return;
+    }
     this.#commands.set(object.id, { ended: Promise.withResolvers(), isStarted: true, exit: undefined });
   }
 
@@ -195,6 +207,11 @@ export class Manager {
       return;
     }
     this.#byInit.set(record.initObject, guest);
+    // It was frozen to be read when vserverd died.
+    if (!record.isPaused && held.waitStatus === undefined)
+      await this.#attempt(`let guest "${guest.name}" go on`, () =>
+        this.host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS),
+      );
     if (held.waitStatus !== undefined) await this.#finish(guest, held.waitStatus);
   }
 
@@ -264,8 +281,10 @@ export class Manager {
   async #sweepDirectories(): Promise<void> {
     for (const name of this.host.listGuestDirectories()) {
       const isKnown = this.registry.has(name) || this.registry.broken.some((one) => one.name === name);
-      if (!isKnown && isGuestName(name))
-        await this.#attempt(`delete what is left of guest "${name}"`, () => this.#removeFiles(name));
+      if (!isGuestName(name)) continue;
+      await this.#attempt(`delete what is left of guest "${name}"`, () =>
+        isKnown ? this.storage.sweep(name) : this.removeFiles(name),
+      );
     }
   }
 
@@ -288,13 +307,18 @@ export class Manager {
     await this.networks.check(guest, parsed);
     const template = await this.storage.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
-    undo.defer('directories', () => this.#removeFiles(name));
-    this.storage.pin(name, template, parsed.template);
+    undo.defer('directories', () => this.removeFiles(name));
+    this.storage.pin(name, this.storage.pinOf(template, parsed.template));
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
     undo.commit();
-    this.#events.publish(guest, 'created', { template: parsed.template });
+    this.created(guest);
     return guest;
+  }
+
+  /** Tells of a guest that exists from now on. */
+  created(guest: Guest): void {
+    this.#events.publish(guest, 'created', { template: guest.config.template });
   }
 
   /** Waits for a guest that goes with its run and whose command has ended, so that its name can be had again. */
@@ -321,7 +345,7 @@ export class Manager {
     // Who has its addresses and was told to end too, as `delete --all --force` does it, is waited for.
     const users = this.networks.usersOf(guest).filter((user) => user.live?.stopAsked);
     for (const user of users) await user.ended?.promise;
-    await this.#exclusive(guest, async () => {
+    await this.exclusive(guest, async () => {
       if (guest.state !== 'stopped') {
         throw new StateError(
           'guest-running',
@@ -336,12 +360,13 @@ export class Manager {
       this.#restarts.forget(guest);
       this.registry.remove(guest);
       rmSync(paths.live, { force: true });
-      await this.#removeFiles(guest.name);
+      await this.removeFiles(guest.name);
       this.#events.publish(guest, 'deleted', {});
     });
   }
 
-  async #removeFiles(name: GuestName): Promise<void> {
+  /** Deletes a guest's files. */
+  async removeFiles(name: GuestName): Promise<void> {
     await removeGuestDirs(guestPaths(this.host.paths, name), this.host.syscalld);
   }
 
@@ -355,7 +380,7 @@ export class Manager {
    * @throws StateError guest-running; StepError with the step that failed; UserError template and user errors
    */
   async start(guest: Guest, connect?: Connection, restarts = 0): Promise<LiveRecord> {
-    return await this.#exclusive(guest, async () => {
+    return await this.exclusive(guest, async () => {
       if (guest.state !== 'stopped')
         throw new StateError(
           'guest-running',
@@ -367,6 +392,8 @@ export class Manager {
 
   async #startStopped(guest: Guest, connect: Connection | undefined, restarts: number): Promise<LiveRecord> {
     await this.#readConfig(guest);
+    await this.#attempt(`unify guest "${guest.name}"`, () => this.copies.unifyIfDue(guest));
+    this.storage.isAboutToRun(guest.name);
     const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
     for (;;) {
       const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
@@ -438,12 +465,12 @@ export class Manager {
       this.registry.release(context.xid);
     }
     try {
-      await this.#exclusive(guest, () =>
+      await this.exclusive(guest, () =>
         this.#tellFailedStart(guest, () => this.#start(guest, context, connect)),
       );
     } catch (error) {
       this.registry.remove(guest);
-      await this.#removeFiles(guest.name);
+      await this.removeFiles(guest.name);
       throw error;
     } finally {
       this.#contexts.refill();
@@ -481,7 +508,7 @@ export class Manager {
   async #planStart(guest: Guest, init: number, connect: Connection | undefined): Promise<PlannedStart> {
     const { config, name, xid } = guest;
     const { syscalld } = this.host;
-    const paths = guestPaths(this.host.paths, name);
+    const files = this.storage.files(guest.name);
     const template = await this.storage.template(guest);
     const lower = await this.storage.lower(template);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
@@ -492,7 +519,7 @@ export class Manager {
       config.user,
       {
         kind: 'files',
-        upper: guest.isEphemeral ? undefined : paths.upper,
+        upper: guest.isEphemeral ? undefined : files.upper,
         lower,
         attachAt: this.host.attachPoint,
         detachedLayers: this.host.detachedLayers,
@@ -506,7 +533,7 @@ export class Manager {
     const circumstances = {
       name,
       xid,
-      paths,
+      files,
       lower,
       hostUsr: template.hostUsr,
       cgroup,
@@ -683,7 +710,7 @@ export class Manager {
     const guest = this.registry.list().find((one) => one.live?.network?.process === object);
     if (guest?.state !== 'running' && guest?.state !== 'paused') return;
     void this.#attempt(`start the socket broker of guest "${guest.name}"`, () =>
-      this.#exclusive(guest, async () => {
+      this.exclusive(guest, async () => {
         const { network } = guest.live ?? {};
         if (network?.process !== object || !isActive(guest)) return;
         for (const old of [network.process, network.control]) this.host.syscalld.drop(old);
@@ -734,7 +761,7 @@ export class Manager {
     const { live, ended } = guest;
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
-    await this.#exclusive(guest, async () => {
+    await this.exclusive(guest, async () => {
       const status = await waitStatus;
       const run = guest.live ?? live;
       exit = { code: exitOfInit(status), at: new Date().toISOString(), cause: causeOf(run, status) };
@@ -753,7 +780,7 @@ export class Manager {
       if (link)
         await this.#attempt(`remove interface "${link.name}"`, () => removeLink(this.host, guest, link));
       if (guest.isEphemeral) {
-        await this.#attempt(`delete guest "${guest.name}"`, () => this.#removeFiles(guest.name));
+        await this.#attempt(`delete guest "${guest.name}"`, () => this.removeFiles(guest.name));
         rmSync(guestPaths(this.host.paths, guest.name).live, { force: true });
         this.registry.remove(guest);
       } else if (run) {
@@ -947,7 +974,7 @@ export class Manager {
 
   /** Changes a guest's configuration file, and its limits at once if it runs. */
   async set(guest: Guest, changes: readonly ConfigChange[]): Promise<Effective | undefined> {
-    return await this.#exclusive(guest, async () => {
+    return await this.exclusive(guest, async () => {
       const paths = guestPaths(this.host.paths, guest.name);
       const text = guest.isEphemeral ? undefined : readIfThere(paths.config);
       if (text === undefined) {
@@ -992,7 +1019,7 @@ export class Manager {
 
   /** Forgets how often limits were met, and the smallest and largest values seen. @throws StateError guest-stopped */
   async resetLimits(guest: Guest, what: { readonly hits: boolean; readonly minMax: boolean }): Promise<void> {
-    await this.#exclusive(guest, async () => {
+    await this.exclusive(guest, async () => {
       const live = this.#running('reset limits of', guest);
       this.#remember(guest, { ...live, limitMarks: await resetRows(this.host, guest, live, what) });
     });
@@ -1028,7 +1055,8 @@ export class Manager {
     return this.host.events;
   }
 
-  async #exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
+  /** Does work on a guest when what others do with it is done. */
+  async exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
     const before = guest.queue;
     const done = Promise.withResolvers<void>();
     guest.queue = done.promise;

@@ -125,8 +125,11 @@ function planAttributes(
 /** The name of the step that makes a guest's root; EBUSY there: its upper layer is another overlay's as yet. */
 export const OVERLAY_CREATE = 'fsconfig create overlay';
 
-/** Makes a guest's root: its own files over the template's, which are shown with its ids. */
-export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg): Result {
+/**
+ * Makes a guest's root: its own files over the template's, which are shown with its ids, or without a namespace that maps
+ * them as the image has them.
+ */
+export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg | undefined): Result {
   const layers = planLayers(p, root, ids, planLower(p, root.lower, userns));
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
   for (const [key, value] of [
@@ -137,7 +140,7 @@ export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns:
     // A template that follows the host is made anew when that changes, and these need the lower layer they began with:
     // with index=on an overlay refuses another one (ESTALE).
     ...(['metacopy', 'redirect_dir', 'index'] as const).map(
-      (key) => [key, root.hostUsr ? 'off' : 'on'] as const,
+      (key) => [key, root.hostUsr && root.lower.kind === 'tree' ? 'off' : 'on'] as const,
     ),
   ] as const) {
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], { about: `overlay ${key}` });

@@ -18,10 +18,10 @@ import type { RawAccess } from '../network/rules.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
+import type { GuestFiles } from '../storage/guest-dirs.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
 import type { Host } from './host.ts';
-import type { GuestPaths } from './paths.ts';
 import { mayMount } from './plan-mounts.ts';
 import type { CommandSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
 import { guestHosts, guestResolvConf } from './resolver.ts';
@@ -182,7 +182,8 @@ export function limitsOf(config: GuestConfig): Limits {
 export interface StartCircumstances {
   readonly name: string;
   readonly xid: Xid;
-  readonly paths: GuestPaths;
+  /** The guest's own files. */
+  readonly files: GuestFiles;
   readonly lower: LowerSpec;
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;
@@ -216,7 +217,7 @@ export function startSpec(
       lower: at.lower,
       upper: at.isEphemeral
         ? { kind: 'memory', sizeBytes: memoryRootBytes(config) }
-        : { kind: 'directory', upper: at.paths.upper, work: at.paths.work },
+        : { kind: 'directory', upper: at.files.upper, work: at.files.work },
       hostUsr: at.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,

@@ -6,14 +6,18 @@ import { UndoStack } from '../base/undo.ts';
 import { parseMountInfo } from '../spec/mountinfo.ts';
 import { removeDirectory, type StorageMachine } from './machine.ts';
 
-/** Where a guest's own files are. */
-export interface GuestDirs {
-  /** Holds the others; mode 0700, so that a setuid program of the guest is out of reach of the host's users. */
-  readonly directory: string;
+/** A guest's own files. */
+export interface GuestFiles {
   /** The overlay's upper layer: what the guest wrote. Owned by the guest's root. */
   readonly upper: string;
   /** The overlay's work directory, on the file system of `upper`. */
   readonly work: string;
+}
+
+/** Where a guest's own files are. */
+export interface GuestDirs extends GuestFiles {
+  /** Holds the others; mode 0700, so that a setuid program of the guest is out of reach of the host's users. */
+  readonly directory: string;
 }
 
 /**

@@ -41,6 +41,10 @@ export interface CaptureRequest {
   readonly hostBase?: number;
   /** The tree lies in the working directory and becomes the store's. */
   readonly isOurs?: boolean;
+  /** A part of the tree whose bytes on disk are to be counted: a guest's own files. */
+  readonly own?: string | undefined;
+  /** Nothing is added: the result says what would be. */
+  readonly isDryRun?: boolean;
   readonly maxEntries?: number;
 }
 
@@ -83,12 +87,10 @@ export class ImageStore {
     return names.flatMap((name) => IMAGE.exec(name)?.[1] ?? []).sort();
   }
 
-  /**
-   * Makes a working directory, on the store's file system and for root alone, for as long as `body` runs.
-   */
-  async withWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
+  /** Nothing is deleted while `body` runs: it adds an image, and then somebody who needs that. */
+  async withoutDeleting<T>(body: () => Promise<T>): Promise<T> {
     await this.#deleting;
-    const work = this.#inWorkDir(body);
+    const work = body();
     this.#adding.add(work);
     try {
       return await work;
@@ -97,7 +99,11 @@ export class ImageStore {
     }
   }
 
-  async #inWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
+  /**
+   * Makes a working directory, on the store's file system and for root alone, for as long as `body` runs. To be called
+   * within `withoutDeleting`.
+   */
+  async withWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
     const name = `new-${randomBytes(8).toString('hex')}`;
     this.#prepare();
     await using undo = new UndoStack();
@@ -133,12 +139,15 @@ export class ImageStore {
           base: request.base?.path,
           hostBase: request.hostBase ?? NO_BASE,
           isOurs: request.isOurs ?? false,
+          own: request.own,
+          isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
         },
       },
       options,
     );
     const image = this.#image(request.name ?? `image-${result.imageHash.slice(0, NAME_DIGITS)}`);
+    if (request.isDryRun) return { ...result, image };
     if (existsSync(image.path)) rmSync(fresh);
     else renameSync(fresh, image.path);
     syncDirectory(join(image.path, '..'));
@@ -153,10 +162,10 @@ export class ImageStore {
   /**
    * Deletes images that nobody needs, and then objects of no image.
    *
-   * @param isNeeded whether somebody needs an image, asked when nobody adds one
+   * @param needed tells which images somebody needs, asked when nobody adds one
    */
   async collect(
-    isNeeded: (name: string) => boolean,
+    needed: () => (name: string) => boolean,
     isDryRun: boolean,
     options: HelperOptions = {},
   ): Promise<{ readonly images: readonly string[]; readonly result: StoreResult }> {
@@ -166,6 +175,7 @@ export class ImageStore {
     try {
       await before;
       await Promise.allSettled(this.#adding);
+      const isNeeded = needed();
       const images = this.list().filter((name) => !isNeeded(name));
       if (!isDryRun) {
         for (const name of images) rmSync(this.#image(name).path);
@@ -214,7 +224,7 @@ export class ImageStore {
 
   async #run(task: Pick<StoreTask, 'kind' | 'isDryRun'>, options: HelperOptions): Promise<StoreResult> {
     // Not with those who add, for whom deleting waits.
-    return await this.#inWorkDir(
+    return await this.withWorkDir(
       async (workDir) =>
         await runHelper(
           this.#machine,

@@ -10,13 +10,13 @@ export type TemplateSpec =
   | { readonly kind: 'prepared'; readonly key: string };
 
 const TAR_SUFFIX = /\.(?:tar|tar\.(?:gz|xz|zst|bz2)|tgz|txz|tzst|tbz2?)$/;
-const PREPARED = /^(?:host|busybox|tarball)-[\da-f]{32}$/;
+const PREPARED = /^(?:host|busybox|tarball|image)-[\da-f]{32}$/;
 const ALLOWED =
   '"host", "busybox", "directory:/PATH", "tarball:/PATH.tar[.gz|.xz|.zst|.bz2]" or an absolute path of a directory or tar archive';
 
 /**
  * Parses the name of a template: `host`, `busybox`, `directory:/PATH`, `tarball:/PATH.tar[.gz|.xz|.zst|.bz2]`, or an
- * absolute path alone, which is an archive if its name ends like one; also `<kind>-<hash>`, which names a prepared tree.
+ * absolute path alone, which is an archive if its name ends like one; also `<kind>-<hash>`, which names a prepared tree or image.
  *
  * Looks at no file.
  *

@@ -226,7 +226,7 @@ export class TemplateStore {
   async #makeImage(spec: TreeSpec, key: string, options: PrepareOptions): Promise<void> {
     const { machine, store } = this.#env;
     const { limits = DEFAULT_IMPORT_LIMITS, onProgress = () => undefined } = options;
-    await store.withWorkDir(async (workDir) => {
+    const build = async (workDir: string): Promise<void> => {
       if (spec.kind === 'tarball') {
         const identity = fileIdentity(spec.path);
         await importTarball(machine, spec.path, workDir, limits, onProgress);
@@ -240,7 +240,8 @@ export class TemplateStore {
         { what, name: key, openTree: (p) => openDirectory(p, root), isOurs: true },
         workDir,
       );
-    });
+    };
+    await store.withoutDeleting(async () => await store.withWorkDir(build));
   }
 
   /** Reads an archive to learn its hash, and remembers it. */

@@ -1,7 +1,6 @@
 import { formatTable } from '../../base/text-table.ts';
 import { formatSizeRounded } from '../../base/units.ts';
 import type { StoreResult } from '../../storage/helper/tasks.ts';
-import type { HelperOptions } from '../../storage/helper-process.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import { Progress } from '../progress.ts';
@@ -16,10 +15,10 @@ interface StoreView extends StoreResult {
 
 /** `vserver store`: counts, checks or cleans what images share. */
 export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Services): Promise<VerbResult> {
-  const { storage } = manager;
+  const { storage, snapshots, registry } = manager;
   const [action = 'stat'] = parsed.operands;
   await using progress = new Progress(io, parsed.global, `${action} of the store`);
-  const options: HelperOptions = { signal: io.signal, onProgress: (files) => progress.files(files) };
+  const { options } = progress;
   const view = await examine();
   progress.clear();
   const { dryRun } = parsed.options;
@@ -32,8 +31,12 @@ export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Se
         ...(await storage.store.examine(action === 'check' ? 'check' : 'stat', options)),
         deletedImages: [],
       };
-    const isNeeded = storage.isNeeded();
-    const { images, result } = await storage.store.collect(isNeeded, parsed.options.dryRun, options);
+    const needed = (): ((image: string) => boolean) =>
+      storage.isNeeded(
+        (guest) => snapshots.list(guest).map(({ pin }) => pin),
+        registry.list().map(({ config }) => config.template),
+      );
+    const { images, result } = await storage.store.collect(needed, parsed.options.dryRun, options);
     return { ...result, deletedImages: images };
   }
 }

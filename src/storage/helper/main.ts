@@ -4,12 +4,13 @@
  */
 
 import { hash } from 'node:crypto';
-import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
+import { diskUsage } from './disk-usage.ts';
 import { examineStore } from './examine-store.ts';
 import { hideStore } from './hidden-store.ts';
 import { ObjectWriter } from './object-writer.ts';
@@ -42,7 +43,7 @@ function advance(): void {
 function capture(task: CaptureTask): CaptureResult {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const known = task.base === undefined ? new Map() : readErofs(readFileSync(task.base)).inodes;
-  const objects = new ObjectWriter(task.objects, task.staging, task.isOurs);
+  const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.isOurs);
   const root = readTree(HELPER_FD.tree, {
     hostBase: task.hostBase,
     known,
@@ -52,25 +53,22 @@ function capture(task: CaptureTask): CaptureResult {
     maxEntries: task.maxEntries,
   });
   const image = writeErofs(hideStore(root));
-  const fd = openSync(task.image, 'wx', 0o400);
-  try {
-    for (let at = 0; at < image.length; ) at += writeSync(fd, image, at);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
   const { totals } = objects;
-  // One for all: the bytes of the objects.
-  sync(machine);
-  objects.publish();
-  // And their names, before an image speaks of them.
-  sync(machine);
+  if (!task.isDryRun) {
+    writeFileSync(task.image, image, { flag: 'wx', mode: 0o400 });
+    // The bytes of all objects at once, and of the image.
+    sync(machine);
+    objects.publish();
+    // And their names, before an image of that name speaks of them.
+    sync(machine);
+  }
   return {
     imageHash: hash('sha256', image, 'hex'),
     imageBytes: image.length,
     entries: done,
     newObjects: totals.objects,
     newBytes: totals.bytes,
+    ownBytes: task.own === undefined ? 0 : diskUsage(task.own),
     root: {
       mode: root.mode,
       uid: root.uid,

@@ -32,7 +32,7 @@ const PIECE_BYTES = 1024 * 1024;
 /** Adds the files of one tree. */
 export class ObjectWriter {
   readonly #objects: string;
-  readonly #staging: string;
+  readonly #staging: string | undefined;
   readonly #isOurs: boolean;
   /** Hash to where its bytes are until they get their name. */
   readonly #pending = new Map<string, { readonly from: Buffer; readonly size: number }>();
@@ -41,10 +41,10 @@ export class ObjectWriter {
 
   /**
    * @param objects the object directory
-   * @param staging an empty directory on the same file system
+   * @param staging an empty directory on the same file system; undefined: nothing is to be added, only counted
    * @param isOurs the tree is of our own making and goes afterwards: its files become the objects, without a copy
    */
-  constructor(objects: string, staging: string, isOurs: boolean) {
+  constructor(objects: string, staging: string | undefined, isOurs: boolean) {
     this.#objects = objects;
     this.#staging = staging;
     this.#isOurs = isOurs;
@@ -98,6 +98,7 @@ export class ObjectWriter {
   }
 
   #stage(fd: number, hex: string, path: string): Buffer {
+    if (this.#staging === undefined) return Buffer.alloc(0);
     if (this.#isOurs) return Buffer.from(`/proc/self/fd/0/${path}`, 'latin1');
     const copy = join(this.#staging, hex);
     copyFileSync(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);

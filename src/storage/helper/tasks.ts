@@ -21,6 +21,10 @@ export interface CaptureTask {
   readonly hostBase: number;
   /** The tree is of our own making and goes afterwards. */
   readonly isOurs: boolean;
+  /** A directory whose bytes on disk are counted. */
+  readonly own: string | undefined;
+  /** Nothing is written but the answer. */
+  readonly isDryRun: boolean;
   readonly maxEntries: number;
 }
 
@@ -33,6 +37,8 @@ export interface CaptureResult {
   /** What the store did not have before. */
   readonly newObjects: number;
   readonly newBytes: number;
+  /** Bytes on disk of `own`. */
+  readonly ownBytes: number;
   /** Of the tree's root, which an overlay shows from its upper layer. */
   readonly root: RootAttributes;
 }

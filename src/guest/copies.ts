@@ -1,0 +1,234 @@
+/**
+ * What is made of a guest's files as a whole: clones, snapshots, and the unification of what it wrote.
+ *
+ * All of it is one operation: the guest's tree becomes an image (`GuestStorage.flatten`). A stopped guest goes on from
+ * that image with no files of its own, so that the next copy has nothing to read. One that runs is frozen meanwhile, and
+ * keeps its files.
+ */
+import { StateError } from '../base/errors.ts';
+import type { GuestName } from '../base/ids.ts';
+import { UndoStack } from '../base/undo.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import { createGuestDirs } from '../storage/guest-dirs.ts';
+import type { HelperOptions } from '../storage/helper-process.ts';
+import { readIfThere, writeDurable } from '../sys/files.ts';
+import { parseGuestConfig } from './config.ts';
+import { type ConfigChange, editConfigText } from './config-text.ts';
+import { type Guest, isActive } from './guest.ts';
+import type { Manager } from './manager.ts';
+import { guestPaths } from './paths.ts';
+import type { Snapshot } from './snapshots.ts';
+import type { FlatGuest } from './storage.ts';
+
+/** What unification did to a guest, or would do. */
+export interface Unified {
+  /** `done`; `unchanged`: it has not run since it was last done; `later`: it runs, and is done at its next start. */
+  readonly state: 'done' | 'unchanged' | 'later';
+  /** Bytes on disk that were the guest's alone before, and that were added to the store instead. */
+  readonly ownBytes: number;
+  readonly newBytes: number;
+  readonly savedBytes: number;
+}
+
+const FREEZE_TIMEOUT_MS = 5000;
+const NOTHING = { ownBytes: 0, newBytes: 0, savedBytes: 0 } as const;
+
+/** Makes copies of guests. */
+export class Copies {
+  readonly #manager: Manager;
+
+  constructor(manager: Manager) {
+    this.#manager = manager;
+  }
+
+  /**
+   * Creates a guest with the files and the configuration of another one, which may run.
+   *
+   * @param changes of the configuration; the clone has no addresses unless they give it some
+   * @throws StateError guest-exists, guest-ephemeral, xid-in-use, cancelled; UserError invalid-config
+   */
+  async clone(
+    source: Guest,
+    name: GuestName,
+    changes: readonly ConfigChange[],
+    options: HelperOptions,
+  ): Promise<Guest> {
+    const manager = this.#manager;
+    const { registry, storage } = manager;
+    return await manager.exclusive(source, async () => {
+      const paths = guestPaths(manager.host.paths, name);
+      const text = this.#configText(source, 'clone');
+      const withoutAddresses: ConfigChange = { path: ['network', 'addresses'], value: undefined };
+      const asked = parseGuestConfig(
+        editConfigText(
+          text,
+          [{ path: ['xid'], value: undefined }, withoutAddresses, ...changes],
+          paths.config,
+        ),
+        paths.config,
+      );
+      const xid = asked.xid ?? registry.assignXid();
+      const edited = editConfigText(
+        text,
+        [withoutAddresses, ...changes, { path: ['xid'], value: xid }],
+        paths.config,
+      );
+      await using undo = new UndoStack();
+      const guest = registry.add(name, xid, parseGuestConfig(edited, paths.config), false);
+      undo.defer('guest in memory', () => {
+        registry.remove(guest);
+      });
+      await manager.networks.check(guest, guest.config);
+      await storage.store.withoutDeleting(async () => {
+        const { pin, root } = await this.#flatten(source, options);
+        await createGuestDirs(paths, idRangeOf(xid).hostBase);
+        undo.defer('directories', () => manager.removeFiles(name));
+        storage.pin(name, { ...pin, name: guest.config.template });
+        await storage.shapeRoot(guest, root);
+        writeDurable(paths.config, edited);
+      });
+      undo.commit();
+      manager.created(guest);
+      return guest;
+    });
+  }
+
+  /**
+   * Takes a snapshot of a guest, which may run.
+   *
+   * @param keep so many are kept, the oldest are forgotten
+   * @throws UserError invalid-name, snapshot-exists; StateError guest-ephemeral, cancelled
+   */
+  async snapshot(
+    guest: Guest,
+    name: string | undefined,
+    keep: number | undefined,
+    options: HelperOptions,
+  ): Promise<Snapshot> {
+    const { storage, snapshots } = this.#manager;
+    return await this.#manager.exclusive(guest, async () => {
+      const takenAt = new Date().toISOString();
+      const chosen = name ?? takenAt.replace(/[:.]/g, '-');
+      snapshots.checkNew(guest.name, chosen);
+      const config = this.#configText(guest, 'take a snapshot of');
+      return await storage.store.withoutDeleting(async () => {
+        const wasRunning = isActive(guest);
+        const { pin, root, captured } = await this.#flatten(guest, options);
+        const snapshot = {
+          name: chosen,
+          takenAt,
+          wasRunning,
+          pin,
+          root,
+          config,
+          newBytes: captured?.newBytes ?? 0,
+        };
+        snapshots.add(guest.name, snapshot);
+        const all = snapshots.list(guest.name);
+        for (const old of keep === undefined ? [] : all.slice(0, Math.max(0, all.length - keep)))
+          snapshots.remove(guest.name, old.name);
+        return snapshot;
+      });
+    });
+  }
+
+  /**
+   * Gives a guest the files and the configuration of a snapshot. What it has now is lost. Allowed in: stopped.
+   *
+   * @param keepConfig its configuration stays as it is
+   * @throws StateError guest-running; UserError snapshot-not-found
+   */
+  async rollback(guest: Guest, name: string, keepConfig: boolean): Promise<Snapshot> {
+    const { storage, snapshots, networks, host } = this.#manager;
+    return await this.#manager.exclusive(guest, async () => {
+      const snapshot = snapshots.find(guest.name, name);
+      this.#checkStopped(guest, 'roll back');
+      const paths = guestPaths(host.paths, guest.name);
+      const text = keepConfig ? this.#configText(guest, 'roll back') : snapshot.config;
+      const edited = editConfigText(text, [{ path: ['xid'], value: guest.xid }], paths.config);
+      const config = parseGuestConfig(edited, paths.config);
+      await networks.check(guest, config);
+      await storage.replace(guest, { ...snapshot, pin: { ...snapshot.pin, name: config.template } }, true);
+      writeDurable(paths.config, edited);
+      guest.config = config;
+      return snapshot;
+    });
+  }
+
+  /**
+   * Makes what a guest wrote a part of its image, so that it has in common with all others what is the same. What the
+   * guest sees does not change. One that runs is done before its next start.
+   *
+   * @throws StateError guest-ephemeral, cancelled; UserError unify-host-template
+   */
+  async unify(guest: Guest, isDryRun: boolean, options: HelperOptions): Promise<Unified> {
+    const { storage } = this.#manager;
+    return await this.#manager.exclusive(guest, async () => {
+      this.#configText(guest, 'unify');
+      if (storage.isFlat(guest.name) && !isActive(guest)) return { state: 'unchanged', ...NOTHING };
+      await storage.checkFlattens(guest);
+      if (isActive(guest)) {
+        if (!isDryRun) storage.flattenLater(guest.name);
+        return { state: 'later', ...NOTHING };
+      }
+      return await this.#unify(guest, isDryRun, options);
+    });
+  }
+
+  /** Does what was put off while the guest ran. Called before its start, with the guest to ourselves. */
+  async unifyIfDue(guest: Guest): Promise<void> {
+    if (this.#manager.storage.isFlatteningDue(guest.name)) await this.#unify(guest, false, {});
+  }
+
+  async #unify(guest: Guest, isDryRun: boolean, options: HelperOptions): Promise<Unified> {
+    const { storage } = this.#manager;
+    return await storage.store.withoutDeleting(async () => {
+      const flat = await storage.flatten(guest, options, isDryRun);
+      const { captured } = flat;
+      if (captured === undefined) {
+        if (!isDryRun) storage.markFlat(guest.name);
+        return { state: 'unchanged', ...NOTHING };
+      }
+      if (!isDryRun) await storage.replace(guest, flat, true);
+      const { ownBytes, newBytes, imageBytes } = captured;
+      return { state: 'done', ownBytes, newBytes, savedBytes: ownBytes - newBytes - imageBytes };
+    });
+  }
+
+  /** Makes an image of a guest, and leaves a stopped one with it, so that it costs nothing the next time. */
+  async #flatten(guest: Guest, options: HelperOptions): Promise<FlatGuest> {
+    const { storage, host } = this.#manager;
+    if (!isActive(guest)) {
+      this.#checkStopped(guest, 'copy');
+      const flat = await storage.flatten(guest, options);
+      if (flat.captured && (await storage.flattens(guest))) await storage.replace(guest, flat, true);
+      return flat;
+    }
+    if (guest.state === 'paused') return await storage.flatten(guest, options);
+    await host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
+    try {
+      return await storage.flatten(guest, options);
+    } finally {
+      await host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
+    }
+  }
+
+  #checkStopped(guest: Guest, verb: string): void {
+    if (guest.state === 'stopped') return;
+    throw new StateError(
+      'guest-running',
+      `cannot ${verb} guest "${guest.name}": found it ${guest.state}; need it stopped`,
+    );
+  }
+
+  #configText(guest: Guest, verb: string): string {
+    const text = guest.isEphemeral
+      ? undefined
+      : readIfThere(guestPaths(this.#manager.host.paths, guest.name).config);
+    if (text !== undefined) return text;
+    throw new StateError(
+      'guest-ephemeral',
+      `cannot ${verb} guest "${guest.name}": found no configuration file, for it goes when it stops; need a guest that was created`,
+    );
+  }
+}

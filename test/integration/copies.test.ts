@@ -1,0 +1,328 @@
+/** Clones, snapshots and unification for real: what guests see before and after, and deaths in between. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readErofs } from '../../src/spec/erofs-reader.ts';
+import { type Instance, withInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+
+const NEEDS = ['root', 'cgroup2', 'overlay', 'userns', 'busybox'] as const;
+
+/** Everything `stat` tells of every file, and what it holds; sizes and links of directories are the file system's own. */
+const SHOW = `
+find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
+  sed -E 's/^(directory\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*)\\|[^|]*\\|[^|]*/\\1/'
+find / -xdev -type f ! -path '/proc*' -print0 | sort -z | xargs -0 md5sum
+find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ print ($1 == last ? "same" : "other"), $2; last = $1 }'
+`;
+
+const CHANGE = `
+cd / && mkdir -p srv/deep/er opt/new && head -c 300000 /dev/urandom > srv/random && cat bin/busybox > srv/copy
+chmod 4755 srv/copy; chown 33:44 srv/random; ln srv/random srv/again; ln -s ../etc srv/link
+echo line >> etc/passwd; : > etc/group; chmod 600 etc/hostname; chown 7:8 etc/issue etc/profile 2>/dev/null
+mv usr/sbin usr/moved; rm bin/ls; rm -r home; mkdir home; echo own > home/file; mkfifo srv/fifo
+rm -r opt; mkdir -m 1777 opt; echo "name with spaces" > "srv/a b"; touch srv/empty; chmod 700 /; mv etc/shells srv/ 2>/dev/null
+touch -d '2001-02-03 04:05:06' srv/random etc/passwd srv /; sync
+`;
+
+/** Makes a guest that has changed all kinds of things, and is stopped. */
+async function makeGuest(v: Instance, name: string): Promise<void> {
+  await v.ok(['create', name, '--template', 'busybox', '--', 'sleep', '1000']);
+  await v.ok(['start', name]);
+  await v.ok(['exec', name, 'sh', '-c', CHANGE]);
+}
+
+async function show(v: Instance, name: string): Promise<string> {
+  return await v.ok(['exec', name, 'sh', '-c', SHOW]);
+}
+
+async function showStopped(v: Instance, name: string): Promise<string> {
+  await v.ok(['start', name]);
+  const shown = await show(v, name);
+  await v.ok(['stop', '-t', '0', name]);
+  return shown;
+}
+
+function images(v: Instance): readonly string[] {
+  return readdirSync(join(v.root, 'lib/store/default/images'));
+}
+
+/** Entries of a guest's directory, and of its upper layer. */
+function filesOf(
+  v: Instance,
+  name: string,
+): { readonly directory: readonly string[]; readonly upper: readonly string[] } {
+  const path = join(v.root, 'lib/guests', name);
+  const directory = readdirSync(path);
+  const files =
+    (JSON.parse(readFileSync(join(path, 'template.json'), 'utf8')) as { files?: string }).files ?? '';
+  return { directory, upper: readdirSync(join(path, files, 'upper')) };
+}
+
+/** Undefined while there is none. */
+async function vserverdPid(v: Instance): Promise<number | undefined> {
+  const { code, stdout } = await v.run(['daemon', 'status', '--json']);
+  return code === 0 ? (JSON.parse(stdout) as { vserverdPid: number }).vserverdPid : undefined;
+}
+
+async function checkStore(v: Instance): Promise<void> {
+  const { faults } = JSON.parse(await v.ok(['store', 'check', '--json'])) as { faults: unknown };
+  assert.deepEqual(faults, []);
+  assert.deepEqual(
+    readdirSync(join(v.root, 'lib/store/default')).filter((name) => name.startsWith('new-')),
+    [],
+  );
+}
+
+describe('unify', { skip: unmet(...NEEDS) }, () => {
+  test('changes nothing that a guest sees, and leaves it no files of its own', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const before = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      const dry = JSON.parse(await v.ok(['unify', '--dry-run', '--json', 'a'])) as [
+        { ownBytes: number; savedBytes: number },
+      ];
+      assert.ok(dry[0].ownBytes > 300_000);
+      assert.equal(images(v).length, 1);
+      const [done] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [
+        { state: string; savedBytes: number },
+      ];
+      assert.deepEqual([done.state, done.savedBytes], ['done', dry[0].savedBytes]);
+      assert.deepEqual(filesOf(v, 'a').upper, []);
+      assert.equal(await showStopped(v, 'a'), before);
+      // Again, with what has been an image once.
+      await v.ok(['start', 'a']);
+      await v.ok([
+        'exec',
+        'a',
+        'sh',
+        '-c',
+        'echo more >> /srv/again; echo x >> /srv/copy; mv /usr/moved /usr/sbin; rm /srv/empty',
+      ]);
+      const changed = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['unify', 'a']);
+      assert.equal(await showStopped(v, 'a'), changed);
+      await checkStore(v);
+    });
+  });
+
+  test('keeps attributes, capabilities and access lists, with the ids of the guest', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'a', '--xid', '77', '--template', 'busybox', '--', 'sleep', '1000']);
+      await v.ok(['start', 'a']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'echo x > /srv/file']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      const path = join(v.root, 'lib/guests/a/upper/srv/file');
+      // As the kernel keeps them for a guest of xid 77: a capability of its root, and an entry for its user 5.
+      const capability = '0100000300040000000000000000000000000000' + '00004d00';
+      const acl =
+        '02000000' +
+        '01000600ffffffff' +
+        `02000400${'05004d00'}` +
+        '04000400ffffffff' +
+        '10000400ffffffff' +
+        '20000000ffffffff';
+      const script =
+        'import os, sys; p, c, a = sys.argv[1:]; os.setxattr(p, "user.note", b"mine"); ' +
+        'os.setxattr(p, "system.posix_acl_access", bytes.fromhex(a)); os.setxattr(p, "security.capability", bytes.fromhex(c))';
+      const set = spawnSync('python3', ['-c', script, path, capability, acl], { encoding: 'utf8' });
+      assert.equal(set.stderr, '');
+      await v.ok(['unify', 'a']);
+      const [image = ''] = images(v).filter((name) => name.startsWith('image-'));
+      const { root } = readErofs(readFileSync(join(v.root, 'lib/store/default/images', image)));
+      const srv = root.children.get('srv');
+      const file = srv?.kind === 'directory' ? srv.children.get('file') : undefined;
+      const xattrs = new Map(file?.xattrs.map(([name, value]) => [name, Buffer.from(value).toString('hex')]));
+      assert.deepEqual(
+        xattrs,
+        new Map([
+          ['security.capability', '0100000200040000000000000000000000000000'],
+          ['system.posix_acl_access', acl.replace('05004d00', '05000000')],
+          ['user.note', Buffer.from('mine').toString('hex')],
+        ]),
+      );
+    });
+  });
+
+  test('saves what guests have alike, and has nothing to do the second time', async () => {
+    await withInstance(async (v) => {
+      for (const name of ['a', 'b']) {
+        await v.ok(['create', name, '--template', 'busybox', '--', 'sleep', '1000']);
+        await v.ok(['start', name]);
+        // Written at other times, by another user: the same bytes are the same object.
+        await v.ok([
+          'exec',
+          name,
+          'sh',
+          '-c',
+          `for i in $(seq 500); do seq $i $((i + 2000)) > /srv/$i; done; chown -R ${name === 'a' ? 1 : 2} /srv`,
+        ]);
+        await v.ok(['stop', '-t', '0', name]);
+      }
+      type Row = {
+        readonly state: string;
+        readonly ownBytes: number;
+        readonly newBytes: number;
+        readonly savedBytes: number;
+      };
+      const unify = async (): Promise<readonly Row[]> =>
+        JSON.parse(await v.ok(['unify', '--all', '--json'])) as Row[];
+      const [a, b] = await unify();
+      assert.ok(a && b && a.newBytes > 4_000_000, JSON.stringify(a));
+      assert.equal(b.newBytes, 0);
+      assert.ok(b.savedBytes > 0.95 * b.ownBytes, JSON.stringify(b));
+      assert.deepEqual(
+        (await unify()).map(({ state }) => state),
+        ['unchanged', 'unchanged'],
+      );
+      assert.equal(await v.ok(['run', '--rm', '--template', 'busybox', '--', 'true']), '');
+      await checkStore(v);
+    });
+  });
+
+  test('does a guest that runs before its next start', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const [row] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [{ state: string }];
+      assert.equal(row.state, 'later');
+      const before = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      assert.notDeepEqual(filesOf(v, 'a').upper, []);
+      await v.ok(['start', 'a']);
+      assert.deepEqual(filesOf(v, 'a').upper, []);
+      assert.equal(await show(v, 'a'), before);
+      assert.ok(!filesOf(v, 'a').directory.includes('flatten'));
+    });
+  });
+
+  test('refuses a guest that follows the host', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'h', '--', 'true']);
+      const { code, stderr } = await v.run(['unify', 'h']);
+      assert.equal(code, 1);
+      assert.match(stderr, /follows template "host"/);
+    });
+  });
+
+  test('is done or not begun whenever vserverd is killed', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const before = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      let wasDone = false;
+      for (let afterMs = 5; !wasDone && afterMs < 6000; afterMs = Math.ceil(afterMs * 1.5)) {
+        const unifying = v.run(['unify', 'a']);
+        await sleep(afterMs);
+        const pid = await vserverdPid(v);
+        process.kill(pid ?? 0, 'SIGKILL');
+        wasDone = (await unifying).code === 0;
+        while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
+        assert.equal(await showStopped(v, 'a'), before, `killed after ${afterMs} ms`);
+        await checkStore(v);
+        assert.ok(filesOf(v, 'a').directory.filter((name) => /^(?:upper|files-.*)$/.test(name)).length === 1);
+      }
+      assert.ok(wasDone);
+    });
+  });
+});
+
+describe('clone', { skip: unmet(...NEEDS) }, () => {
+  test('has the same files and goes its own way, from a guest that runs or not', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const before = await show(v, 'a');
+      await v.ok(['clone', 'a', 'live', 'labels.made=live']);
+      // It went on, and was not left frozen.
+      await v.ok(['exec', 'a', 'true']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['clone', 'a', 'still']);
+      await v.ok(['clone', 'still', 'again']);
+      for (const name of ['live', 'still', 'again']) assert.equal(await showStopped(v, name), before, name);
+      const [view] = JSON.parse(await v.ok(['inspect', 'live'])) as [{ labels: object; xid: number }];
+      assert.deepEqual(view.labels, { made: 'live' });
+      await v.ok(['start', 'live', 'still']);
+      await v.ok(['exec', 'live', 'sh', '-c', 'echo changed > /etc/passwd']);
+      assert.equal(await show(v, 'still'), before);
+      for (const [args, code] of [
+        [['clone', 'a', 'live'], 1],
+        [['clone', 'missing', 'x'], 5],
+        [['clone', 'a', 'x', 'limits.memory=lots'], 2],
+      ] as const)
+        assert.equal((await v.run(args)).code, code, args.join(' '));
+      assert.ok(!existsSync(join(v.root, 'lib/guests/x')));
+      await checkStore(v);
+    });
+  });
+
+  test('of a guest on the host template keeps the files, and the shared /usr', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'h', '--', 'sleep', '1000']);
+      await v.ok(['start', 'h']);
+      await v.ok(['exec', 'h', 'sh', '-c', 'echo mine > /srv/mine']);
+      await v.ok(['stop', '-t', '0', 'h']);
+      await v.ok(['clone', 'h', 'h2']);
+      await v.ok(['start', 'h2']);
+      assert.equal(
+        await v.ok(['exec', 'h2', 'sh', '-c', 'cat /srv/mine; ls -d /usr/bin/env']),
+        'mine\n/usr/bin/env\n',
+      );
+    });
+  });
+
+  test('takes no address over', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'a', '--ip', '10.66.0.1', '--template', 'busybox', '--', 'sleep', '1000']);
+      await v.ok(['clone', 'a', 'b']);
+      await v.ok(['clone', 'a', 'c', '--ip', '10.66.0.2']);
+      const views = JSON.parse(await v.ok(['inspect', 'b', 'c'])) as readonly {
+        network: { addresses: unknown };
+      }[];
+      assert.deepEqual(
+        views.map(({ network }) => network.addresses),
+        [[], ['10.66.0.2/32']],
+      );
+    });
+  });
+});
+
+describe('snapshots', { skip: unmet(...NEEDS) }, () => {
+  test('bring files and configuration back, and keep what they need', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const first = await show(v, 'a');
+      await v.ok(['snapshot', 'a', 'first']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'rm -r /srv; echo second > /etc/passwd']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['set', 'a', 'labels.state=second']);
+      const second = await showStopped(v, 'a');
+      await v.ok(['snapshot', 'a', 'second']);
+      assert.equal((await v.run(['snapshot', 'a', 'second'])).code, 1);
+      assert.equal((await v.run(['snapshot', 'a', '../x'])).code, 2);
+      assert.equal((await v.run(['rollback', 'a', 'missing'])).code, 2);
+      await v.ok(['rollback', 'a', 'first']);
+      assert.equal(await showStopped(v, 'a'), first);
+      assert.match(await v.ok(['inspect', 'a']), /"labels": \{\}/);
+      await v.ok(['unify', 'a']);
+      await v.ok(['store', 'gc']);
+      await v.ok(['rollback', '--keep-config', 'a', 'second']);
+      assert.match(await v.ok(['inspect', 'a']), /"labels": \{\}/);
+      assert.equal(await showStopped(v, 'a'), second);
+      await v.ok(['start', 'a']);
+      assert.equal((await v.run(['rollback', 'a', 'first'])).code, 1);
+      await v.ok(['snapshot', 'a', '--keep', '2']);
+      const names = (await v.ok(['snapshots', '-q', 'a'])).trim().split('\n');
+      assert.deepEqual([names.length, names[0]], [2, 'second']);
+      await v.ok(['snapshots', 'a', '--forget', 'second', '--forget', names[1] ?? '']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['unify', 'a']);
+      await v.ok(['store', 'gc']);
+      assert.equal(images(v).filter((name) => name.startsWith('image-')).length, 1);
+      await checkStore(v);
+    });
+  });
+});
