@@ -61,9 +61,13 @@ interface Entry extends FuseNode {
   readonly name: string;
 }
 
+/** Looked at once: fifteen looks at files that are there anyway took a tenth of a start. */
+let filesOfHost: readonly ViewFile[] | undefined;
+
 /** Returns the files of this host that a guest with these groups has views over. */
 export function viewFilesOf(groups: readonly ViewGroup[]): readonly ViewFile[] {
-  return VIEW_FILES.filter(({ group, path }) => groups.includes(group) && existsSync(path));
+  filesOfHost ??= VIEW_FILES.filter(({ path }) => existsSync(path));
+  return filesOfHost.filter(({ group }) => groups.includes(group));
 }
 
 /** Keeps the views of one instance. */
