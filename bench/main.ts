@@ -1,5 +1,5 @@
 /**
- * Runs benches: `npm run bench [-- start exec micro scale]`, all without a name. Prints ratios of interleaved runs with
+ * Runs benches: `npm run bench [-- start exec micro scale scheduler]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
  * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale`. Nothing here passes or fails:
@@ -14,9 +14,10 @@ import { BENCH_BUILD } from './native-programs.ts';
 import { formatResults } from './report.ts';
 import { scale } from './scale.ts';
 import type { Result, Scenario } from './scenario.ts';
+import { scheduler } from './scheduler.ts';
 import { start } from './start.ts';
 
-const SCENARIOS: readonly Scenario[] = [start, exec, micro, scale];
+const SCENARIOS: readonly Scenario[] = [start, exec, micro, scale, scheduler];
 
 function main(names: readonly string[]): number {
   const unknown = names.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));

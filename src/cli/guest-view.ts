@@ -13,8 +13,8 @@ import { LIMIT_KINDS, type LimitKind } from '../resources/limits.ts';
 import type { Services } from './io.ts';
 import { secondsSince } from './uptime.ts';
 
-/** A limit or a measure; null: nothing on this host keeps or counts it. */
-type Measure = number | 'max' | null;
+/** A limit, `max` if there is none, a list of CPUs, or a measure; null: nothing on this host keeps or counts it. */
+type Measure = number | string | null;
 
 /** What is shown as the state of a guest. */
 export type ShownState = GuestState | 'restarting';
@@ -39,6 +39,7 @@ export interface GuestView {
   readonly network: GuestConfig['network'];
   readonly limits: LimitsView;
   readonly ccaps: readonly string[];
+  readonly scheduler: GuestConfig['scheduler'];
   readonly bcaps: readonly string[];
   readonly seccomp: GuestConfig['seccomp'];
   readonly noNewPrivileges: boolean;
@@ -106,6 +107,9 @@ const LIMIT_KEYS: Readonly<Record<LimitKind, string>> = {
   cpuQuotaUs: 'limits.cpus',
   cpuPeriodUs: 'limits.cpus',
   cpuWeight: 'limits.cpuWeight',
+  cpuBurstUs: 'scheduler.tokensMax',
+  cpuIdle: 'scheduler.fillRate',
+  cpuset: 'scheduler.cpus',
 };
 
 /** Names limits as the configuration does, each once. */
@@ -138,7 +142,13 @@ export function unenforcedLimits(
     ({ limit, scope }) =>
       limit !== undefined && scope === 'none' && config.limits.context[limit] !== undefined,
   );
-  return [...controllers, ...rows.map(({ key }) => `limits.${key}`)];
+  // CFS has one weight for all, so a fill of its own by idle time there is not.
+  const fills = (['fillRate2', 'interval2'] as const).filter((key) => config.scheduler[key] !== undefined);
+  return [
+    ...controllers,
+    ...rows.map(({ key }) => `limits.${key}`),
+    ...fills.map((key) => `scheduler.${key}`),
+  ];
 }
 
 /** Returns all that is known of a guest. @throws UserError invalid-config */
@@ -165,6 +175,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     network: config.network,
     limits: viewLimits(guest, config, host.cgroups),
     ccaps: config.ccaps,
+    scheduler: config.scheduler,
     bcaps: config.bcaps,
     seccomp: config.seccomp,
     noNewPrivileges: config.noNewPrivileges,
@@ -227,7 +238,7 @@ function readLimits(guest: Guest, cgroups: CgroupDriver): Pick<LimitsView, 'effe
 
 /** Every key is there in every answer: programs need not tell "missing" from "not counted". */
 function nullWhereMissing(
-  measures: Readonly<Record<string, number | 'max' | undefined>>,
+  measures: Readonly<Record<string, number | string | undefined>>,
 ): Readonly<Record<string, Measure>> {
   return Object.fromEntries(Object.entries(measures).map(([name, measure]) => [name, measure ?? null]));
 }

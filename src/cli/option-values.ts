@@ -127,6 +127,23 @@ export function parseGuestWord(text: string): string {
   return text;
 }
 
+/** Parses `true` or `false`. */
+export function parseBoolean(text: string): boolean {
+  if (text === 'true' || text === 'false') return text === 'true';
+  throw new UserError('invalid-value', `cannot use ${JSON.stringify(text)}; need true or false`);
+}
+
+/** Parses a number of tokens or milliseconds. */
+export function parseTokens(text: string): number {
+  return parseCount(text, 'number', 0);
+}
+
+/** Parses a priority bias. */
+export function parsePrioBias(text: string): number {
+  if (/^-?\d{1,2}$/.test(text)) return Number(text);
+  throw new UserError('invalid-value', `cannot use ${JSON.stringify(text)}; need a number from -20 to 19`);
+}
+
 const MIN_INTERVAL_MS = 100;
 
 /** Parses the time between two looks into milliseconds; a bare number counts seconds. */

@@ -246,6 +246,13 @@ describe('bad command lines', () => {
     status: ['status', 'status --all web', 'status -x web'],
     inspect: ['inspect', 'inspect -a web', 'inspect --format x web'],
     limit: ['limit', 'limit web db', 'limit web -c db', 'limit --nproc x web', 'limit --cpu 5 web'],
+    sched: [
+      'sched',
+      'sched web db',
+      'sched web --hard=1',
+      'sched web --fill-rate x',
+      'sched web --prio-bias 1.5',
+    ],
     stat: ['stat --all', 'stat -x web'],
     top: ['top web', 'top --sort x', 'top --interval 0', 'top --interval x', 'top --once=1'],
     traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],

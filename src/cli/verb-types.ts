@@ -127,6 +127,22 @@ export interface LimitOptions extends LimitKindOptions, LimitValueOptions {
   readonly resetMinmax: boolean;
 }
 
+/** Options of `sched`: what is absent is left as it is. */
+export interface SchedulerOptions {
+  /** The guest, in the place of the operand. */
+  readonly xid: string | undefined;
+  readonly hard: boolean | undefined;
+  readonly idleTime: boolean | undefined;
+  readonly fillRate: number | undefined;
+  readonly interval: number | undefined;
+  readonly tokensMin: number | undefined;
+  readonly tokensMax: number | undefined;
+  readonly prioBias: number | undefined;
+  readonly fillRate2: number | undefined;
+  readonly interval2: number | undefined;
+  readonly cpus: string | undefined;
+}
+
 /** Which options each verb has. */
 export interface VerbOptions {
   readonly run: RunOptions;
@@ -144,6 +160,7 @@ export interface VerbOptions {
   readonly status: AllOptions;
   readonly inspect: AllOptions;
   readonly limit: LimitOptions;
+  readonly sched: SchedulerOptions;
   readonly stat: object;
   readonly top: {
     readonly once: boolean;

@@ -25,6 +25,7 @@ import { restart } from './verbs/restart.ts';
 import { resume } from './verbs/resume.ts';
 import { rollback } from './verbs/rollback.ts';
 import { run } from './verbs/run.ts';
+import { sched } from './verbs/sched.ts';
 import { set } from './verbs/set.ts';
 import { snapshot } from './verbs/snapshot.ts';
 import { snapshots } from './verbs/snapshots.ts';
@@ -59,6 +60,7 @@ const FUNCTIONS: VerbFunctions = {
   status,
   inspect,
   limit,
+  sched,
   stat,
   top,
   traffic,

@@ -9,6 +9,8 @@ import { CONTEXT_CAPABILITIES, parseCapabilityExpression } from '../context/capa
 import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
+import { hasQuota } from '../resources/token-bucket.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type {
@@ -47,6 +49,8 @@ const MIN_LOG_BYTES = 4096;
 const MAX_PIDS = 4_194_304;
 /** `__NEW_UTS_LEN`, include/uapi/linux/utsname.h. */
 const MAX_HOSTNAME = 64;
+/** More than any sensible bucket: a day of one CPU. */
+const MAX_TOKENS = 86_400_000;
 const DEFAULT_OWN_INIT: readonly string[] = ['/sbin/init'];
 
 const NEED_SIZE = 'a size in bytes or text such as 512m';
@@ -346,6 +350,52 @@ const limits = z.strictObject(
   { error: NEED_MAP },
 );
 
+const NEED_CPU_LIST = 'numbers of CPUs such as 0,2-3';
+const tokens = (min: number): z.ZodType<number> =>
+  integer(`a whole number from ${min} to ${MAX_TOKENS}`, min, MAX_TOKENS);
+
+const scheduler = z.strictObject(
+  {
+    hard: boolean
+      .default(false)
+      .meta({ description: 'whether the guest waits when its bucket is empty', example: [true] }),
+    idleTime: boolean
+      .default(false)
+      .meta({ description: 'whether it gets what nobody else wants as well', example: [true] }),
+    fillRate: tokens(0)
+      .optional()
+      .meta({
+        description: 'tokens, of 1 ms of each CPU, in every interval; 0 with idleTime: only idle time',
+        example: [30],
+      }),
+    interval: tokens(1)
+      .optional()
+      .meta({ description: 'milliseconds between fills; default 4', example: [100] }),
+    tokensMin: tokens(1)
+      .optional()
+      .meta({ description: 'tokens that end a wait; default 62', example: [30] }),
+    tokensMax: tokens(1)
+      .optional()
+      .meta({ description: 'size of the bucket; default 500', example: [40] }),
+    prioBias: integer('a whole number from -20 to 19', -20, 19)
+      .optional()
+      .meta({ description: 'priority, from -20 (first) to 19, each step a factor of 1.25', example: [5] }),
+    fillRate2: tokens(0)
+      .optional()
+      .meta({ description: 'second fill, by idle time; nothing has such', example: [1] }),
+    interval2: tokens(1)
+      .optional()
+      .meta({ description: 'its interval; nothing has such', example: [8] }),
+    cpus: parsed(z.union([z.int(), z.string()], { error: NEED_CPU_LIST }), NEED_CPU_LIST, (value) => {
+      parseCpuList(value);
+      return value;
+    })
+      .optional()
+      .meta({ description: 'CPUs the guest may use; default all', example: ['0,2-3'] }),
+  },
+  { error: NEED_MAP },
+);
+
 const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
 const NEED_PLAIN_ADDRESS = 'an address such as 10.0.0.1 or fd00::1';
 const plainAddress = text(
@@ -584,6 +634,9 @@ const schema = z.strictObject(
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
     restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
     limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
+    scheduler: scheduler
+      .prefault({})
+      .meta({ description: "CPU time by the token bucket of Linux-VServer's scheduler" }),
     network: network.prefault({}).meta({ description: 'network of the guest' }),
     ccaps: z
       .array(choice(CONTEXT_CAPABILITIES), { error: 'a list of context capabilities' })
@@ -717,10 +770,19 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   }
   if (config.restart.maxRetries !== undefined && config.restart.policy !== 'on-failure')
     refuse(['restart', 'maxRetries'], 'restart.policy: on-failure, since it counts failures');
-  const { memory, memorySwap } = config.limits;
+  const { limits } = config;
+  const { memory, memorySwap } = limits;
   if (memorySwap !== undefined && memorySwap !== 'max' && (memory === 'max' || memorySwap < memory)) {
     refuse(['limits', 'memorySwap'], 'limits.memory that is not above it, since it counts memory and swap');
   }
+  const { scheduler } = config;
+  if (hasQuota(dropAbsent(scheduler)) && limits.cpus !== undefined)
+    refuse(['limits', 'cpus'], 'no scheduler.hard, which sets a quota too');
+  if (scheduler.hard && scheduler.fillRate === 0 && !scheduler.idleTime)
+    refuse(
+      ['scheduler', 'fillRate'],
+      '1 or more, or idleTime: true, since a guest without tokens never runs',
+    );
   for (const [limit, ...sysctls] of LIMITS_BY_SYSCTL) {
     if (config.limits[limit] === undefined || config.limits[limit] === 'max') continue;
     for (const key of sysctls.filter((one) => Object.hasOwn(config.sysctls, one)))
@@ -883,6 +945,7 @@ function complete(config: Parsed): GuestConfig {
       shmBytes: limits.shm,
       context: contextLimits(config),
     },
+    scheduler: dropAbsent(config.scheduler),
     network: completeNetwork(config.network),
     ccaps: config.ccaps,
     bcaps: config.bcaps,

@@ -170,7 +170,15 @@ interface KeyInfo {
 }
 
 /** Keys that only group others. */
-const SECTIONS: ReadonlySet<string> = new Set(['stop', 'restart', 'limits', 'network', 'log', 'views']);
+const SECTIONS: ReadonlySet<string> = new Set([
+  'stop',
+  'restart',
+  'limits',
+  'scheduler',
+  'network',
+  'log',
+  'views',
+]);
 
 function topKeys(): readonly KeyInfo[] {
   return keysOf(guestConfigJsonSchema());

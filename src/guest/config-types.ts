@@ -4,6 +4,7 @@ import type { ContextCapability } from '../context/capabilities.ts';
 import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
+import type { TokenBucket } from '../resources/token-bucket.ts';
 import type { ViewGroup } from '../views/files.ts';
 
 /**
@@ -100,6 +101,9 @@ export interface GuestLimits {
   readonly context: ContextLimits;
 }
 
+/** How a guest gets the CPUs. */
+export type GuestScheduler = TokenBucket;
+
 /** A guest's configuration, complete and checked. */
 export interface GuestConfig {
   /** Absent: the manager assigns a free one. */
@@ -118,6 +122,7 @@ export interface GuestConfig {
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
   readonly restart: RestartPolicy;
   readonly limits: GuestLimits;
+  readonly scheduler: GuestScheduler;
   readonly network: GuestNetwork;
   /** Rights of the original that re-grant a part of a capability that is not in the bound. */
   readonly ccaps: readonly ContextCapability[];
@@ -187,6 +192,7 @@ export interface GuestConfigValues {
     readonly semaphores?: number | 'max';
     readonly dentries?: number | 'max';
   };
+  readonly scheduler?: Partial<GuestScheduler>;
   readonly network?: {
     readonly mode?: NetworkMode;
     readonly addresses?: readonly string[];

@@ -42,6 +42,7 @@ test('defaults', () => {
     seccomp: 'default',
     noNewPrivileges: true,
     rlimits: {},
+    scheduler: { hard: false, idleTime: false },
     readonlyRoot: false,
     mounts: [],
     sysctls: {},
@@ -113,6 +114,17 @@ hostname: web-1
 domainname: example.org
 init: none
 stop: {signal: hup, timeout: 1m30s}
+scheduler:
+  hard: true
+  idleTime: true
+  fillRate: 3
+  interval: 10
+  tokensMin: 5
+  tokensMax: 50
+  prioBias: -3
+  fillRate2: 1
+  interval2: 7
+  cpus: 0,2-3
 limits:
   memory: 512m
   memorySwap: max
@@ -161,6 +173,18 @@ labels: {team: web, ok/x: "1"}
     init: 'none',
     stop: { signal: 1, timeoutMs: 90_000 },
     restart: { policy: 'on-failure', maxRetries: 4, delayMs: 1000, maxDelayMs: 3_600_000, onReboot: false },
+    scheduler: {
+      hard: true,
+      idleTime: true,
+      fillRate: 3,
+      interval: 10,
+      tokensMin: 5,
+      tokensMax: 50,
+      prioBias: -3,
+      fillRate2: 1,
+      interval2: 7,
+      cpus: '0,2-3',
+    },
     limits: {
       memoryBytes: 536_870_912,
       memorySwapBytes: 'max',
@@ -334,6 +358,20 @@ describe('refuses bad values of every key', () => {
       '{shm: 0}',
       '{shm: max}',
       '{swap: 1g}',
+    ],
+    scheduler: [
+      '1',
+      '{hard: 1}',
+      '{fillRate: -1}',
+      '{fillRate: 1.5}',
+      '{interval: 0}',
+      '{tokensMin: many}',
+      '{tokensMax: 0}',
+      '{prioBias: 20}',
+      '{cpus: all}',
+      '{cpus: 3-1}',
+      '{hard: true, fillRate: 0}',
+      '{fill: 3}',
     ],
     network: [
       'none',

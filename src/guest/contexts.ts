@@ -33,6 +33,8 @@ export interface ContextRequest {
   readonly hostNetwork: boolean;
   readonly ownSys: boolean;
   readonly devBytes: number;
+  /** CPUs it is bound to, as cgroup v1 wants to know early; undefined: all. */
+  readonly cpuset: string | undefined;
   readonly sysctls: Readonly<Record<string, string>>;
   /** What is shown in the guest's own measure. */
   readonly views: readonly ViewGroup[];
@@ -43,16 +45,18 @@ const USUAL: Omit<ContextRequest, 'xid'> = {
   hostNetwork: false,
   ownSys: false,
   devBytes: 64 * 1024 ** 2,
+  cpuset: undefined,
   sysctls: {},
   views: VIEW_GROUPS,
 };
 
-function isUsual({ xid, hostNetwork, ownSys, devBytes, sysctls, views }: ContextRequest): boolean {
+function isUsual({ xid, hostNetwork, ownSys, devBytes, cpuset, sysctls, views }: ContextRequest): boolean {
   return (
     xid === undefined &&
     hostNetwork === USUAL.hostNetwork &&
     ownSys === USUAL.ownSys &&
     devBytes === USUAL.devBytes &&
+    cpuset === USUAL.cpuset &&
     Object.keys(sysctls).length === 0 &&
     views.length === VIEW_GROUPS.length
   );
@@ -118,7 +122,7 @@ export class Contexts {
     const init = planContext(program, {
       ...request,
       ids: idRangeOf(xid),
-      cgroup: cgroups.plan(xid, {}),
+      cgroup: cgroups.plan(xid, request.cpuset === undefined ? {} : { cpuset: request.cpuset }),
       masks: this.#host.masks,
       shared: this.#host.shared,
       views:

@@ -957,7 +957,7 @@ export class Manager {
     const root = { kind: 'process', pid: live.initPid, initObject: live.initObject } as const;
     const user = await findUser(this.host, request.user ?? config.user, root, idRangeOf(guest.xid).count);
     const command = commandSpec(this.host, config, config.hostname ?? guest.name, request, user, connection);
-    const { leaf, joins } = this.host.cgroups.plan(guest.xid, {});
+    const { leaf, joins } = this.host.cgroups.plan(guest.xid, limitsOf(config));
     const object = this.host.syscalld.newObject();
     const program = this.host.program();
     planExec(program, {
@@ -998,7 +998,12 @@ export class Manager {
         }
         this.#remember(guest, {
           ...guest.live,
-          config: { ...guest.live.config, limits: config.limits, restart: config.restart },
+          config: {
+            ...guest.live.config,
+            limits: config.limits,
+            scheduler: config.scheduler,
+            restart: config.restart,
+          },
         });
         const live = await this.networks.change(guest, guest.live, config.network);
         if (live) this.#remember(guest, live);
@@ -1070,12 +1075,13 @@ export class Manager {
 }
 
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {
-  const { network, limits, sysctls, views } = config;
+  const { network, limits, scheduler, sysctls, views } = config;
   return {
     xid,
     hostNetwork: network.mode === 'host',
     ownSys: network.mode === 'private',
     devBytes: limits.shmBytes,
+    cpuset: scheduler.cpus,
     // In a network stack of its own everybody may ping, as on most hosts.
     sysctls: network.mode === 'private' ? { 'net.ipv4.ping_group_range': '0 65534', ...sysctls } : sysctls,
     views,

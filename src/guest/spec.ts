@@ -2,7 +2,7 @@
  * From a guest's configuration to the decisions of one start or exec (plan-types.ts): identity, rights, environment.
  */
 import { statSync } from 'node:fs';
-import { totalmem } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import {
@@ -18,6 +18,8 @@ import type { RawAccess } from '../network/rules.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
+import { limitsOfBucket } from '../resources/token-bucket.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
@@ -31,6 +33,7 @@ const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const MEMORY_ROOT_PART = 4;
 const RAM_BYTES = totalmem();
 const NET_RAW = parseCapability('NET_RAW');
+const CPU_COUNT = availableParallelism();
 const RLIM_INFINITY = 0xffffffffffffffffn;
 
 /** Where a command's standard descriptors lead, and who relays its terminal. */
@@ -167,6 +170,8 @@ export function toRlim(limit: number | 'unlimited'): bigint {
 /** Returns a guest's limits as the cgroup driver takes them. */
 export function limitsOf(config: GuestConfig): Limits {
   const { memoryBytes, memorySwapBytes, pids, cpus, cpuWeight } = config.limits;
+  const { scheduler } = config;
+  const cpuCount = scheduler.cpus === undefined ? CPU_COUNT : parseCpuList(scheduler.cpus).length;
   return {
     memoryBytes,
     memorySwapBytes,
@@ -175,6 +180,8 @@ export function limitsOf(config: GuestConfig): Limits {
     ...(cpus === 'max'
       ? { cpuQuotaUs: 'max' as const }
       : { cpuQuotaUs: cpus.quotaUs, cpuPeriodUs: cpus.periodUs }),
+    cpuBurstUs: 0,
+    ...limitsOfBucket(scheduler, cpuCount),
   };
 }
 

@@ -15,6 +15,7 @@ test('finds controllers on separate v1 hierarchies beside an empty cgroup2 tree'
       ['memory', '/sys/fs/cgroup/memory'],
       ['cpu', '/sys/fs/cgroup/cpu'],
       ['pids', '/sys/fs/cgroup/pids'],
+      ['cpuset', '/sys/fs/cgroup/cpuset'],
     ],
   );
   assert.deepEqual(layout.unmounted, []);

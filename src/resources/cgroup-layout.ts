@@ -4,7 +4,7 @@ import { parseMountInfo, visibleMounts } from '../spec/mountinfo.ts';
 import { parseProcCgroup } from '../spec/proc-cgroup.ts';
 
 /** Controllers that enforce a guest's limits. */
-export const CONTROLLERS = ['memory', 'cpu', 'pids'] as const;
+export const CONTROLLERS = ['memory', 'cpu', 'pids', 'cpuset'] as const;
 /** A controller that enforces a guest's limits. */
 export type ControllerName = (typeof CONTROLLERS)[number];
 

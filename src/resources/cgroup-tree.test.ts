@@ -144,7 +144,7 @@ test('names limits nothing enforces, and plans no write for them', () => {
   assert.ok(!plan.writes.some(({ path }) => path.includes('memsw')));
   assert.deepEqual(driver.plan(XID, { memoryBytes: MIB, memorySwapBytes: 'max' }).unenforced, []);
   assert.deepEqual(driver.capabilities(), {
-    controllers: { memory: 'v1', cpu: 'v1', pids: 'v1' },
+    controllers: { memory: 'v1', cpu: 'v1', pids: 'v1', cpuset: 'none' },
     enforced: ['memoryBytes', 'cpuQuotaUs', 'cpuPeriodUs', 'cpuWeight', 'pids'],
     reasons: [],
   });
@@ -159,7 +159,12 @@ test('reports a controller the kernel does not hand down, and keeps the others',
     listed(path, text);
   };
   driver.prepareInstance();
-  assert.deepEqual(driver.capabilities().controllers, { memory: 'none', cpu: 'v2', pids: 'v2' });
+  assert.deepEqual(driver.capabilities().controllers, {
+    memory: 'none',
+    cpu: 'v2',
+    pids: 'v2',
+    cpuset: 'none',
+  });
   assert.match(driver.capabilities().reasons.join(), /memory cannot be enabled in .*EBUSY/);
   assert.deepEqual(driver.plan(XID, LIMITS).unenforced, ['memoryBytes', 'memorySwapBytes']);
 });
@@ -256,8 +261,51 @@ test('changes single limits and reads all back', () => {
       cpuQuotaUs: 20_000,
       cpuPeriodUs: 50_000,
       cpuWeight: 1,
+      cpuBurstUs: undefined,
+      cpuIdle: undefined,
+      cpuset: undefined,
     });
   }
+});
+
+test('gives a guest a cpuset of its own on version 1 only if it asks for one', () => {
+  const cpuset = { 'cgroup.clone_children': '0\n', 'cpuset.cpus': '', 'cpuset.mems': '', 'cgroup.procs': '' };
+  const tree = new CgroupTree({ unified: UNIFIED, cpuset });
+  using _ = tree;
+  tree.set('cpuset/cpuset.cpus', '0-3\n');
+  tree.set('cpuset/cpuset.mems', '0\n');
+  const layout = {
+    unified: `${tree.root}/unified`,
+    v1: new Map([['cpuset', `${tree.root}/cpuset`] as const]),
+    unmounted: [],
+  };
+  const driver = createCgroupDriver(tree.files, layout, 'vserver');
+  driver.prepareInstance();
+  const instance = 'cpuset/vserver';
+  assert.deepEqual(
+    tree.writes.splice(0).filter((line) => line.startsWith(instance)),
+    [`${instance}/cpuset.cpus 0-3`, `${instance}/cpuset.mems 0`, `${instance}/cgroup.clone_children 1`],
+  );
+  assert.deepEqual(driver.plan(XID, {}).joins, []);
+  const plan = driver.plan(XID, { cpuset: '0,2' });
+  const own = `${tree.root}/${instance}/7`;
+  assert.deepEqual(plan.directories.at(-1), own);
+  assert.deepEqual(plan.joins, [`${own}/tasks`]);
+  assert.deepEqual(plan.writes, [{ path: `${own}/cpuset.cpus`, text: '0,2' }]);
+
+  start(tree, driver, {});
+  assert.equal(driver.apply(XID, { cpuset: 'all' }).limits.cpuset, 'all');
+  tree.set('unified/vserver/7/g/cgroup.procs', '41\n42\n');
+  assert.equal(driver.apply(XID, { cpuset: '1' }).limits.cpuset, '1');
+  assert.deepEqual(tree.writes.splice(0), [
+    `${instance}/7/cpuset.cpus 1`,
+    `${instance}/7/cgroup.procs 41`,
+    `${instance}/7/cgroup.procs 42`,
+  ]);
+  assert.throws(() => driver.apply(XID, { cpuset: '3-1' }), { code: 'invalid-value' });
+  driver.remove(XID);
+  driver.removeInstance();
+  assert.equal(driver.list().length, 0);
 });
 
 test('reads the same usage from both versions', () => {

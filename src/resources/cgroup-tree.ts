@@ -21,7 +21,9 @@ import {
 import { type CgroupLayout, CONTROLLERS, type ControllerName } from './cgroup-layout.ts';
 import type { Controller } from './controller.ts';
 import { cpuV1, cpuV2 } from './cpu.ts';
+import { cpusetV1, cpusetV2, prepareCpusetV1 } from './cpuset.ts';
 import {
+  ALL_CPUS,
   checkLimits,
   type EffectiveLimits,
   givenKinds,
@@ -66,6 +68,10 @@ const UNLIMITED: Readonly<Record<string, string>> = {
   'cpu.shares': '1024',
   'cpu.max': 'max 100000',
   'cpu.weight': '100',
+  'cpu.cfs_burst_us': '0',
+  'cpu.max.burst': '0',
+  'cpu.idle': '0',
+  'cpuset.cpus': '\n',
   'pids.max': 'max',
 };
 
@@ -91,8 +97,10 @@ class CgroupTree implements CgroupDriver {
   readonly #files: CgroupFiles;
   readonly #layout: CgroupLayout;
   readonly #unified: string;
-  /** The instance's v1 directories; controllers mounted together share one. */
+  /** The instance's v1 directories in which each guest has one; controllers mounted together share one. */
   readonly #v1: readonly string[];
+  /** The instance's directory in cpuset's own v1 hierarchy, where only guests with CPUs of their own have one. */
+  readonly #cpusets: string | undefined;
   readonly #bindings: readonly Binding[];
   readonly #refusals = new Map<string, string>();
   #enforced: ReadonlySet<LimitKind> | undefined;
@@ -102,7 +110,11 @@ class CgroupTree implements CgroupDriver {
     this.#files = files;
     this.#layout = layout;
     this.#unified = `${layout.unified}/${parent}`;
-    this.#v1 = [...new Set(layout.v1.values())].map((mount) => `${mount}/${parent}`);
+    const cpusetMount = layout.v1.get('cpuset');
+    const mounts = new Set([...layout.v1].filter(([name]) => name !== 'cpuset').map(([, mount]) => mount));
+    this.#v1 = [...mounts].map((mount) => `${mount}/${parent}`);
+    this.#cpusets =
+      cpusetMount === undefined || mounts.has(cpusetMount) ? undefined : `${cpusetMount}/${parent}`;
     this.#bindings = CONTROLLERS.map((name) => {
       const mount = layout.v1.get(name);
       return mount === undefined
@@ -114,7 +126,9 @@ class CgroupTree implements CgroupDriver {
   prepareInstance(): void {
     this.#refusals.clear();
     this.#delegate(this.#layout.unified);
-    for (const directory of [this.#unified, ...this.#v1]) ensureDirectory(this.#files, directory);
+    for (const directory of this.#instanceDirectories()) ensureDirectory(this.#files, directory);
+    for (const { name, version, parent } of this.#bindings)
+      if (name === 'cpuset' && version === 'v1') prepareCpusetV1(this.#files, parent);
     this.#delegate(this.#unified);
     const depth = `${this.#unified}/${CGROUP_MAX_DEPTH}`;
     if (this.#files.read(depth).trim() !== String(MAX_DEPTH)) this.#files.write(depth, String(MAX_DEPTH));
@@ -127,7 +141,16 @@ class CgroupTree implements CgroupDriver {
 
   removeInstance(): void {
     if (this.list().length > 0) return;
-    for (const directory of [this.#unified, ...this.#v1]) this.#removeDirectory(directory, 'this instance');
+    for (const directory of this.#instanceDirectories()) this.#removeDirectory(directory, 'this instance');
+  }
+
+  #instanceDirectories(): readonly string[] {
+    return [this.#unified, ...this.#v1, ...(this.#cpusets === undefined ? [] : [this.#cpusets])];
+  }
+
+  /** The directory of its own for CPUs that a guest is started with. */
+  #cpusetOf(xid: Xid, { cpuset = ALL_CPUS }: Limits): readonly string[] {
+    return this.#cpusets === undefined || cpuset === ALL_CPUS ? [] : [`${this.#cpusets}/${xid}`];
   }
 
   plan(xid: Xid, limits: Limits): CgroupPlan {
@@ -135,7 +158,7 @@ class CgroupTree implements CgroupDriver {
     const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
     const leaf = `${guest}/${LEAF}`;
-    const v1 = this.#v1.map((parent) => `${parent}/${xid}`);
+    const v1 = [...this.#v1.map((parent) => `${parent}/${xid}`), ...this.#cpusetOf(xid, limits)];
     return {
       directories: [guest, leaf, ...v1],
       writes: this.#bindings
@@ -162,14 +185,16 @@ class CgroupTree implements CgroupDriver {
         .map((kind) => [kind, limits[kind]]),
     );
     return this.#inGuest('change limits of', xid, () => {
-      for (const { parent, controller } of this.#bindings) {
-        controller.apply(this.#files, `${parent}/${xid}`, wanted, `guest ${xid}`);
+      for (const { name, parent, controller } of this.#bindings) {
+        if (name === 'cpuset' && parent === this.#cpusets) this.#applyOwnCpuset(xid, wanted);
+        else controller.apply(this.#files, `${parent}/${xid}`, wanted, `guest ${xid}`);
       }
       const read = this.#bindings.map(({ parent, controller }) =>
         controller.readLimits(this.#files, `${parent}/${xid}`),
       );
+      const cpuset = enforced.has('cpuset') ? ALL_CPUS : undefined; // unless it has some of its own
       return {
-        limits: Object.assign({ ...NO_LIMITS }, ...read),
+        limits: Object.assign({ ...NO_LIMITS, cpuset }, ...read),
         unenforced: unenforcedOf(limits, enforced),
       };
     });
@@ -192,6 +217,31 @@ class CgroupTree implements CgroupDriver {
       };
       return Object.assign(usage, ...controllers);
     });
+  }
+
+  /** A running guest that gets CPUs of its own moves; who is born meanwhile is so where its parent is. */
+  #applyOwnCpuset(xid: Xid, limits: Limits): void {
+    const { cpuset } = limits;
+    if (cpuset === undefined || this.#cpusets === undefined) return;
+    const directory = `${this.#cpusets}/${xid}`;
+    if (cpuset === ALL_CPUS && readIfPresent(this.#files, `${directory}/cgroup.procs`) === undefined) return;
+    ensureDirectory(this.#files, directory);
+    cpusetV1.apply(this.#files, directory, limits, `guest ${xid}`);
+    const moved = new Set<number>();
+    for (
+      let fresh = this.pids(xid);
+      fresh.length > 0;
+      fresh = this.pids(xid).filter((pid) => !moved.has(pid))
+    ) {
+      for (const pid of fresh) {
+        moved.add(pid);
+        try {
+          this.#files.write(`${directory}/cgroup.procs`, String(pid));
+        } catch (error) {
+          if (!isErrno(error, 'ESRCH')) throw error; // it has ended
+        }
+      }
+    }
   }
 
   sample(xid: Xid): Sample {
@@ -269,13 +319,14 @@ class CgroupTree implements CgroupDriver {
   remove(xid: Xid): void {
     // Nobody makes any below a guest's on v1.
     const directories = subtree(this.#files, `${this.#unified}/${xid}`).toReversed();
-    for (const directory of [...directories, ...this.#v1.map((parent) => `${parent}/${xid}`)]) {
+    const v1 = [...this.#v1, ...(this.#cpusets === undefined ? [] : [this.#cpusets])];
+    for (const directory of [...directories, ...v1.map((parent) => `${parent}/${xid}`)]) {
       this.#removeDirectory(directory, `guest ${xid}`);
     }
   }
 
   list(): readonly Xid[] {
-    const names = new Set([this.#unified, ...this.#v1].flatMap((parent) => childrenOf(this.#files, parent)));
+    const names = new Set(this.#instanceDirectories().flatMap((parent) => childrenOf(this.#files, parent)));
     return [...names]
       .filter((name) => /^[1-9]\d*$/.test(name))
       .map(Number)
@@ -292,7 +343,12 @@ class CgroupTree implements CgroupDriver {
       return kinds.some((kind) => enforced.has(kind)) ? binding.version : 'none';
     };
     return {
-      controllers: { memory: versionOf('memory'), cpu: versionOf('cpu'), pids: versionOf('pids') },
+      controllers: {
+        memory: versionOf('memory'),
+        cpu: versionOf('cpu'),
+        pids: versionOf('pids'),
+        cpuset: versionOf('cpuset'),
+      },
       enforced: [...enforced],
       reasons: [
         ...this.#layout.unmounted.map(
@@ -394,11 +450,13 @@ const VERSION_1: Readonly<Record<ControllerName, Controller>> = {
   memory: memoryV1,
   cpu: cpuV1,
   pids: pidsController,
+  cpuset: cpusetV1,
 };
 const VERSION_2: Readonly<Record<ControllerName, Controller>> = {
   memory: memoryV2,
   cpu: cpuV2,
   pids: pidsController,
+  cpuset: cpusetV2,
 };
 
 const NO_LIMITS: EffectiveLimits = {
@@ -408,6 +466,9 @@ const NO_LIMITS: EffectiveLimits = {
   cpuQuotaUs: undefined,
   cpuPeriodUs: undefined,
   cpuWeight: undefined,
+  cpuBurstUs: undefined,
+  cpuIdle: undefined,
+  cpuset: undefined,
 };
 
 const NO_USAGE: Usage = {
@@ -435,8 +496,13 @@ const NO_USAGE: Usage = {
 };
 
 function unenforcedOf(limits: Limits, enforced: ReadonlySet<LimitKind>): readonly LimitKind[] {
-  // "max" asks for nothing that could go unenforced.
-  return givenKinds(limits).filter((kind) => limits[kind] !== 'max' && !enforced.has(kind));
+  return givenKinds(limits).filter((kind) => !asksForNothing(kind, limits[kind]) && !enforced.has(kind));
+}
+
+/** What asks for no limit cannot go unenforced. */
+function asksForNothing(kind: LimitKind, value: Limits[LimitKind]): boolean {
+  if (kind === 'cpuBurstUs' || kind === 'cpuIdle') return value === 0;
+  return value === 'max' || value === ALL_CPUS;
 }
 
 function readIo(files: CgroupFiles, directory: string): Partial<Usage> {

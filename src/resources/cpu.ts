@@ -1,6 +1,7 @@
 import { formatLimitV1, parseCount, parseCpuMax, parseFlatKeyed, parseLimit } from '../spec/cgroup-files.ts';
-import { readIfPresent } from './cgroup-fs.ts';
-import type { Controller } from './controller.ts';
+import { type CgroupFiles, readIfPresent } from './cgroup-fs.ts';
+import type { CgroupWrite, Controller } from './controller.ts';
+import type { EffectiveLimits, LimitKind, Limits } from './limits.ts';
 
 const CPU_MAX = 'cpu.max';
 const CPU_WEIGHT = 'cpu.weight';
@@ -8,6 +9,9 @@ const CPU_STAT = 'cpu.stat';
 const CPU_SHARES = 'cpu.shares';
 const CPU_CFS_QUOTA = 'cpu.cfs_quota_us';
 const CPU_CFS_PERIOD = 'cpu.cfs_period_us';
+const CPU_CFS_BURST = 'cpu.cfs_burst_us';
+const CPU_MAX_BURST = 'cpu.max.burst';
+const CPU_IDLE = 'cpu.idle';
 
 /** The kernel's default (kernel/sched/core.c, default_cfs_period). */
 const DEFAULT_PERIOD_US = 100_000;
@@ -41,7 +45,13 @@ export function weightFromShares(shares: number): number {
  * @see https://docs.kernel.org/scheduler/sched-bwc.html; since Linux 3.2
  */
 export const cpuV1: Controller = {
-  limitFiles: { cpuQuotaUs: CPU_CFS_QUOTA, cpuPeriodUs: CPU_CFS_PERIOD, cpuWeight: CPU_SHARES },
+  limitFiles: {
+    cpuQuotaUs: CPU_CFS_QUOTA,
+    cpuPeriodUs: CPU_CFS_PERIOD,
+    cpuWeight: CPU_SHARES,
+    cpuBurstUs: CPU_CFS_BURST,
+    cpuIdle: CPU_IDLE,
+  },
   plan: (directory, limits, enforced) => [
     ...(enforced.has('cpuQuotaUs')
       ? [
@@ -57,12 +67,17 @@ export const cpuV1: Controller = {
           },
         ]
       : []),
+    ...planRest(directory, limits, enforced, CPU_CFS_BURST),
   ],
-  apply: (files, directory, { cpuPeriodUs, cpuQuotaUs, cpuWeight }) => {
-    if (cpuPeriodUs !== undefined) files.write(`${directory}/${CPU_CFS_PERIOD}`, String(cpuPeriodUs));
-    if (cpuQuotaUs !== undefined) files.write(`${directory}/${CPU_CFS_QUOTA}`, formatLimitV1(cpuQuotaUs));
-    if (cpuWeight !== undefined)
-      files.write(`${directory}/${CPU_SHARES}`, String(sharesFromWeight(cpuWeight)));
+  apply: (files, directory, { cpuPeriodUs, cpuQuotaUs, cpuWeight, cpuBurstUs, cpuIdle }) => {
+    const write = (file: string, text: string): void => files.write(`${directory}/${file}`, text);
+    if (cpuBurstUs !== undefined) write(CPU_CFS_BURST, '0');
+    if (cpuPeriodUs !== undefined) write(CPU_CFS_PERIOD, String(cpuPeriodUs));
+    if (cpuQuotaUs !== undefined) write(CPU_CFS_QUOTA, formatLimitV1(cpuQuotaUs));
+    if (cpuBurstUs !== undefined && cpuBurstUs > 0) write(CPU_CFS_BURST, String(cpuBurstUs));
+    applyShare(files, directory, cpuIdle, () => {
+      if (cpuWeight !== undefined) write(CPU_SHARES, String(sharesFromWeight(cpuWeight)));
+    });
   },
   readLimits: (files, directory) => {
     const quota = readIfPresent(files, `${directory}/${CPU_CFS_QUOTA}`);
@@ -72,6 +87,7 @@ export const cpuV1: Controller = {
       cpuQuotaUs: quota === undefined ? undefined : parseLimit(quota),
       cpuPeriodUs: period === undefined ? undefined : parseCount(period),
       cpuWeight: shares === undefined ? undefined : weightFromShares(parseCount(shares)),
+      ...readRest(files, directory, CPU_CFS_BURST),
     };
   },
   readUsage: (files, directory) => {
@@ -94,7 +110,13 @@ export const cpuV1: Controller = {
  * @see https://docs.kernel.org/admin-guide/cgroup-v2.html (CPU); since Linux 4.15
  */
 export const cpuV2: Controller = {
-  limitFiles: { cpuQuotaUs: CPU_MAX, cpuPeriodUs: CPU_MAX, cpuWeight: CPU_WEIGHT },
+  limitFiles: {
+    cpuQuotaUs: CPU_MAX,
+    cpuPeriodUs: CPU_MAX,
+    cpuWeight: CPU_WEIGHT,
+    cpuBurstUs: CPU_MAX_BURST,
+    cpuIdle: CPU_IDLE,
+  },
   plan: (directory, limits, enforced) => [
     ...(enforced.has('cpuQuotaUs')
       ? [
@@ -107,14 +129,20 @@ export const cpuV2: Controller = {
     ...(enforced.has('cpuWeight')
       ? [{ path: `${directory}/${CPU_WEIGHT}`, text: String(limits.cpuWeight ?? WEIGHT_DEFAULT) }]
       : []),
+    ...planRest(directory, limits, enforced, CPU_MAX_BURST),
   ],
-  apply: (files, directory, { cpuPeriodUs, cpuQuotaUs, cpuWeight }) => {
+  apply: (files, directory, { cpuPeriodUs, cpuQuotaUs, cpuWeight, cpuBurstUs, cpuIdle }) => {
+    if (cpuBurstUs !== undefined) files.write(`${directory}/${CPU_MAX_BURST}`, '0');
     if (cpuPeriodUs !== undefined || cpuQuotaUs !== undefined) {
       const current = parseCpuMax(files.read(`${directory}/${CPU_MAX}`));
       const text = `${cpuQuotaUs ?? current.quotaUs} ${cpuPeriodUs ?? current.periodUs}`;
       files.write(`${directory}/${CPU_MAX}`, text);
     }
-    if (cpuWeight !== undefined) files.write(`${directory}/${CPU_WEIGHT}`, String(cpuWeight));
+    if (cpuBurstUs !== undefined && cpuBurstUs > 0)
+      files.write(`${directory}/${CPU_MAX_BURST}`, String(cpuBurstUs));
+    applyShare(files, directory, cpuIdle, () => {
+      if (cpuWeight !== undefined) files.write(`${directory}/${CPU_WEIGHT}`, String(cpuWeight));
+    });
   },
   readLimits: (files, directory) => {
     const max = readIfPresent(files, `${directory}/${CPU_MAX}`);
@@ -124,6 +152,7 @@ export const cpuV2: Controller = {
       cpuQuotaUs: bandwidth?.quotaUs,
       cpuPeriodUs: bandwidth?.periodUs,
       cpuWeight: weight === undefined ? undefined : parseCount(weight),
+      ...readRest(files, directory, CPU_MAX_BURST),
     };
   },
   readUsage: (files, directory) => {
@@ -138,3 +167,38 @@ export const cpuV2: Controller = {
   },
   readSample: () => ({}),
 };
+
+/** The burst after the quota, which it may not exceed; idle after the weight, which nobody may set then. */
+function planRest(
+  directory: string,
+  limits: Limits,
+  enforced: ReadonlySet<LimitKind>,
+  burstFile: string,
+): readonly CgroupWrite[] {
+  const burst = { path: `${directory}/${burstFile}`, text: String(limits.cpuBurstUs ?? 0) };
+  const idle = { path: `${directory}/${CPU_IDLE}`, text: String(limits.cpuIdle ?? 0) };
+  return [...(enforced.has('cpuBurstUs') ? [burst] : []), ...(enforced.has('cpuIdle') ? [idle] : [])];
+}
+
+/** A group that only runs in idle time has no weight to set (sched_group_set_shares() in kernel/sched/fair.c). */
+function applyShare(
+  files: CgroupFiles,
+  directory: string,
+  cpuIdle: 0 | 1 | undefined,
+  setWeight: () => void,
+): void {
+  const path = `${directory}/${CPU_IDLE}`;
+  const idle = cpuIdle ?? (readIfPresent(files, path)?.trim() === '1' ? 1 : 0);
+  if (cpuIdle === 0) files.write(path, '0');
+  if (idle === 0) setWeight();
+  if (cpuIdle === 1) files.write(path, '1');
+}
+
+function readRest(files: CgroupFiles, directory: string, burstFile: string): Partial<EffectiveLimits> {
+  const burst = readIfPresent(files, `${directory}/${burstFile}`);
+  const idle = readIfPresent(files, `${directory}/${CPU_IDLE}`);
+  return {
+    cpuBurstUs: burst === undefined ? undefined : parseCount(burst),
+    cpuIdle: idle === undefined ? undefined : parseCount(idle),
+  };
+}

@@ -1,5 +1,6 @@
 import { UserError } from '../base/errors.ts';
 import type { Limit } from '../spec/cgroup-files.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 
 /** Limits of a guest. In a plan a field left out means no limit; in a live change, no change. */
 export interface Limits {
@@ -18,6 +19,12 @@ export interface Limits {
   readonly cpuPeriodUs?: number;
   /** Share of contended CPU time against the other guests: 1..10000, 100 by default. */
   readonly cpuWeight?: number;
+  /** Run time of former periods that may be saved up and used beyond the quota; not above it. Since Linux 5.14. */
+  readonly cpuBurstUs?: number;
+  /** 1: runs only when nobody else wants to, and has no weight. Since Linux 5.15. */
+  readonly cpuIdle?: 0 | 1;
+  /** CPUs it may use, as `0,2-3`, or `all`. */
+  readonly cpuset?: string;
 }
 
 /** Name of one limit. */
@@ -31,6 +38,9 @@ export interface EffectiveLimits {
   readonly cpuQuotaUs: Limit | undefined;
   readonly cpuPeriodUs: number | undefined;
   readonly cpuWeight: number | undefined;
+  readonly cpuBurstUs: number | undefined;
+  readonly cpuIdle: number | undefined;
+  readonly cpuset: string | undefined;
 }
 
 /** What a guest uses and has used since its cgroup was made; undefined where nothing on this host counts it. */
@@ -91,7 +101,7 @@ interface Range {
 }
 
 /** Quota and period bounds: min_cfs_quota_period and max_cfs_quota_period in kernel/sched/core.c. */
-const RANGES: Readonly<Record<LimitKind, Range>> = {
+const RANGES: Readonly<Record<Exclude<LimitKind, 'cpuset'>, Range>> = {
   memoryBytes: { what: 'memory limit', min: 1, max: Number.MAX_SAFE_INTEGER, isMaxAllowed: true },
   memorySwapBytes: {
     what: 'memory and swap limit',
@@ -103,7 +113,12 @@ const RANGES: Readonly<Record<LimitKind, Range>> = {
   cpuQuotaUs: { what: 'CPU quota', min: 1_000, max: Number.MAX_SAFE_INTEGER, isMaxAllowed: true },
   cpuPeriodUs: { what: 'CPU period', min: 1_000, max: 1_000_000, isMaxAllowed: false },
   cpuWeight: { what: 'CPU weight', min: 1, max: 10_000, isMaxAllowed: false },
+  cpuBurstUs: { what: 'CPU burst', min: 0, max: Number.MAX_SAFE_INTEGER, isMaxAllowed: false },
+  cpuIdle: { what: 'whether it runs only in idle time', min: 0, max: 1, isMaxAllowed: false },
 };
+
+/** Every CPU: no limit. */
+export const ALL_CPUS = 'all';
 
 /** Every limit there is. */
 export const LIMIT_KINDS: readonly LimitKind[] = [
@@ -113,6 +128,9 @@ export const LIMIT_KINDS: readonly LimitKind[] = [
   'cpuQuotaUs',
   'cpuPeriodUs',
   'cpuWeight',
+  'cpuBurstUs',
+  'cpuIdle',
+  'cpuset',
 ];
 
 /** Names the limits that are given. */
@@ -127,6 +145,10 @@ export function givenKinds(limits: Limits): readonly LimitKind[] {
  */
 export function checkLimits(limits: Limits): void {
   for (const kind of givenKinds(limits)) {
+    if (kind === 'cpuset') {
+      if (limits.cpuset !== ALL_CPUS) parseCpuList(limits.cpuset ?? '');
+      continue;
+    }
     const { what, min, max, isMaxAllowed } = RANGES[kind];
     const value = limits[kind];
     if (isMaxAllowed && value === 'max') continue;

@@ -107,9 +107,55 @@ describe('cgroup driver', { skip: unmet('root', 'cgroup2') }, () => {
         cpuQuotaUs: 50_000,
         cpuPeriodUs: 100_000,
         cpuWeight: 300,
+        cpuBurstUs: 0,
+        cpuIdle: 0,
+        cpuset: 'all',
       };
       for (const kind of driver.capabilities().enforced) assert.equal(limits[kind], expected[kind], kind);
       assert.deepEqual(driver.list(), [2]);
+    });
+  });
+
+  test('binds a guest to CPUs from its start or later, and lets it go', async (t) => {
+    if (!enforces('cpuset')) return t.skip('no cpuset controller');
+    const allowed = (pid: number): string =>
+      /^Cpus_allowed_list:\t(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '';
+    for (const limits of [{ cpuset: '0' }, {}]) {
+      await inGuest(5, limits, async (xid, plan) => {
+        const child = run(plan, 'sleep 1000');
+        await joined(child);
+        await waitUntil(() => driver.pids(xid).length > 0);
+        if (limits.cpuset === undefined) {
+          assert.equal(driver.apply(xid, {}).limits.cpuset, 'all');
+          driver.apply(xid, { cpuset: '0' });
+        }
+        assert.deepEqual(
+          driver.pids(xid).map(allowed),
+          driver.pids(xid).map(() => '0'),
+        );
+        assert.equal(driver.apply(xid, {}).limits.cpuset, '0');
+        assert.equal(driver.apply(xid, { cpuset: 'all' }).unenforced.length, 0);
+        assert.deepEqual(
+          driver.pids(xid).map(allowed),
+          driver.pids(xid).map(() => allowed(process.pid)),
+        );
+      });
+    }
+  });
+
+  test('takes bursts and idle time, in any order of changes', async (t) => {
+    if (!enforces('cpuBurstUs', 'cpuIdle')) return t.skip('no burst or idle of the cpu controller');
+    await inGuest(6, { cpuQuotaUs: 50_000, cpuBurstUs: 50_000 }, async (xid) => {
+      assert.equal(driver.apply(xid, {}).limits.cpuBurstUs, 50_000);
+      // A quota below the burst that is there is refused by the kernel.
+      const { limits } = driver.apply(xid, { cpuQuotaUs: 20_000, cpuBurstUs: 10_000 });
+      assert.deepEqual([limits.cpuQuotaUs, limits.cpuBurstUs], [20_000, 10_000]);
+      assert.equal(driver.apply(xid, { cpuQuotaUs: 'max', cpuBurstUs: 0 }).limits.cpuQuotaUs, 'max');
+      assert.equal(driver.apply(xid, { cpuIdle: 1, cpuWeight: 50 }).limits.cpuIdle, 1);
+      // No weight can be set then, and none is tried.
+      driver.apply(xid, { cpuWeight: 70 });
+      const { cpuIdle, cpuWeight } = driver.apply(xid, { cpuIdle: 0, cpuWeight: 70 }).limits;
+      assert.deepEqual([cpuIdle, cpuWeight], [0, 70]);
     });
   });
 
