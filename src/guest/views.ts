@@ -6,6 +6,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isXid, type Xid } from '../base/ids.ts';
 import type { Readings } from '../resources/readings.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 import {
   attrBody,
   entryBody,
@@ -316,16 +317,6 @@ function fileNumbered(number: number): { readonly name: string; readonly holdMs:
 
 function hostText(name: string): string {
   return readFileSync(`/proc/${name}`, 'latin1');
-}
-
-function parseCpuList(text: string): readonly number[] {
-  return text
-    .trim()
-    .split(',')
-    .flatMap((range) => {
-      const [from = 0, to = from] = range.split('-').map(Number);
-      return Array.from({ length: to - from + 1 }, (_, i) => from + i);
-    });
 }
 
 /** What a process of a guest has to add to the host's boot clock. */

@@ -32,6 +32,7 @@ const HYBRID = {
     ['memory', '/mem'],
     ['cpu', '/cpu'],
     ['pids', '/pids'],
+    ['cpuset', '/set'],
   ] as const),
   unmounted: [],
 };
@@ -95,5 +96,7 @@ test("version 1: limits of two kinds, and version 2's names", () => {
   assert.equal(of('9223372036854771712\n').memory(XID).swapLimitBytes, undefined);
   assert.equal(of('').memory(XID).swapLimitBytes, 0, 'a kernel that does not count it');
   assert.deepEqual(of('').cpu(XID), { userUs: 0, systemUs: 0, limit: undefined, cpuset: undefined });
+  const bound = new Readings(files({ '/set/p/7/cpuset.effective_cpus': '1\n' }), HYBRID, 'p');
+  assert.equal(bound.cpu(XID).cpuset, '1\n');
   assert.equal(of('').tasks(XID), 4);
 });

@@ -31,7 +31,7 @@ export interface CpuReading {
   readonly systemUs: number;
   /** As a number of CPUs; undefined: none. */
   readonly limit: number | undefined;
-  /** Text of cpuset.cpus.effective; undefined: all. */
+  /** A list of CPUs; undefined: all. */
   readonly cpuset: string | undefined;
 }
 
@@ -127,8 +127,15 @@ export class Readings {
       userUs: stat.get('user_usec') ?? 0,
       systemUs: stat.get('system_usec') ?? 0,
       limit: this.#cpuLimit(xid),
-      cpuset: this.#unified(xid, 'cpuset.cpus.effective'),
+      cpuset: this.#cpuset(xid),
     };
+  }
+
+  /** On version 1 a guest has a group of its own only if it is bound to CPUs. */
+  #cpuset(xid: Xid): string | undefined {
+    const mount = this.#layout.v1.get('cpuset');
+    if (mount === undefined) return this.#unified(xid, 'cpuset.cpus.effective');
+    return readIfPresent(this.#files, `${mount}/${this.#parent}/${xid}/cpuset.effective_cpus`);
   }
 
   #cpuLimit(xid: Xid): number | undefined {

@@ -69,6 +69,7 @@ describe('scheduler', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bus
         .trim()
         .split('\t')[1] ?? '';
     assert.equal(await allowed(), '0');
+    assert.equal((await v.ok(['exec', 'bound', 'grep', '-c', '^processor', '/proc/cpuinfo'])).trim(), '1');
     await v.ok(['set', 'bound', '--unset', 'scheduler.cpus']);
     const all = /Cpus_allowed_list:\t(.*)/.exec(readFileSync('/proc/1/status', 'utf8'))?.[1];
     assert.equal(await allowed(), all);
