@@ -66,8 +66,8 @@ async function checkInterface(host: Host): Promise<HostFinding> {
   }
 }
 
-function checkViews({ viewsMount, viewsMissing = 'not made yet' }: Host): HostFinding {
-  const ok = viewsMount !== undefined;
+function checkViews({ views, viewsMissing = 'not made yet' }: Host): HostFinding {
+  const ok = views !== undefined;
   const detail = ok ? 'fuse, for /proc/meminfo and its like' : `${viewsMissing}; modprobe fuse`;
   return { name: 'views', isRequired: false, ok, detail };
 }

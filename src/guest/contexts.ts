@@ -126,9 +126,9 @@ export class Contexts {
       masks: this.#host.masks,
       shared: this.#host.shared,
       views:
-        this.#host.viewsMount === undefined
+        this.#host.views === undefined
           ? undefined
-          : { mount: this.#host.viewsMount, xid, files: viewFilesOf(request.views) },
+          : { objects: this.#host.views, xid, files: viewFilesOf(request.views) },
       attachAt: this.#host.attachPoint,
       objects,
     });

@@ -30,6 +30,7 @@ import type { InstancePaths } from './paths.ts';
 import { type ContextSpec, planShared } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
 import type { Mask } from './plan-types.ts';
+import type { ViewsObjects } from './plan-views.ts';
 
 /** How long the kernel may take to end what it was told to kill. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -57,8 +58,8 @@ export class Host {
   detachedLayers = false;
   /** See `planShared`. */
   shared: ContextSpec['shared'];
-  /** Object: the files of all guests that are views; undefined: there are none. */
-  viewsMount: number | undefined;
+  /** The file system of views; undefined: there is none. */
+  views: ViewsObjects | undefined;
   /** Why there are none. */
   viewsMissing: string | undefined;
   readonly #filters = new Map<string, Uint8Array>();

@@ -17,7 +17,7 @@ import { openLeaf, planJoin } from './plan-exec.ts';
 import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
 import { planAttach, planOpenDirectory, planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
-import { planViewMounts } from './plan-views.ts';
+import { importViews, planViewMounts, type ViewsObjects } from './plan-views.ts';
 
 const FIRST_FREE_FD = 109;
 
@@ -38,9 +38,9 @@ export interface ContextSpec {
   readonly masks: readonly Mask[];
   /** Objects of syscalld that contexts get copies of; undefined: this kernel copies no detached mounts (`planShared`). */
   readonly shared: { readonly scaffold: number; readonly sys: number } | undefined;
-  /** What is shown in the guest's own measure, and the object of syscalld that has these files of all guests. */
+  /** What is shown in the guest's own measure, and the file system that has these files of all guests. */
   readonly views:
-    | { readonly mount: number; readonly xid: number; readonly files: readonly ViewFile[] }
+    | { readonly objects: ViewsObjects; readonly xid: number; readonly files: readonly ViewFile[] }
     | undefined;
   /** A directory of the host where things are attached until pivot_root. */
   readonly attachAt: string;
@@ -83,7 +83,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const original = sharedSys(spec);
   const sys = original === undefined ? [] : [planClone(p, p.import(original), '/sys', 'AT_RECURSIVE')];
   const { views } = spec;
-  const files = views ? planViewMounts(p, p.import(views.mount), views.xid, viewFiles(spec)) : [];
+  const files = views ? planViewMounts(p, importViews(p, views.objects), views.xid, viewFiles(spec)) : [];
   const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys, ...files];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;

@@ -7,7 +7,7 @@ import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
-import { planOpenDirectory } from './plan-paths.ts';
+import { planAttach, planOpenDirectory } from './plan-paths.ts';
 
 /** Name of the relay's socket in the run directory. */
 export const VIEWS_SOCKET = 'views.sock';
@@ -23,10 +23,32 @@ export interface ViewsObjects {
   readonly mount: number;
   /** The relay's process. */
   readonly relay: number;
+  /** The mount namespace it is attached in; 0: in none. */
+  readonly namespace: number;
 }
 
-/** Adds the steps that make the file system and its relay. Returns the relay's pid. */
-export function planViews(p: Program, runDirectory: string, objects: ViewsObjects): Result {
+/** The file system, as programs use it. */
+export interface ViewsMount {
+  readonly mount: Arg;
+  readonly namespace: Arg | undefined;
+}
+
+/** Returns what a program imports of the file system. */
+export function importViews(p: Program, { mount, namespace }: ViewsObjects): ViewsMount {
+  return { mount: p.import(mount), namespace: namespace === 0 ? undefined : p.import(namespace) };
+}
+
+/**
+ * Adds the steps that make the file system and its relay. Returns the relay's pid.
+ *
+ * @param at.attach directory of the host where it is attached, in a mount namespace of the relay's, for a kernel that copies
+ *   no detached mounts
+ */
+export function planViews(
+  p: Program,
+  at: { readonly run: string; readonly attach: string },
+  objects: ViewsObjects,
+): Result {
   const fuse = p.sys(
     'openat',
     [p.flags('AT_FDCWD'), '/dev/fuse', p.flags('O_RDWR', 'O_NONBLOCK', 'O_CLOEXEC'), 0],
@@ -50,7 +72,13 @@ export function planViews(p: Program, runDirectory: string, objects: ViewsObject
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'fuse' });
   const attributes = ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
   const mount = p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'fuse' });
-  const listener = planListener(p, runDirectory);
+  if (objects.namespace !== 0) {
+    p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace of views' });
+    p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+    planAttach(p, mount, at.attach, 'views');
+    p.keep(planOpenNamespace(p, '/proc/self/ns/mnt'), objects.namespace);
+  }
+  const listener = planListener(p, at.run);
   const relay = p.spawn('relay of views', { object: objects.relay }, () => {
     const held: readonly (readonly [Result, number])[] = [
       [fuse, RELAY_FD.fuse],
@@ -73,16 +101,21 @@ export function planViewsTakeover(p: Program, relayPid: number, objects: ViewsOb
   const relay = p.sys('pidfd_open', [relayPid, 0], { about: `relay ${relayPid}` });
   const mount = p.sys('pidfd_getfd', [relay, RELAY_FD.mount, 0], { about: 'mount of views' });
   p.keep(mount, objects.mount);
+  if (objects.namespace !== 0) p.keep(planOpenNamespace(p, `/proc/${relayPid}/ns/mnt`), objects.namespace);
   p.keep(relay, objects.relay, relayPid);
+}
+
+function planOpenNamespace(p: Program, path: string): Result {
+  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: path });
 }
 
 /** Adds the steps that put the files over those of a running guest, whose relay has ended. */
 export function planViewsAgain(
   p: Program,
-  guest: { readonly init: Arg; readonly mount: Arg; readonly xid: number },
+  guest: { readonly init: Arg; readonly views: ViewsMount; readonly xid: number },
   files: readonly ViewFile[],
 ): void {
-  const mounts = planViewMounts(p, guest.mount, guest.xid, files);
+  const mounts = planViewMounts(p, guest.views, guest.xid, files);
   p.sys('setns', [guest.init, p.flags('CLONE_NEWNS')], { about: "the guest's mount namespace" });
   const root = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
   for (const [i, { path }] of files.entries()) {
@@ -107,17 +140,25 @@ function planListener(p: Program, runDirectory: string): Result {
 /** Adds the steps that make a detached mount of each file of a guest. */
 export function planViewMounts(
   p: Program,
-  mount: Arg,
+  { mount, namespace }: ViewsMount,
   xid: number,
   files: readonly ViewFile[],
 ): readonly Result[] {
   const directory = String(xid);
+  const home = namespace === undefined ? undefined : planOpenNamespace(p, '/proc/self/ns/mnt');
+  const enter = (to: Arg): Result =>
+    p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
+  if (namespace !== undefined) enter(namespace);
   // All entries at once (READDIRPLUS): what follows need not ask for each.
   const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
   const listed = p.sys('openat', [mount, directory, open, 0], { about: `views of context ${xid}` });
   p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
-  return files.map(({ name }) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
+  const mounts = files.map(({ name }) =>
+    p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }),
+  );
+  if (home) enter(home);
+  return mounts;
 }
 
 const LIST_BYTES = 4096;

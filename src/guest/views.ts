@@ -39,6 +39,7 @@ import type { CpuSample, LoadSample } from '../views/sample.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
 import {
+  importViews,
   planViews,
   planViewsAgain,
   planViewsTakeover,
@@ -105,7 +106,7 @@ export class Views {
       return [];
     }
     this.#record = record;
-    return [record.objects.mount, record.objects.relay];
+    return Object.values(record.objects);
   }
 
   /** Makes the file system, unless it is there, and serves it. Without it guests have no views, and `check` says why. */
@@ -117,14 +118,14 @@ export class Views {
       this.#host.viewsMissing = error.message;
       return;
     }
-    this.#host.viewsMount = this.#record.objects.mount;
+    this.#host.views = this.#record.objects;
     await this.#connect();
   }
 
   async #takeOver(): Promise<ViewsRecord | undefined> {
     if (!this.#former) return undefined;
     const { syscalld } = this.#host;
-    const objects = { mount: syscalld.newObject(), relay: syscalld.newObject() };
+    const objects = this.#newObjects();
     const p = this.#host.program();
     planViewsTakeover(p, this.#former.pid, objects);
     try {
@@ -134,6 +135,17 @@ export class Views {
       return undefined; // it has just ended
     }
     return this.#remember({ objects, relay: this.#former });
+  }
+
+  #drop(objects: ViewsObjects): void {
+    for (const object of Object.values(objects)) if (object !== 0) this.#host.syscalld.drop(object);
+  }
+
+  #newObjects(): ViewsObjects {
+    const { syscalld, detachedLayers } = this.#host;
+    // Detached mounts can be layers since the kernel copies them too (Linux 6.15).
+    const namespace = detachedLayers ? 0 : syscalld.newObject();
+    return { mount: syscalld.newObject(), relay: syscalld.newObject(), namespace };
   }
 
   #remember(record: ViewsRecord): ViewsRecord {
@@ -149,12 +161,12 @@ export class Views {
    */
   async exited(object: number): Promise<boolean> {
     if (object !== this.#record?.objects.relay || this.#isEnding) return false;
-    for (const lost of Object.values(this.#record.objects)) this.#host.syscalld.drop(lost);
+    this.#drop(this.#record.objects);
     this.#record = undefined;
-    this.#host.viewsMount = undefined;
+    this.#host.views = undefined;
     await this.prepare();
-    const mount = this.#host.viewsMount;
-    if (mount === undefined) return true;
+    const views = this.#host.views;
+    if (views === undefined) return true;
     for (const guest of this.#registry.list().filter(isActive)) {
       if (!guest.live) continue;
       const p = this.#host.program();
@@ -162,7 +174,7 @@ export class Views {
       const files = viewFilesOf(config.views).filter(
         ({ path }) => config.network.mode !== 'host' || !path.startsWith('/sys/'),
       );
-      planViewsAgain(p, { init: p.import(initObject), mount: p.import(mount), xid: guest.xid }, files);
+      planViewsAgain(p, { init: p.import(initObject), views: importViews(p, views), xid: guest.xid }, files);
       await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
     }
     return true;
@@ -170,9 +182,9 @@ export class Views {
 
   async #make(): Promise<ViewsRecord> {
     const { syscalld, paths } = this.#host;
-    const objects = { mount: syscalld.newObject(), relay: syscalld.newObject() };
+    const objects = this.#newObjects();
     const p = this.#host.program();
-    const pid = planViews(p, paths.run, objects);
+    const pid = planViews(p, { run: paths.run, attach: this.#host.attachPoint }, objects);
     const outcome = await syscalld.run('make the file system of views', p);
     const relay = identifyProcess(outcome.result(pid)) ?? { pid: outcome.result(pid), startTicks: -1 };
     return this.#remember({ objects, relay });
@@ -196,9 +208,8 @@ export class Views {
     this.#isEnding = true;
     this.#relay?.close();
     if (!this.#record || this.#registry.list().some(isActive)) return;
-    const { mount, relay } = this.#record.objects;
-    this.#host.syscalld.signal(relay, SIGKILL);
-    for (const object of [relay, mount]) this.#host.syscalld.drop(object);
+    this.#host.syscalld.signal(this.#record.objects.relay, SIGKILL);
+    this.#drop(this.#record.objects);
     for (const path of [this.#file, join(this.#host.paths.run, VIEWS_SOCKET)]) rmSync(path, { force: true });
   }
 
