@@ -156,6 +156,7 @@ export const ERROR_CODES = {
   },
   'no-free-xid': { status: 409, exit: 1, meaning: 'every xid is in use' },
   'no-key': { status: 500, exit: 70, meaning: 'a template has no key, which is a bug' },
+  'no-kernel-types': { status: 409, exit: 1, meaning: 'the kernel does not tell its types (BTF)' },
   'no-link-kind': {
     status: 409,
     exit: 1,

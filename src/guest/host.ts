@@ -35,6 +35,8 @@ import type { ViewsObjects } from './plan-views.ts';
 /** How long the kernel may take to end what it was told to kill. */
 const KILL_TIMEOUT_MS = 10_000;
 const RETRY_MS = 5;
+/** Depth of a guest's cgroup below the root of the cgroup2 tree. */
+export const GUEST_LEVEL = 2;
 
 /** One thing the host can or cannot do. */
 export interface Finding {

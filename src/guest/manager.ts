@@ -144,6 +144,7 @@ export class Manager {
   /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
   async recover(held: readonly HeldObject[]): Promise<void> {
     this.#events.onFailure = (error) => this.onFailure('keep an event', error);
+    this.views.onFailure = (what, error) => this.onFailure(what, error);
     this.#events.open();
     this.#restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));

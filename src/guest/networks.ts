@@ -17,7 +17,7 @@ import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts'
 import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
-import type { Host } from './host.ts';
+import { GUEST_LEVEL, type Host } from './host.ts';
 import { changeLink, linkTraffic } from './links.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
@@ -25,9 +25,6 @@ import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
 import type { Registry } from './registry.ts';
 import { rawAccess } from './spec.ts';
-
-/** Depth of a guest's cgroup below the root of the cgroup2 tree. */
-const GUEST_LEVEL = 2;
 
 /** Steps of a start by which a guest's network is made ready. */
 export interface NetworkOpening {

@@ -37,7 +37,8 @@ import { VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
 import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import { type Guest, isActive } from './guest.ts';
-import type { Host } from './host.ts';
+import { GUEST_LEVEL, type Host } from './host.ts';
+import { Loads } from './loads.ts';
 import {
   importViews,
   planViews,
@@ -59,6 +60,11 @@ interface ViewsRecord {
   readonly relay: ProcessIdentity;
 }
 
+interface FileInfo {
+  readonly name: string;
+  readonly holdMs: number;
+}
+
 interface Entry extends FuseNode {
   readonly name: string;
 }
@@ -77,6 +83,8 @@ export class Views {
   readonly #host: Host;
   readonly #registry: Registry;
   readonly #readings: Readings;
+  readonly #loads: Loads;
+  readonly #told = new Set<string>();
   #record: ViewsRecord | undefined;
   /** A relay that a former syscalld started. */
   #former: ProcessIdentity | undefined;
@@ -87,7 +95,11 @@ export class Views {
     this.#host = host;
     this.#registry = registry;
     this.#readings = readings;
+    this.#loads = new Loads(host, registry, GUEST_LEVEL);
   }
+
+  /** Told of what goes wrong while a guest reads. */
+  onFailure: (what: string, error: unknown) => void = () => {};
 
   get #file(): string {
     return join(this.#host.paths.run, 'views.json');
@@ -215,7 +227,7 @@ export class Views {
 
   // ---- requests ---------------------------------------------------------------------------------------------------
 
-  #answer({ opcode, node, body }: FuseRequest): FuseReply {
+  #answer({ opcode, node, body }: FuseRequest): FuseReply | Promise<FuseReply> {
     switch (opcode) {
       case FUSE.init: {
         const init = initBody(body);
@@ -246,12 +258,42 @@ export class Views {
     return isXid(xid) ? { node: xid * NODES, isDirectory: true } : undefined;
   }
 
-  #read(node: number): FuseReply {
+  #read(node: number): FuseReply | Promise<FuseReply> {
     const [xid, number] = [Math.floor(node / NODES), node % NODES];
     const file = fileNumbered(number);
     const guest = isXid(xid) ? this.#registry.numbered(xid) : undefined;
-    if (!file || !guest?.live || !isActive(guest)) return { errno: FUSE_ERRNO.EIO };
-    return { text: this.#text(file.name, guest), holdMs: file.holdMs };
+    if (!file || !guest) return { errno: FUSE_ERRNO.EIO };
+    // Its command may be there before we know that it is.
+    if (guest.state === 'starting') return guest.queue.then(() => this.#readFile(file, guest));
+    if (file.name === 'loadavg') return this.#readLoad(file, guest);
+    return this.#readFile(file, guest);
+  }
+
+  async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {
+    try {
+      await this.#loads.of(guest);
+    } catch (error) {
+      this.#failed('count the tasks of guests', error);
+    }
+    return this.#readFile(file, guest);
+  }
+
+  #readFile({ name, holdMs }: FileInfo, guest: Guest): FuseReply {
+    if (!isActive(guest)) return { errno: FUSE_ERRNO.EIO };
+    try {
+      return { text: this.#text(name, guest), holdMs };
+    } catch (error) {
+      // It may have just ended, and its files with it.
+      if (isActive(guest) && guest.state !== 'stopping') this.#failed(`show guests their ${name}`, error);
+      return { errno: FUSE_ERRNO.EIO };
+    }
+  }
+
+  /** Tells each kind of failure once: a guest may read for ever. */
+  #failed(what: string, error: unknown): void {
+    if (this.#told.has(what)) return;
+    this.#told.add(what);
+    this.onFailure(what, error);
   }
 
   #text(name: string, guest: Guest): string {
@@ -272,12 +314,12 @@ export class Views {
         return formatStat(
           hostText('stat'),
           sample,
-          this.#load(xid),
+          this.#loads.last(guest) ?? this.#noLoad(xid),
           Math.round(Date.now() / 1000 - sample.uptimeSeconds),
         );
       }
       case 'loadavg':
-        return formatLoadavg(this.#load(xid));
+        return formatLoadavg(this.#loads.last(guest) ?? this.#noLoad(xid));
       case 'uptime':
         return formatUptime(this.#cpu(guest));
       case 'diskstats':
@@ -298,8 +340,9 @@ export class Views {
     };
   }
 
-  #load(xid: Xid): LoadSample {
-    return { averages: [0, 0, 0], running: 1, total: this.#readings.tasks(xid) };
+  /** What can be said where the kernel does not let us count. */
+  #noLoad(xid: Xid): LoadSample {
+    return { averages: [0, 0, 0], running: 1, blocked: 0, total: this.#readings.tasks(xid) };
   }
 }
 
@@ -320,7 +363,7 @@ function entriesOf(node: number): readonly Entry[] {
   return directory && 'files' in directory ? within(directory.files) : [];
 }
 
-function fileNumbered(number: number): { readonly name: string; readonly holdMs: number } | undefined {
+function fileNumbered(number: number): FileInfo | undefined {
   return VIEW_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
     (one) => one.number === number,
   );

@@ -241,7 +241,7 @@ export class Fence {
     let position: Uint8Array | undefined;
     for (;;) {
       const p = this.#program();
-      const layout = planLookupBatch(p, this.#map(p, map), spec, most, position);
+      const layout = planLookupBatch(p, this.#map(p, map), spec, most, { position });
       const { out } = await this.#syscalld.run(`read ${map}`, p);
       yield { out, layout };
       if (batchCount(out, layout) < most) return;

@@ -13,8 +13,8 @@ export type FuseReply =
   | { readonly body: Uint8Array }
   | { readonly text: string; readonly holdMs: number };
 
-/** Answers requests. */
-export type FuseHandler = (request: FuseRequest) => FuseReply;
+/** Answers requests. A promise must not be refused. */
+export type FuseHandler = (request: FuseRequest) => FuseReply | Promise<FuseReply>;
 
 /** A connection to a relay. */
 export class FuseRelay {
@@ -61,6 +61,11 @@ export class FuseRelay {
     this.#socket.destroy();
   }
 
+  #answer(request: FuseRequest, reply: FuseReply | Promise<FuseReply>, answers: Buffer[]): void {
+    if (!(reply instanceof Promise)) answers.push(answerOf(request, reply));
+    else void reply.then((later) => this.#socket.write(answerOf(request, later)));
+  }
+
   #take(chunk: Buffer, handler: FuseHandler): void {
     let bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     const answers: Buffer[] = [];
@@ -68,7 +73,7 @@ export class FuseRelay {
       const length = fuseLength(bytes);
       if (length === undefined || length > bytes.length) break;
       const request = parseFuseRequest(bytes.subarray(0, length));
-      if (request) answers.push(answerOf(request, handler(request)));
+      if (request) this.#answer(request, handler(request), answers);
       bytes = bytes.subarray(length);
     }
     this.#rest = Buffer.from(bytes);

@@ -48,20 +48,20 @@ test('stat shares time among the CPUs, and tells nothing of devices', () => {
     formatStat(
       'cpu  1 2 3\nintr 5 6 7\nctxt 8\nbtime 9\nsoftirq 1 2 3\n',
       SAMPLE,
-      { running: 2, total: 5 },
+      { running: 2, blocked: 1, total: 5 },
       1234,
     ),
     'cpu  300 0 100 1600 0 0 0 0 0 0\n' +
       'cpu0 150 0 50 800 0 0 0 0 0 0\n' +
       'cpu2 150 0 50 800 0 0 0 0 0 0\n' +
-      'intr 0\nctxt 0\nbtime 1234\nprocesses 5\nprocs_running 2\nprocs_blocked 0\n' +
+      'intr 0\nctxt 0\nbtime 1234\nprocesses 5\nprocs_running 2\nprocs_blocked 1\n' +
       'softirq 0 0 0 0 0 0 0 0 0 0 0\n',
   );
 });
 
 test('loadavg has two decimals', () => {
   assert.equal(
-    formatLoadavg({ averages: [0.004, 1, 12.345], running: 1, total: 7 }),
+    formatLoadavg({ averages: [0.004, 1, 12.345], running: 1, blocked: 0, total: 7 }),
     '0.00 1.00 12.35 1/7 7\n',
   );
 });

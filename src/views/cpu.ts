@@ -60,7 +60,7 @@ export function formatUptime(sample: CpuSample): string {
 export function formatStat(
   hostText: string,
   sample: CpuSample,
-  load: Pick<LoadSample, 'running' | 'total'>,
+  load: Omit<LoadSample, 'averages'>,
   bootSeconds: number,
 ): string {
   const { cpus } = sample;
@@ -77,7 +77,7 @@ export function formatStat(
     `cpu  ${ticks(1)}\n` +
     cpus.map((cpu) => `cpu${cpu} ${ticks(cpus.length)}\n`).join('') +
     `${interrupts}ctxt 0\nbtime ${bootSeconds}\nprocesses ${load.total}\n` +
-    `procs_running ${load.running}\nprocs_blocked 0\n${softirqs}`
+    `procs_running ${load.running}\nprocs_blocked ${load.blocked}\n${softirqs}`
   );
 }
 

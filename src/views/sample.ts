@@ -1,4 +1,5 @@
 /** What views are computed from: the same whatever version of cgroups it was read from. */
+import type { LoadAverages } from './load.ts';
 
 /** A guest's memory, in bytes. */
 export interface MemorySample {
@@ -24,9 +25,10 @@ export interface CpuSample {
 
 /** A guest's tasks. */
 export interface LoadSample {
-  /** Of the last minute, 5 and 15 minutes. */
-  readonly averages: readonly [number, number, number];
+  readonly averages: LoadAverages;
   readonly running: number;
+  /** In an uninterruptible sleep. */
+  readonly blocked: number;
   readonly total: number;
 }
 

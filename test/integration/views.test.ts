@@ -80,6 +80,31 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(load ?? '', /^0\.\d\d 0\.\d\d 0\.\d\d \d+\/\d+ \d+$/);
   });
 
+  test("count the guest's own tasks for its load, and no other's", async () => {
+    await v.ok(['run', '-d', '--name', 'busy', '--', 'sh', '-c', 'while :; do :; done']);
+    await v.ok(['run', '-d', '--name', 'idle', '--', 'sh', '-c', 'sleep 1000 & sleep 1000 & wait']);
+    const load = async (name: string): Promise<readonly string[]> =>
+      (await v.ok(['exec', name, 'cat', '/proc/loadavg'])).trim().split(' ');
+    // The built-in init, the shell, two sleepers and the reader, which waits for us.
+    const [, , , idle = ''] = await load('idle');
+    assert.match(idle, /^[01]\/5$/);
+    await eventually('a load', async () => {
+      const [average, , , tasks = ''] = await load('busy');
+      assert.match(tasks, /^[1-3]\/[23]$/);
+      return Number(average) > 0 ? true : undefined;
+    });
+    const [average] = await load('idle');
+    assert.ok(Number(average) < 0.2, `load ${average} of a guest that sleeps`);
+  });
+
+  test('are there for a command from its first moment', async () => {
+    for (let i = 0; i < 20; i++)
+      assert.match(
+        await v.ok(['run', '-m', '64m', '--init=none', '--', 'head', '-1', '/proc/meminfo']),
+        / 65536 kB/,
+      );
+  });
+
   test('are off where the configuration says so', async () => {
     await v.ok(['create', 'web', '--memory', '300m', '--command', 'sleep 1000']);
     await v.ok(['set', 'web', 'views.memory=false']);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /** Steps that load eBPF programs, and what the kernel's verifier says about one in the words of its author. */
 import { BugError } from '../../base/errors.ts';
-import type { Data, Import, Program, Result } from '../program.ts';
+import type { Arg, Data, Import, Program, Result } from '../program.ts';
 import type { StepError, Syscalld } from '../syscalld.ts';
 import type { EbpfProgram } from './assembler.ts';
 import { ATTACH_TYPE, type AttachType, COMMAND, PROGRAM_TYPE, type ProgramType } from './uapi.ts';
@@ -12,6 +12,8 @@ export interface ProgramSpec {
   readonly type: ProgramType;
   readonly attach: AttachType;
   readonly program: EbpfProgram;
+  /** Tracing only: id of the kernel's function it stands for. */
+  readonly attachTo?: number;
 }
 
 /**
@@ -28,6 +30,7 @@ const LOAD = {
   log: 32,
   name: 48,
   attach: 68,
+  attachTo: 108,
   maps: 120,
   bytes: 144,
 } as const;
@@ -35,6 +38,8 @@ const LOAD = {
 const ATTACH = { target: 0, program: 4, type: 8, flags: 12, bytes: 16 } as const;
 /** LINK_CREATE: u32 program, u32 target, u32 attach type, u32 flags. */
 const LINK = { program: 0, target: 4, type: 8, bytes: 16 } as const;
+/** ITER_CREATE: u32 link, u32 flags. */
+const ITER_BYTES = 8;
 /** PROG_QUERY: u32 target, u32 attach type, u32 flags, u32 attach flags (out), u64 ids, u32 count (in, out). */
 const QUERY = { target: 0, type: 4, ids: 16, count: 24, bytes: 32 } as const;
 /** PROG_GET_FD_BY_ID: u32 id, u32 next, u32 flags. */
@@ -59,6 +64,7 @@ function planLoadAttr(p: Program, spec: ProgramSpec, maps: Data): Data {
   p.pointer(attr.at(LOAD.licence, 8), p.text('Dual MIT/GPL'));
   p.putText(attr.at(LOAD.name), spec.name.slice(0, NAME_BYTES));
   p.put(attr.at(LOAD.attach, 4), ATTACH_TYPE[spec.attach]);
+  p.put(attr.at(LOAD.attachTo, 4), spec.attachTo ?? 0);
   p.pointer(attr.at(LOAD.maps, 8), maps);
   return attr;
 }
@@ -127,6 +133,22 @@ export function planLink(p: Program, spec: ProgramSpec, program: Result, target:
   p.store(attr.at(LINK.target, 4), target);
   p.put(attr.at(LINK.type, 4), ATTACH_TYPE[spec.attach]);
   return p.sys('bpf', [COMMAND.BPF_LINK_CREATE, attr, LINK.bytes], { about: `link "${spec.name}"` });
+}
+
+/** Adds the step that makes an iterator of a program, which lasts as long as the result, a link, is open (Linux 5.8). */
+export function planIterator(p: Program, spec: ProgramSpec, program: Result): Result {
+  const attr = p.data(LINK.bytes, `<iterator ${spec.name}>`);
+  p.store(attr.at(LINK.program, 4), program);
+  p.put(attr.at(LINK.type, 4), ATTACH_TYPE[spec.attach]);
+  return p.sys('bpf', [COMMAND.BPF_LINK_CREATE, attr, LINK.bytes], { about: `link "${spec.name}"` });
+}
+
+/** Adds the steps that run an iterator, whose program writes nothing, over all there is. */
+export function planIterate(p: Program, link: Arg, about: string): void {
+  const attr = p.data(ITER_BYTES, `<iterate>`);
+  p.store(attr.at(0, 4), link);
+  const iterator = p.sys('bpf', [COMMAND.BPF_ITER_CREATE, attr, ITER_BYTES], { about });
+  p.sys('read', [iterator, p.data(8), 8], { about });
 }
 
 /**

@@ -112,14 +112,15 @@ export function batchLayout(keyBytes: number, valueBytes: number, most: number):
  * Adds the step that reads up to `most` elements of a map from a position on (Linux 5.6); the program then returns
  * them. The map has been read to its end when fewer come, which the kernel reports as ENOENT.
  *
- * @param position what the part before ended with; undefined: from the start
+ * @param how.position what the part before ended with; undefined: from the start
+ * @param how.isTaken they are removed as well
  */
 export function planLookupBatch(
   p: Program,
   map: Arg,
   spec: { readonly keyBytes: number; readonly valueBytes: number },
   most: number,
-  position: Uint8Array | undefined,
+  { position, isTaken = false }: { readonly position?: Uint8Array | undefined; readonly isTaken?: boolean },
 ): BatchLayout {
   const layout = batchLayout(spec.keyBytes, spec.valueBytes, most);
   const out = p.data(layout.bytes, '<elements>');
@@ -130,7 +131,8 @@ export function planLookupBatch(
   p.pointer(attr.at(BATCH.values, 8), out.at(layout.values));
   p.put(attr.at(BATCH.count, 4), most);
   p.store(attr.at(BATCH.map, 4), map);
-  p.sys('bpf', [COMMAND.BPF_MAP_LOOKUP_BATCH, attr, BATCH.bytes], {
+  const command = isTaken ? COMMAND.BPF_MAP_LOOKUP_AND_DELETE_BATCH : COMMAND.BPF_MAP_LOOKUP_BATCH;
+  p.sys('bpf', [command, attr, BATCH.bytes], {
     about: 'read a map',
     ignore: ['ENOENT'],
   });

@@ -26,7 +26,9 @@ export const COMMAND: Readonly<
     | 'BPF_PROG_QUERY'
     | 'BPF_BTF_LOAD'
     | 'BPF_MAP_LOOKUP_BATCH'
-    | 'BPF_LINK_CREATE',
+    | 'BPF_MAP_LOOKUP_AND_DELETE_BATCH'
+    | 'BPF_LINK_CREATE'
+    | 'BPF_ITER_CREATE',
     Flags
   >
 > = named({
@@ -43,7 +45,9 @@ export const COMMAND: Readonly<
   BPF_PROG_QUERY: 16,
   BPF_BTF_LOAD: 18,
   BPF_MAP_LOOKUP_BATCH: 24,
+  BPF_MAP_LOOKUP_AND_DELETE_BATCH: 25,
   BPF_LINK_CREATE: 28,
+  BPF_ITER_CREATE: 33,
 });
 
 /** Kinds of maps; the last needed one is SK_STORAGE, Linux 5.2. */
@@ -74,6 +78,7 @@ export const PROGRAM_TYPE = {
   sockOps: 13,
   cgroupSockAddr: 18,
   cgroupSockopt: 25,
+  tracing: 26,
   skLookup: 30,
 } as const;
 /** A kind of program. */
@@ -96,6 +101,7 @@ export const ATTACH_TYPE = {
   BPF_CGROUP_UDP4_RECVMSG: 19,
   BPF_CGROUP_UDP6_RECVMSG: 20,
   BPF_CGROUP_SETSOCKOPT: 22,
+  BPF_TRACE_ITER: 28,
   BPF_CGROUP_INET4_GETPEERNAME: 29,
   BPF_CGROUP_INET6_GETPEERNAME: 30,
   BPF_CGROUP_INET4_GETSOCKNAME: 31,
@@ -122,6 +128,7 @@ export const HELPER = {
   sk_release: 86,
   sk_fullsock: 95,
   sk_storage_get: 107,
+  probe_read_kernel: 113,
   get_netns_cookie: 122,
   sk_assign: 124,
   ktime_get_boot_ns: 125,
