@@ -1,4 +1,4 @@
-/** The two C programs of the benches: built when they are older than their source, and run. */
+/** The C programs of the benches: built when they are older than their source, and run. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -10,7 +10,7 @@ const SOURCES = join(import.meta.dirname, 'native');
 export const BENCH_BUILD: string = resolve(import.meta.dirname, '../build/bench');
 
 /** Builds `bench/native/<name>.c` as a static program and returns its path. */
-export function nativeProgram(name: 'timer' | 'micro'): string {
+export function nativeProgram(name: 'timer' | 'micro' | 'reads'): string {
   const source = join(SOURCES, `${name}.c`);
   const program = join(BENCH_BUILD, name);
   mkdirSync(BENCH_BUILD, { recursive: true });

@@ -1,7 +1,13 @@
 /** The programs vserver is compared with: Debian's packages, installed where apt can. */
 import { spawnSync } from 'node:child_process';
 
-const PACKAGES = { crun: 'crun', runc: 'runc', bwrap: 'bubblewrap', nsenter: 'util-linux' } as const;
+const PACKAGES = {
+  crun: 'crun',
+  runc: 'runc',
+  bwrap: 'bubblewrap',
+  nsenter: 'util-linux',
+  lxcfs: 'lxcfs',
+} as const;
 
 /** A program to compare with. */
 export type Peer = keyof typeof PACKAGES;

@@ -112,8 +112,7 @@ static void reach(void)
 			return;
 		poll(NULL, 0, 10);
 	}
-	dprintf(2, "vserver: cannot start the control plane: found no answer in 30 s; see %s/vserverd.log\n", run_dir);
-	exit(125);
+	refuse("cannot start the control plane: found no answer in 30 s; see vserverd.log in the run directory");
 }
 
 static size_t add(size_t at, const void *bytes, size_t len)
@@ -318,7 +317,7 @@ static int signals_open(void)
 int client_main(int count, char **words)
 {
 	char cwd[PATH_MAX], absolute[2 * PATH_MAX];
-	root = getenv("VSERVER_ROOT");
+	root = getenv("VSERVER_ROOT") ?: "";
 	argc = count - 1, argv = words + 1;
 	while (argc > 0 && strncmp(argv[0], "--root", 6) == 0 && (argv[0][6] == '=' || !argv[0][6])) {
 		if (!argv[0][6] && argc < 2)
@@ -327,14 +326,12 @@ int client_main(int count, char **words)
 		int used = argv[0][6] ? 1 : 2;
 		argc -= used, argv += used;
 	}
-	if (root && *root && *root != '/') {
+	if (*root && *root != '/') {
 		if (!getcwd(cwd, sizeof cwd))
 			die("find the current directory");
 		snprintf(absolute, sizeof absolute, "%s/%s", cwd, root);
 		root = absolute;
 	}
-	if (!root)
-		root = "";
 	snprintf(run_dir, sizeof run_dir, *root ? "%s/run" : "/run/vserver", root);
 	int signals = signals_open();
 	request();

@@ -13,13 +13,15 @@
 struct text {
 	uint64_t node;
 	int64_t until_ms;
-	uint32_t refs, len;
+	uint32_t refs, len, hold_ms;
+	bool renewed; /* the next one has been asked for */
 	uint8_t bytes[];
 };
 struct request {
 	struct request *next;
 	int64_t since_ms;
 	uint64_t sent; /* number of the connection it went to */
+	bool ahead;    /* answered already: it is for whoever reads next */
 	struct fuse_in_header head;
 	union {
 		struct fuse_read_in read; /* RELEASE begins alike */
@@ -89,13 +91,17 @@ static void request_take(const struct request *r)
 		text_set(has, NULL);
 		free(has);
 		answer(r, 0, NULL, 0);
-	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET &&
-		   (r->head.opcode != FUSE_READ || !read_answer(r, false))) {
+	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET) {
+		bool told = r->head.opcode == FUSE_READ && read_answer(r, false);
+		if (told && (r->read.offset || (*has)->renewed || (*has)->until_ms - now > (*has)->hold_ms / 2))
+			return;
+		if (told) /* so that who reads on and on never waits */
+			(*has)->renewed = true;
 		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
 		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
+		copy->ahead = told;
 		copy->since_ms = peer < 0 ? lost_ms : now;
-		copy->next = kept;
-		kept = copy;
+		copy->next = kept, kept = copy;
 	}
 }
 
@@ -107,10 +113,11 @@ static void answered(const struct request *r, size_t len)
 		return;
 	}
 	struct text *t = zeros(sizeof *t + len);
-	*t = (struct text){ r->head.nodeid, now + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms) };
+	*t = (struct text){ r->head.nodeid, now + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms, false };
 	memcpy(t->bytes, in.bytes, t->len);
 	text_set(recent_of(t->node), t);
-	read_answer(r, true);
+	if (!r->ahead)
+		read_answer(r, true);
 }
 
 static void peer_read(void)
@@ -135,7 +142,7 @@ static void kept_go_on(void)
 {
 	for (struct request **at = &kept, *r, *o; (r = *at);) {
 		bool is_read = r->head.opcode == FUSE_READ, late = r->since_ms + PATIENCE_MS < now;
-		if ((is_read && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true))) {
+		if ((is_read && !r->ahead && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true))) {
 			*at = r->next;
 			free(r);
 			continue;
@@ -165,8 +172,7 @@ _Noreturn void relay_main(int dev, int listener)
 			peer_read();
 		if (p[2].revents) {
 			close(peer);
-			peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-			connection++;
+			peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC), connection++;
 		}
 	}
 }

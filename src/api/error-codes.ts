@@ -155,8 +155,8 @@ export const ERROR_CODES = {
     meaning: 'a command needs the descriptors of a client and there is none, which is a bug',
   },
   'no-free-xid': { status: 409, exit: 1, meaning: 'every xid is in use' },
-  'no-key': { status: 500, exit: 70, meaning: 'a template has no key, which is a bug' },
   'no-kernel-types': { status: 409, exit: 1, meaning: 'the kernel does not tell its types (BTF)' },
+  'no-key': { status: 500, exit: 70, meaning: 'a template has no key, which is a bug' },
   'no-link-kind': {
     status: 409,
     exit: 1,
