@@ -76,6 +76,7 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'the process that does long work on files failed, which is a bug',
   },
+  'hook-failed': { status: 409, exit: 1, meaning: "a hook of the operator's did not end with exit code 0" },
   'host-not-merged': {
     status: 409,
     exit: 1,

@@ -17,6 +17,12 @@ export interface EventDetails {
   readonly stopped: { readonly exitCode: number | null; readonly cause: StopCause };
   readonly 'restart.scheduled': { readonly delayMs: number; readonly restarts: number };
   readonly 'restart.exhausted': { readonly restarts: number };
+  readonly 'hook.ended': {
+    readonly stage: string;
+    readonly exitCode: number | null;
+    readonly timedOut: boolean;
+    readonly durationMs: number;
+  };
   readonly paused: object;
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
@@ -92,6 +98,15 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
   'restart.exhausted': {
     meaning: 'the guest is not started again, since it has been as often as its policy allows',
     details: { restarts: 'how often' },
+  },
+  'hook.ended': {
+    meaning: "a command of the operator's at a stage of the guest's life has ended",
+    details: {
+      stage: 'which stage, in the words of Linux-VServer, such as `pre-start`',
+      exitCode: 'its exit code, 128+N for signal N; null when it could not be run',
+      timedOut: 'whether it was killed since it took too long',
+      durationMs: 'how long it took, in milliseconds',
+    },
   },
   paused: { meaning: 'the guest is off the CPUs', details: {} },
   resumed: { meaning: 'the guest runs on', details: {} },

@@ -51,6 +51,7 @@ export interface GuestView {
   readonly views: GuestConfig['views'];
   readonly stop: { readonly signal: string; readonly timeoutMs: number };
   readonly restart: RestartView;
+  readonly hooks: GuestConfig['hooks'];
   readonly labels: Readonly<Record<string, string>>;
   /** It is deleted when it stops. */
   readonly ephemeral: boolean;
@@ -191,6 +192,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
       restarts: guest.pending?.restarts ?? guest.live?.restarts ?? 0,
       dueAt: guest.pending?.dueAt ?? null,
     },
+    hooks: config.hooks,
     labels: config.labels,
     ephemeral: guest.isEphemeral,
     exit: run ? null : (guest.live?.exit ?? null),

@@ -603,6 +603,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
           short: 'n',
         },
       ),
+      hooks: flag("what the guest's hooks wrote, in place of its command"),
       timestamps: flag('put the time before each line', 't'),
     },
     examples: [

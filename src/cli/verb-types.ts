@@ -176,6 +176,8 @@ export interface VerbOptions {
     readonly ipRm: readonly string[];
   };
   readonly logs: {
+    /** What its hooks wrote, not its command. */
+    readonly hooks: boolean;
     readonly follow: boolean;
     /** Lines from the end; absent: all. */
     readonly tail: number | undefined;

@@ -15,6 +15,7 @@ import { parseTemplateSpec } from '../storage/template-spec.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type {
   GuestConfig,
+  GuestHooks,
   GuestMount,
   GuestNetwork,
   GuestNetworkPolicy,
@@ -280,6 +281,27 @@ const restart = z.strictObject(
     onReboot: boolean
       .default(true)
       .meta({ description: 'whether a guest that reboots itself starts again', example: [false] }),
+  },
+  { error: NEED_MAP },
+);
+
+const NEED_HOOK = 'a command whose first word is an absolute path';
+const hook = (when: string) =>
+  command
+    .refine(([path = '']) => isPlainPath(path), { error: NEED_HOOK })
+    .optional()
+    .meta({ description: when, example: ['/etc/vserver/hooks/log.sh'] });
+
+const hooks = z.strictObject(
+  {
+    initialize: hook('before anything of a start; a failure refuses it'),
+    prepreStart: hook('likewise, after that'),
+    preStart: hook("when process 1 waits (VSERVER_INIT_PID), before the guest's root is made; likewise"),
+    postStart: hook('when the command runs'),
+    preStop: hook('before the guest is asked to stop'),
+    postStop: hook('when it has ended'),
+    postpostStop: hook('when it is cleaned up, also after a start that failed behind a hook'),
+    timeout: duration('30s').meta({ description: 'time until a hook is killed', example: ['2m'] }),
   },
   { error: NEED_MAP },
 );
@@ -633,6 +655,10 @@ const schema = z.strictObject(
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
     restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
+    hooks: hooks.prefault({}).meta({
+      description:
+        'commands of the host, as root, at stages of the life of the guest; the stage and the name are their last words',
+    }),
     limits: limits.prefault({}).meta({ description: 'upper bounds; sizes in bytes or such as 512m' }),
     scheduler: scheduler
       .prefault({})
@@ -912,6 +938,10 @@ function dropAbsent<Fields extends object>(fields: Fields): Present<Fields> {
 
 type Present<Fields> = { [Name in keyof Fields]: Exclude<Fields[Name], undefined> };
 
+function completeHooks({ timeout, ...stages }: Parsed['hooks']): GuestHooks {
+  return { ...dropAbsent(stages), timeoutMs: timeout };
+}
+
 function complete(config: Parsed): GuestConfig {
   const { xid, hostname, domainname, limits } = config;
   const isOwn = config.init === 'own';
@@ -936,6 +966,7 @@ function complete(config: Parsed): GuestConfig {
       maxDelayMs: config.restart.maxDelay,
       onReboot: config.restart.onReboot,
     },
+    hooks: completeHooks(config.hooks),
     limits: {
       memoryBytes: limits.memory,
       memorySwapBytes: limits.memorySwap ?? limits.memory,

@@ -86,6 +86,21 @@ export interface RestartPolicy {
   readonly onReboot: boolean;
 }
 
+/** A stage of a guest's life at which a command of the operator's may run on the host. */
+export type HookStage =
+  | 'initialize'
+  | 'prepreStart'
+  | 'preStart'
+  | 'postStart'
+  | 'preStop'
+  | 'postStop'
+  | 'postpostStop';
+
+/** Commands of the host by stage; the first word of each is an absolute path. */
+export type GuestHooks = { readonly [Stage in HookStage]?: readonly string[] } & {
+  readonly timeoutMs: number;
+};
+
 /** Upper bounds of a guest's use of the machine; `max` is none. */
 export interface GuestLimits {
   readonly memoryBytes: number | 'max';
@@ -121,6 +136,7 @@ export interface GuestConfig {
   readonly init: InitStyle;
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
   readonly restart: RestartPolicy;
+  readonly hooks: GuestHooks;
   readonly limits: GuestLimits;
   readonly scheduler: GuestScheduler;
   readonly network: GuestNetwork;
@@ -171,6 +187,9 @@ export interface GuestConfigValues {
     readonly delay?: string;
     readonly maxDelay?: string;
     readonly onReboot?: boolean;
+  };
+  readonly hooks?: { readonly [Stage in HookStage]?: string | readonly string[] } & {
+    readonly timeout?: string;
   };
   readonly limits?: {
     readonly memory?: number | string;

@@ -27,6 +27,7 @@ test('defaults', () => {
     init: 'fake',
     stop: { signal: 15, timeoutMs: 10_000 },
     restart: { policy: 'no', delayMs: 100, maxDelayMs: 60_000, onReboot: true },
+    hooks: { timeoutMs: 30_000 },
     limits: {
       memoryBytes: 'max',
       memorySwapBytes: 'max',
@@ -145,6 +146,7 @@ limits:
   semaphores: max
   dentries: 6
 restart: {policy: on-failure, maxRetries: 4, delay: 1s, maxDelay: 1h, onReboot: false}
+hooks: {preStart: /bin/a b, postpostStop: [/bin/c, d e], timeout: 1m}
 network: {mode: host}
 bcaps: [+NET_RAW, -CAP_MKNOD, ~kill]
 seccomp: {profile: /etc/p.json}
@@ -185,6 +187,7 @@ labels: {team: web, ok/x: "1"}
       interval2: 7,
       cpus: '0,2-3',
     },
+    hooks: { preStart: ['/bin/a', 'b'], postpostStop: ['/bin/c', 'd e'], timeoutMs: 60_000 },
     limits: {
       memoryBytes: 536_870_912,
       memorySwapBytes: 'max',
@@ -329,6 +332,7 @@ describe('refuses bad values of every key', () => {
       '{maxDelay: long}',
       '{onReboot: stop}',
     ],
+    hooks: ['/bin/a', '{preStart: relative}', '{preStart: []}', '{prestart: /bin/a}', '{timeout: 5}'],
     limits: [
       '512m',
       '[memory]',

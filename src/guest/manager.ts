@@ -7,7 +7,6 @@
  */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { StopCause } from '../api/events.ts';
 import { primaryError, StateError, SysError, VserverError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
@@ -20,14 +19,15 @@ import { bootId, identifyProcess, isAlive, takesSignal } from '../sys/process.ts
 import type { Program } from '../sys/program.ts';
 import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
+import { Commands, type StartedCommand } from './commands.ts';
 import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { Copies } from './copies.ts';
 import type { EventJournal } from './event-journal.ts';
+import { causeOf, exitCodeOfInit } from './exit-status.ts';
 import {
-  type CommandExit,
   type Guest,
   type GuestExit,
   isActive,
@@ -36,6 +36,7 @@ import {
   type LiveRecord,
 } from './guest.ts';
 import { changeLimits, configuredRows, type LimitRow, readRows, resetRows } from './guest-limits.ts';
+import { Hooks } from './hooks.ts';
 import type { Host } from './host.ts';
 import { linkSpec, removeLink } from './links.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
@@ -62,21 +63,11 @@ import type { GuestStorage } from './storage.ts';
 import { findUser } from './user-files.ts';
 import { Views } from './views.ts';
 
-const SIGHUP = 1;
-const SIGINT = 2;
 const SIGKILL = 9;
 const FREEZE_TIMEOUT_MS = 5000;
 const LISTEN_POLL_MS = 20;
 const LAYERS_TIMEOUT_MS = 5000;
 const LAYERS_POLL_MS = 10;
-
-/** A process that an exec started. */
-export interface StartedCommand {
-  /** Object of the process. */
-  readonly object: number;
-  /** Resolved with its exit code when it has ended. */
-  readonly ended: Promise<CommandExit>;
-}
 
 /** What `stop` may be asked to do otherwise than configured. */
 export interface StopRequest {
@@ -98,13 +89,6 @@ interface StartedParts {
   readonly link: LiveLink | undefined;
 }
 
-/** A command of an exec, between its start and its end; the news of the two may come in one breath. */
-interface RunningCommand {
-  readonly ended: PromiseWithResolvers<CommandExit>;
-  isStarted: boolean;
-  exit: CommandExit | undefined;
-}
-
 interface PlannedExec {
   readonly program: Program;
   readonly object: number;
@@ -123,7 +107,8 @@ export class Manager {
   readonly copies: Copies;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
-  readonly #commands = new Map<number, RunningCommand>();
+  readonly #commands: Commands;
+  readonly #hooks: Hooks;
 
   constructor(host: Host, storage: GuestStorage, readings: Readings) {
     this.host = host;
@@ -132,6 +117,8 @@ export class Manager {
     this.snapshots = new Snapshots(host);
     this.copies = new Copies(this);
     this.#contexts = new Contexts(host, this.registry);
+    this.#commands = new Commands(host.syscalld);
+    this.#hooks = new Hooks(host, this.#commands);
     this.networks = new Networks(host, this.registry);
     this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
       this.start(guest, undefined, restarts),
@@ -188,7 +175,7 @@ export class Manager {
       this.host.syscalld.drop(object.id);
       return;
     }
-    this.#commands.set(object.id, { ended: Promise.withResolvers(), isStarted: true, exit: undefined });
+    this.#commands.adopt(object.id);
   }
 
   async #adopt(record: LiveRecord, held: HeldObject | undefined): Promise<void> {
@@ -213,7 +200,7 @@ export class Manager {
       await this.#attempt(`let guest "${guest.name}" go on`, () =>
         this.host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS),
       );
-    if (held.waitStatus !== undefined) await this.#finish(guest, held.waitStatus);
+    if (held.waitStatus !== undefined) await this.#finishAdopted(guest, held.waitStatus);
   }
 
   /** syscalld was started anew: the guest's process 1 is watched again, its exit code will not be known. */
@@ -223,7 +210,7 @@ export class Manager {
     const network = record.network && { ...record.network, process: 0, control: 0 };
     guest.live = { ...record, initObject, logObject: 0, client: 0, network };
     if (!isAlive({ pid: record.initPid, startTicks: record.initStartTicks })) {
-      await this.#finish(guest, -1);
+      await this.#finishAdopted(guest, -1);
       return;
     }
     this.#byInit.set(initObject, guest);
@@ -234,7 +221,7 @@ export class Manager {
       await this.host.syscalld.run(`take over guest "${guest.name}"`, p);
     } catch (error) {
       if (!(error instanceof StepError)) throw error;
-      await this.#finish(guest, -1);
+      await this.#finishAdopted(guest, -1);
       return;
     }
     this.#remember(guest, guest.live);
@@ -395,11 +382,16 @@ export class Manager {
     await this.#readConfig(guest);
     await this.#attempt(`unify guest "${guest.name}"`, () => this.copies.unifyIfDue(guest));
     this.storage.isAboutToRun(guest.name);
+    await using undo = new UndoStack();
+    if (this.#hooks.has(guest, 'initialize', 'prepreStart', 'preStart')) await this.#beginHooks(guest, undo);
     const deadlineMs = performance.now() + LAYERS_TIMEOUT_MS;
     for (;;) {
       const context = await this.#contexts.take(contextRequest(guest.config, guest.xid));
       try {
-        return await this.#start(guest, context, connect, restarts);
+        const live = await this.#start(guest, context, connect, restarts);
+        undo.commit();
+        await this.#hooks.try(guest, 'postStart', { INIT_PID: live.initPid });
+        return live;
       } catch (error) {
         // The run before is over, but the kernel gives its mounts up a moment later (delayed_mntput, fs/namespace.c).
         const isInUse =
@@ -408,6 +400,22 @@ export class Manager {
         await sleep(LAYERS_POLL_MS);
       }
     }
+  }
+
+  async #beginHooks(guest: Guest, undo: UndoStack): Promise<void> {
+    let isCancelled = false;
+    guest.state = 'starting';
+    undo.defer('state', () => {
+      guest.state = 'stopped';
+    });
+    // What they have made is for this one to take away.
+    undo.defer('hooks', () => this.#hooks.try(guest, 'postpostStop', { CAUSE: 'start-failed' }));
+    guest.cancelStart = () => {
+      isCancelled = true;
+    };
+    await this.#hooks.run(guest, 'initialize');
+    await this.#hooks.run(guest, 'prepreStart');
+    if (isCancelled) throw startCancelled(guest);
   }
 
   async #tellFailedStart<T>(guest: Guest, start: () => Promise<T>): Promise<T> {
@@ -567,6 +575,7 @@ export class Manager {
     const cancelled = Promise.withResolvers<never>();
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
     const { spec, log } = await Promise.race([this.#planStart(guest, init, connect), cancelled.promise]);
+    await this.#hooks.run(guest, 'preStart', { INIT_PID: context.initPid });
     guest.gone = undefined;
     guest.isEndingEarly = false;
     guest.ended = Promise.withResolvers<GuestExit>();
@@ -693,17 +702,9 @@ export class Manager {
       this.#finishSoon(guest, waitStatus);
       return;
     }
-    const command = this.#commands.get(object);
-    if (!command) {
-      this.#brokerExited(object);
-      void this.#attempt('go on with the views of guests', async () => {
-        if (await this.views.exited(object)) await this.#contexts.renew();
-      });
-      this.#contexts.exited(object); // or somebody else's, who hears of it in another way
-      return;
-    }
-    command.exit = { code: exitCode(waitStatus), at: new Date().toISOString() };
-    if (command.isStarted) this.#finishCommand(object, command, command.exit);
+    if (this.#commands.exited(object, waitStatus)) return;
+    this.#brokerExited(object);
+    this.#contexts.exited(object); // or somebody else's, who hears of it in another way
   }
 
   /** A guest's socket broker ends before its guest only if somebody killed it: commands to come shall have another one. */
@@ -718,12 +719,6 @@ export class Manager {
         await this.#restartBroker(guest);
       }),
     );
-  }
-
-  #finishCommand(object: number, command: RunningCommand, exit: CommandExit): void {
-    this.#commands.delete(object);
-    this.host.syscalld.drop(object);
-    command.ended.resolve(exit);
   }
 
   /**
@@ -751,6 +746,12 @@ export class Manager {
   /** Told of failures that no caller waits for. */
   onFailure: (what: string, error: unknown) => void = () => {};
 
+  /** Whoever waits for the repair does not wait for hooks. */
+  async #finishAdopted(guest: Guest, waitStatus: number): Promise<void> {
+    if (this.#hooks.has(guest, 'postStop', 'postpostStop')) this.#finishSoon(guest, waitStatus);
+    else await this.#finish(guest, waitStatus);
+  }
+
   #finishSoon(guest: Guest, waitStatus: number | Promise<number>): void {
     void this.#finish(guest, waitStatus).catch((error: unknown) => {
       this.onFailure(`clean up guest "${guest.name}"`, error);
@@ -765,12 +766,14 @@ export class Manager {
     await this.exclusive(guest, async () => {
       const status = await waitStatus;
       const run = guest.live ?? live;
-      exit = { code: exitOfInit(status), at: new Date().toISOString(), cause: causeOf(run, status) };
+      exit = { code: exitCodeOfInit(status), at: new Date().toISOString(), cause: causeOf(run, status) };
       if (run) {
         this.#byInit.delete(run.initObject);
         this.host.syscalld.drop(run.initObject);
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
+      const facts = { EXIT_CODE: exit.code ?? '', CAUSE: exit.cause };
+      await this.#hooks.try(guest, 'postStop', facts);
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
       const last = guest.live ?? run;
       const { network, link } = last ?? {};
@@ -788,6 +791,7 @@ export class Manager {
         this.#restarts.ended(guest, run, exit);
         this.#remember(guest, { ...run, isPaused: false, exit });
       }
+      await this.#hooks.try(guest, 'postpostStop', facts);
       guest.state = 'stopped';
       this.#events.publish(guest, 'stopped', { exitCode: exit.code, cause: exit.cause });
       this.#restarts.schedule(guest);
@@ -836,6 +840,7 @@ export class Manager {
     this.#remember(guest, live);
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
     if (guest.state === 'paused') await this.resume(guest);
+    if (guest.state === 'running') await this.#hooks.try(guest, 'preStop', { INIT_PID: live.initPid });
     if (timeoutMs > 0) {
       const isOver = new AbortController();
       const timeout = sleep(timeoutMs, undefined, { signal: isOver.signal }).catch(() => {});
@@ -913,23 +918,11 @@ export class Manager {
     connection: Connection,
   ): Promise<StartedCommand> {
     const { program, object } = await this.#planExec(guest, request, connection);
-    const command: RunningCommand = {
-      ended: Promise.withResolvers<CommandExit>(),
-      isStarted: false,
-      exit: undefined,
-    };
-    this.#commands.set(object, command);
-    try {
-      const what = `run "${request.argv[0] ?? ''}" in guest "${guest.name}"`;
-      await commandErrors(what, this.host.syscalld.run(what, program));
-    } catch (error) {
-      this.#commands.delete(object);
-      throw error;
-    }
-    command.isStarted = true;
-    if (connection.client) this.host.syscalld.bind(connection.client, object);
-    if (command.exit) this.#finishCommand(object, command, command.exit);
-    return { object, ended: command.ended.promise };
+    const what = `run "${request.argv[0] ?? ''}" in guest "${guest.name}"`;
+    const started = this.#commands.start(what, program, object, () => {
+      if (connection.client) this.host.syscalld.bind(connection.client, object);
+    });
+    return await commandErrors(what, started);
   }
 
   /** Returns the program of an exec, without running it. */
@@ -1101,28 +1094,6 @@ function isConsequence(error: unknown): boolean {
   if (!(error instanceof StepError)) return false;
   const { call, errnoName, stepIndex } = error;
   return stepIndex < 0 || errnoName === 'ECANCELED' || (call === 'sendmsg' && errnoName === 'EPIPE');
-}
-
-/**
- * A process 1 ends by SIGINT when anybody in its pid namespace halts, by SIGHUP when anybody restarts (reboot(2), Linux
- * 3.4). Otherwise it cannot: it is out of reach of signals that it does not handle (pid_namespaces(7)).
- */
-function exitOfInit(waitStatus: number): number | null {
-  return waitStatus === SIGINT || waitStatus === SIGHUP ? 0 : exitCode(waitStatus);
-}
-
-function causeOf(run: LiveRecord | undefined, waitStatus: number): StopCause {
-  if (run?.stopAsked) return 'stopped';
-  if (waitStatus === SIGHUP) return 'rebooted';
-  if (waitStatus === SIGINT) return 'halted';
-  return waitStatus < 0 ? 'unknown' : 'exited';
-}
-
-/** The exit code a shell would give for a wait status; null when nobody saw it. */
-function exitCode(waitStatus: number): number | null {
-  if (waitStatus < 0) return null;
-  const signal = waitStatus & 0x7f;
-  return signal === 0 ? (waitStatus >> 8) & 0xff : 128 + signal;
 }
 
 function stopped(verb: string, guest: Guest): StateError {

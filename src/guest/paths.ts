@@ -40,6 +40,8 @@ export interface GuestPaths {
   /** Which prepared tree the guest was created with. */
   readonly template: string;
   readonly log: string;
+  /** What hooks wrote. */
+  readonly hooksLog: string;
   /** The operator's last word: whether it is to be up. */
   readonly wanted: string;
   /** Live state. */
@@ -56,6 +58,7 @@ export function guestPaths(paths: InstancePaths, name: string): GuestPaths {
     work: join(directory, 'work'),
     template: join(directory, 'template.json'),
     log: join(directory, 'log'),
+    hooksLog: join(directory, 'hooks.log'),
     wanted: join(directory, 'wanted'),
     live: join(paths.run, 'guests', `${name}.json`),
   };

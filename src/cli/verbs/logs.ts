@@ -9,11 +9,12 @@ import type { ParsedVerb } from '../verb-types.ts';
 
 /** `vserver logs`: prints what a guest's command wrote, each stream to its own. */
 export async function logs(parsed: ParsedVerb<'logs'>, io: Io, { manager }: Services): Promise<VerbResult> {
-  const { follow, tail, timestamps } = parsed.options;
+  const { follow, hooks, tail, timestamps } = parsed.options;
   const guest = manager.registry.find(parsed.operands[0] ?? '');
   // Taken now: it is this run that is followed, not the next one.
   const ended = isActive(guest) ? guest.ended?.promise : undefined;
-  await using log = await GuestLog.open(guestPaths(manager.host.paths, guest.name).log);
+  const paths = guestPaths(manager.host.paths, guest.name);
+  await using log = await GuestLog.open(hooks ? paths.hooksLog : paths.log);
   let skip = 0;
   if (tail !== undefined) {
     const lines = new LineCounter();
