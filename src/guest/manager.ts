@@ -1012,7 +1012,15 @@ export class Manager {
 
   /** Reads the limits table of a guest; of one that does not run what it would be allowed. */
   async limitRows(guest: Guest): Promise<readonly LimitRow[]> {
-    if (guest.live && isActive(guest)) return await readRows(this.host, guest, guest.live);
+    if (guest.live && isActive(guest)) {
+      try {
+        return await readRows(this.host, guest, guest.live);
+      } catch (error) {
+        // What the kernel says of a process that has just ended, or is about to.
+        const name = error instanceof StepError ? error.errnoName : Reflect.get(Object(error), 'code');
+        if (name !== 'ESRCH' && name !== 'ENOENT') throw error;
+      }
+    }
     return configuredRows(this.host, guest.isEphemeral ? guest.config : this.registry.readConfig(guest.name));
   }
 
