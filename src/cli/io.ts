@@ -1,3 +1,4 @@
+import type { HistoryRecorder } from '../guest/history-recorder.ts';
 import type { Manager } from '../guest/manager.ts';
 
 /** What a verb has of its caller. */
@@ -32,6 +33,7 @@ export interface ControlPlane {
 export interface Services {
   readonly manager: Manager;
   readonly controlPlane: ControlPlane;
+  readonly history: HistoryRecorder;
 }
 
 /** An exit code, or that the caller shares the fate of a process (`bind` of the wire): its exit code follows without us. */

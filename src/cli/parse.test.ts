@@ -264,7 +264,7 @@ describe('bad command lines', () => {
       'sched web --fill-rate x',
       'sched web --prio-bias 1.5',
     ],
-    stat: ['stat --all', 'stat -x web'],
+    stat: ['stat --all', 'stat -x web', 'stat --since', 'stat --since yesterday'],
     top: ['top web', 'top --sort x', 'top --interval 0', 'top --interval x', 'top --once=1'],
     traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],
     denied: ['denied', 'denied -a web', 'denied --format x web'],

@@ -538,13 +538,16 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   stat: {
     summary: 'print what guests use',
     description:
-      'Prints processes, memory and CPU time of the host and of all running guests, or of the named guests, in the columns of vserver-stat: context, processes, address space, resident memory (anonymous and mapped), user and system time, uptime. With --json all that is counted of each guest.',
+      'Prints processes, memory and CPU time of the host and of all running guests, or of the named guests, in the columns of vserver-stat: context, processes, address space, resident memory (anonymous and mapped), user and system time, uptime. With --json all that is counted of each guest. With --since what was used in the time past, also by guests that are gone; samples of each pass for two hours, of five minutes for a day, of an hour for sixty days.',
     operands: [ANY_GUESTS],
     command: 'none',
-    options: {},
+    options: {
+      since: value('DURATION', 'what was used in the time past, for example 1h or 7d', parseTimeout),
+    },
     examples: [
       ['vserver stat', 'the host and all running guests'],
       ['vserver stat --json web', 'one guest, for programs'],
+      ['vserver stat --since 1h --json', 'samples of the last hour'],
     ],
     exits: [],
   },

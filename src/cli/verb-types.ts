@@ -168,7 +168,10 @@ export interface VerbOptions {
   readonly inspect: AllOptions;
   readonly limit: LimitOptions;
   readonly sched: SchedulerOptions;
-  readonly stat: object;
+  readonly stat: {
+    /** How far back, in milliseconds; undefined: only now. */
+    readonly since: number | undefined;
+  };
   readonly top: {
     readonly once: boolean;
     readonly sort: TopKey | undefined;

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { BugError } from '../base/errors.ts';
 import type { ControlPlane, Services } from '../cli/io.ts';
+import { HistoryRecorder } from '../guest/history-recorder.ts';
 import { Host } from '../guest/host.ts';
 import { Manager } from '../guest/manager.ts';
 import { instancePaths } from '../guest/paths.ts';
@@ -50,6 +51,10 @@ async function serve(): Promise<void> {
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
   };
+  const history = new HistoryRecorder(host, manager.registry, manager.networks);
+  history.onFailure = (error) => {
+    log.error({ err: error }, 'cannot write the history of what guests use');
+  };
   let isEnding = false;
   const controlPlane: ControlPlane & { syscalldPid: number } = {
     version: readVersion(),
@@ -58,12 +63,12 @@ async function serve(): Promise<void> {
     startedAt: new Date().toISOString(),
     shutdown: () => {
       isEnding = true;
-      void shutdown(manager, syscalld, sessions);
+      void shutdown(manager, history, syscalld, sessions);
     },
   };
   const sessions = new Map<number, Session>();
   const collector = new IdleCollector();
-  const services: Services = { manager, controlPlane };
+  const services: Services = { manager, controlPlane, history };
   // Clients that come before the repair is done wait in their session.
   const repaired = Promise.withResolvers<void>();
   const { objects } = await syscalld.ready({
@@ -108,6 +113,7 @@ async function serve(): Promise<void> {
   await templates.sweep();
   await store.sweep();
   repaired.resolve();
+  history.start();
   manager.startDue();
   log.info(
     { pid: process.pid, guests: manager.registry.list().length, ms: Math.round(performance.now() - started) },
@@ -117,11 +123,13 @@ async function serve(): Promise<void> {
 
 async function shutdown(
   manager: Manager,
+  history: HistoryRecorder,
   syscalld: Syscalld,
   sessions: ReadonlyMap<number, Session>,
 ): Promise<void> {
   // First, so that nobody comes any more: the next client starts anew.
   syscalld.shutdown();
+  await history.close();
   await manager.close();
   // Who came before is served to the end, unless that is far off.
   for (let waitedMs = 0; sessions.size > 0 && waitedMs < SERVED_TIMEOUT_MS; waitedMs += 10) await sleep(10);

@@ -86,7 +86,8 @@ class Pass {
   }
 }
 
-function uptimeMs({ live }: Guest): number {
+/** Milliseconds since a guest's process 1 started; 0 when nobody saw that. */
+export function uptimeMs({ live }: Guest): number {
   if (live === undefined || live.initStartTicks < 0) return 0;
   return Math.max(0, Math.floor((bootTimeSeconds() - live.initStartTicks / TICKS_PER_SECOND) * 1000));
 }

@@ -3,6 +3,7 @@ import { StateError, SysError } from '../base/errors.ts';
 import { isXid, type Xid } from '../base/ids.ts';
 import {
   type CgroupEvents,
+  flatKeyedValue,
   parseEvents,
   parseFlatKeyed,
   parseNestedKeyed,
@@ -271,8 +272,8 @@ class CgroupTree implements CgroupDriver {
   }
 
   #readCpu(directory: string): { readonly userUs: number; readonly systemUs: number } {
-    const stat = parseFlatKeyed(this.#files.read(`${directory}/${CPU_STAT}`));
-    return { userUs: stat.get('user_usec') ?? 0, systemUs: stat.get('system_usec') ?? 0 };
+    const stat = this.#files.read(`${directory}/${CPU_STAT}`);
+    return { userUs: flatKeyedValue(stat, 'user_usec'), systemUs: flatKeyedValue(stat, 'system_usec') };
   }
 
   async freeze(xid: Xid, timeoutMs: number): Promise<void> {

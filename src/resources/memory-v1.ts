@@ -1,5 +1,12 @@
 import { StateError } from '../base/errors.ts';
-import { formatLimitV1, type Limit, parseCount, parseFlatKeyed, parseLimit } from '../spec/cgroup-files.ts';
+import {
+  flatKeyedValue,
+  formatLimitV1,
+  type Limit,
+  parseCount,
+  parseFlatKeyed,
+  parseLimit,
+} from '../spec/cgroup-files.ts';
 import { type CgroupFiles, isErrno, readIfPresent } from './cgroup-fs.ts';
 import type { Controller } from './controller.ts';
 import { type Limits, type MemoryLimits, memoryPair } from './limits.ts';
@@ -78,8 +85,7 @@ export const memoryV1: Controller = {
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${STAT}`);
     if (text === undefined) return {};
-    const stat = parseFlatKeyed(text);
-    return { residentBytes: (stat.get('total_rss') ?? 0) + (stat.get('total_mapped_file') ?? 0) };
+    return { residentBytes: flatKeyedValue(text, 'total_rss') + flatKeyedValue(text, 'total_mapped_file') };
   },
 };
 

@@ -1,5 +1,5 @@
 import { StateError } from '../base/errors.ts';
-import { type Limit, parseCount, parseFlatKeyed, parseLimit } from '../spec/cgroup-files.ts';
+import { flatKeyedValue, type Limit, parseCount, parseFlatKeyed, parseLimit } from '../spec/cgroup-files.ts';
 import { type CgroupFiles, isErrno, readIfPresent } from './cgroup-fs.ts';
 import type { Controller } from './controller.ts';
 import { type MemoryLimits, memoryPair } from './limits.ts';
@@ -75,8 +75,7 @@ export const memoryV2: Controller = {
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${MEMORY_STAT}`);
     if (text === undefined) return {};
-    const stat = parseFlatKeyed(text);
-    return { residentBytes: (stat.get('anon') ?? 0) + (stat.get('file_mapped') ?? 0) };
+    return { residentBytes: flatKeyedValue(text, 'anon') + flatKeyedValue(text, 'file_mapped') };
   },
 };
 

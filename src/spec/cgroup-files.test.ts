@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
+  flatKeyedValue,
   formatLimitV1,
   parseCount,
   parseCpuMax,
@@ -69,4 +70,14 @@ test('reads cgroup.events and cpu.max', () => {
   assert.deepEqual(parseCpuMax('max 100000\n'), { quotaUs: 'max', periodUs: 100_000 });
   assert.deepEqual(parseCpuMax('50000 20000\n'), { quotaUs: 50_000, periodUs: 20_000 });
   assert.throws(() => parseCpuMax('50000\n'), MALFORMED);
+});
+
+test('finds one number in a flat keyed file', () => {
+  const text = 'usage_usec 30\nuser_usec 10\nsystem_usec 20\n';
+  assert.deepEqual(
+    ['usage_usec', 'user_usec', 'system_usec', 'usec', 'user'].map((key) => flatKeyedValue(text, key)),
+    [30, 10, 20, 0, 0],
+  );
+  assert.equal(flatKeyedValue('a 1\nb 2', 'b'), 2);
+  assert.throws(() => flatKeyedValue('a x\n', 'a'), { code: 'malformed-kernel-text' });
 });

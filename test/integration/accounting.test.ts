@@ -71,6 +71,31 @@ describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bu
     await v.ok(['stop', '-t', '0', 'busy']);
   });
 
+  test('what was used is remembered, also of guests that are gone and by the next vserverd', async () => {
+    interface History {
+      readonly name: string;
+      readonly cpuUserUs: number;
+      readonly samples: readonly { readonly at: number; readonly tasks: number }[];
+    }
+    const since = async (...words: readonly string[]): Promise<readonly History[]> =>
+      JSON.parse(await v.ok(['stat', '--since', '1h', '--json', ...words])) as readonly History[];
+    await start('worker', 'echo ready; while :; do :; done', '--cpus', '0.2');
+    const [first] = await since('worker');
+    assert.equal(first?.samples[0]?.tasks, 2);
+    const [second] = await eventually('it has used time', async () => {
+      const found = await since('worker');
+      return (found[0]?.cpuUserUs ?? 0) > 0 ? found : undefined;
+    });
+    assert.ok(second && second.samples.length >= 2);
+    await v.ok(['stop', '-t', '0', 'worker']);
+    const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+    process.kill(vserverdPid, 'SIGKILL');
+    const [later] = await since('worker');
+    assert.ok(later && later.samples.length >= second.samples.length && later.cpuUserUs >= second.cpuUserUs);
+    assert.match(await v.ok(['stat', '--since', '1h']), /^NAME +SEEN .*\n(.*\n)*worker +\d/);
+    assert.deepEqual(await since('nobody'), []);
+  });
+
   test('top tells the share of CPU time, and is a table in place on a terminal', async () => {
     await start('hog', 'echo ready; while :; do :; done', '--cpus', '0.2');
     const rows = JSON.parse(await v.ok(['top', '--once', '--interval', '1s', '--json'])) as readonly {

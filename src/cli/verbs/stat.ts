@@ -9,12 +9,15 @@ import {
 import { type Guest, isActive } from '../../guest/guest.ts';
 import { formatStat } from '../../spec/vserver-stat.ts';
 import { collect } from '../for-each.ts';
+import { formatHistories, historiesOf } from '../history-table.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import type { ParsedVerb } from '../verb-types.ts';
 
 /** `vserver stat`: prints what guests use, in the columns of vserver-stat. */
 export async function stat(parsed: ParsedVerb<'stat'>, io: Io, services: Services): Promise<VerbResult> {
+  const { since } = parsed.options;
+  if (since !== undefined) return await statSince(since, parsed, io, services);
   const { host, networks, registry } = services.manager;
   const isForAll = parsed.operands.length === 0;
   const { values: guests, exitCode } = isForAll
@@ -27,6 +30,20 @@ export async function stat(parsed: ParsedVerb<'stat'>, io: Io, services: Service
     await io.out(formatStat(isForAll ? statAll(host, guests) : statGuests(host, guests)));
   }
   return exitCode;
+}
+
+async function statSince(
+  sinceMs: number,
+  { operands, global }: ParsedVerb<'stat'>,
+  io: Io,
+  { manager, history }: Services,
+): Promise<number> {
+  // Guests that are gone have a history too, by their names; a number stands for a guest that is there.
+  const names = operands.map((word) => (/^\d+$/.test(word) ? manager.registry.find(word).name : word));
+  const since = Math.floor((Date.now() - sinceMs) / 1000);
+  const histories = historiesOf(await history.read(since, names.length === 0 ? undefined : names));
+  await io.out(global.json ? formatJson(histories) : formatHistories(histories));
+  return 0;
 }
 
 /** @throws StateError guest-stopped */
