@@ -57,10 +57,11 @@ let readSeconds = 0;
 
 /** Seconds since boot, suspend included (CLOCK_BOOTTIME), to a few hundredths; reads the kernel's once a second at most. */
 export function bootTimeSeconds(): number {
-  const nowMs = performance.now();
-  if (nowMs - readAtMs > CLOCK_CHECK_MS) {
+  if (performance.now() - readAtMs > CLOCK_CHECK_MS) {
     readSeconds = Number.parseFloat(readFileSync('/proc/uptime', 'latin1'));
-    readAtMs = nowMs;
+    // After the read: on a busy machine that takes long, and a clock that is ahead of the kernel's would begin a guest
+    // before it booted, which the kernel refuses (ERANGE, proc_timens_set_offset() in kernel/time/namespace.c).
+    readAtMs = performance.now();
   }
-  return readSeconds + (nowMs - readAtMs) / 1000;
+  return readSeconds + (performance.now() - readAtMs) / 1000;
 }
