@@ -173,7 +173,6 @@ interface KeyInfo {
 const SECTIONS: ReadonlySet<string> = new Set([
   'stop',
   'restart',
-  'health',
   'hooks',
   'limits',
   'scheduler',

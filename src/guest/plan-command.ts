@@ -189,6 +189,13 @@ function filterProgram(p: Program, filter: Uint8Array): Data {
 }
 
 /**
+ * Linux 6.6, and not in older headers; 64-bit _IOW('!', 4), the same on every architecture of ours. Caller and broker wake
+ * each other on the CPU they are on: on a busy machine a third less time for a socket.
+ */
+const SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x4008_2104;
+const SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1;
+
+/**
  * Adds the steps by which a process, and what it will start, has its sockets made by a broker. It needs CAP_SYS_ADMIN in
  * its user namespace or no_new_privs, and keeps no way to the broker but the calls.
  */
@@ -207,6 +214,10 @@ export function planSocketFilter(
       about: 'socket filter',
     },
   );
+  p.sys('ioctl', [listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP], {
+    about: 'caller and broker take turns',
+    ignore: ['EINVAL'],
+  });
   planSendFds(p, broker, p.data(8), [listener], 'listener to the broker');
   p.sys('close', [listener]);
 }

@@ -12,7 +12,6 @@ const COLUMNS = [
   { title: 'NAME' },
   { title: 'XID', align: 'right' },
   { title: 'STATE' },
-  { title: 'HEALTH' },
   { title: 'PID', align: 'right' },
   { title: 'UPTIME', align: 'right' },
   { title: 'TEMPLATE' },
@@ -61,20 +60,16 @@ export function hasLabel(labels: Readonly<Record<string, string>>, key: string, 
 
 /** Formats guests as a table. */
 export function formatList(guests: readonly (GuestView | BrokenView)[]): string {
-  // Only where there is something to say: most guests have no check.
-  const hasHealth = guests.some((one) => one.state !== 'broken' && one.health);
   return formatTable(
-    COLUMNS.filter(({ title }) => title !== 'HEALTH' || hasHealth),
+    COLUMNS,
     guests.map((one) => {
-      const health = hasHealth ? ['-'] : [];
-      if (one.state === 'broken') return [one.name, '-', one.state, ...health, '-', '-', '-', '-'];
+      if (one.state === 'broken') return [one.name, '-', one.state, '-', '-', '-', '-'];
       const uptime = one.uptimeSeconds === null ? '-' : formatSpan(one.uptimeSeconds);
       const command = cut(one.command.join(' '));
       return [
         one.name,
         String(one.xid),
         one.state,
-        ...health.map((none) => one.health?.now?.status ?? none),
         String(one.initPid ?? '-'),
         uptime,
         one.template,
