@@ -20,8 +20,11 @@ export class ControlPlane implements Disposable {
   /** VSERVER_ROOT. */
   readonly root: string = join(this.directory, 'state');
   readonly #memory: string = mkdtempSync('/dev/shm/vserver-bench-');
+  readonly #under: readonly string[];
 
-  constructor() {
+  /** `under`: words before every command line, for example of nsenter(1). */
+  constructor(under: readonly string[] = []) {
+    this.#under = under;
     chmodSync(this.directory, 0o711); // the ids of a peer's user namespace pass through it
     // What is volatile is in memory, as /run is on stock systems.
     mkdirSync(this.root);
@@ -30,12 +33,13 @@ export class ControlPlane implements Disposable {
 
   /** Runs the client; throws unless it ends with 0. */
   vserver(...args: readonly string[]): string {
-    return run(VSERVER, ['--root', this.root, ...args]);
+    const [program = '', ...words] = this.argv(...args);
+    return run(program, words);
   }
 
   /** Words of a client's command line, for the timer. */
   argv(...args: readonly string[]): readonly string[] {
-    return [VSERVER, '--root', this.root, ...args];
+    return [...this.#under, VSERVER, '--root', this.root, ...args];
   }
 
   daemons(): Daemons {

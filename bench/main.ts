@@ -1,5 +1,5 @@
 /**
- * Runs benches: `npm run bench [-- start exec micro scale scheduler views]`, all without a name. Prints ratios of interleaved runs with
+ * Runs benches: `npm run bench [-- start exec micro network network-scale scale scheduler views]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
  * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale`. Nothing here passes or fails:
@@ -11,6 +11,8 @@ import { join } from 'node:path';
 import { exec } from './exec.ts';
 import { micro } from './micro.ts';
 import { BENCH_BUILD } from './native-programs.ts';
+import { network } from './network.ts';
+import { networkScale } from './network-scale.ts';
 import { formatResults } from './report.ts';
 import { scale } from './scale.ts';
 import type { Result, Scenario } from './scenario.ts';
@@ -18,7 +20,7 @@ import { scheduler } from './scheduler.ts';
 import { start } from './start.ts';
 import { views } from './views.ts';
 
-const SCENARIOS: readonly Scenario[] = [start, exec, micro, scale, scheduler, views];
+const SCENARIOS: readonly Scenario[] = [start, exec, micro, network, networkScale, scale, scheduler, views];
 
 function main(names: readonly string[]): number {
   const unknown = names.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));

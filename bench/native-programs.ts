@@ -10,7 +10,7 @@ const SOURCES = join(import.meta.dirname, 'native');
 export const BENCH_BUILD: string = resolve(import.meta.dirname, '../build/bench');
 
 /** Builds `bench/native/<name>.c` as a static program and returns its path. */
-export function nativeProgram(name: 'timer' | 'micro' | 'reads'): string {
+export function nativeProgram(name: 'timer' | 'micro' | 'net' | 'reads'): string {
   const source = join(SOURCES, `${name}.c`);
   const program = join(BENCH_BUILD, name);
   mkdirSync(BENCH_BUILD, { recursive: true });

@@ -1,6 +1,6 @@
 /** Many idle guests: what each costs in memory, how fast they start, and whether the last starts as fast as the first. */
 import { readFileSync } from 'node:fs';
-import { ControlPlane, VSERVER } from './control-plane.ts';
+import { ControlPlane } from './control-plane.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { compare, type Sample } from './statistics.ts';
@@ -47,7 +47,7 @@ function* measure(): Iterable<Result> {
   yield* daemonSizes(control, size);
   const many = probe(control, `start with ${size} running`);
   stop(control);
-  yield* memoryPerGuest(size, idle, full, memory());
+  yield* memoryPerGuest(size, idle, full, memory(), MEMORY_TARGET);
 
   control.vserver('start', ...few);
   const after = probe(control, before.name);
@@ -62,9 +62,9 @@ function* measure(): Iterable<Result> {
 }
 
 /** Runs the client `count` times in one shell; `$i` in a word counts from 1. */
-function repeat(control: ControlPlane, count: number, words: readonly string[]): void {
-  const script = `i=1; while [ $i -le ${count} ]; do "$VSERVER" ${words.join(' ')} >/dev/null || exit 1; i=$((i+1)); done`;
-  run('sh', ['-c', script], { VSERVER, VSERVER_ROOT: control.root });
+export function repeat(control: ControlPlane, count: number, words: readonly string[]): void {
+  const script = `i=1; while [ $i -le ${count} ]; do ${control.argv(...words).join(' ')} >/dev/null || exit 1; i=$((i+1)); done`;
+  run('sh', ['-c', script]);
 }
 
 /** Starts and stops one more guest, again and again: nanoseconds of the starts. */
@@ -103,16 +103,23 @@ function rate(how: string, count: number, startedAtMs: number): Figure {
 }
 
 /** KiB of /proc/meminfo by name, after a pause. */
-function memory(): ReadonlyMap<string, number> {
+export function memory(): ReadonlyMap<string, number> {
   run('sleep', [SETTLE_SECONDS]);
   const lines = readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+): +(\d+) kB$/gm);
   return new Map(Array.from(lines, ([, name = '', kib = '']): [string, number] => [name, Number(kib)]));
 }
 
-type Memory = ReadonlyMap<string, number>;
+/** KiB of lines of /proc/meminfo. */
+export type Memory = ReadonlyMap<string, number>;
 
 /** Two estimates each, from what the starts took and what the stops gave back: the host's own drift shows in between. */
-function* memoryPerGuest(size: number, before: Memory, full: Memory, after: Memory): Iterable<Figure> {
+export function* memoryPerGuest(
+  size: number,
+  before: Memory,
+  full: Memory,
+  after: Memory,
+  wanted: Figure['target'],
+): Iterable<Figure> {
   const figure = (what: string, names: readonly string[], target: Figure['target'] = undefined): Figure => {
     const sum = (at: Memory): number => names.reduce((total, name) => total + (at.get(name) ?? 0), 0);
     const taken = (sum(full) - sum(before)) / size;
@@ -129,8 +136,8 @@ function* memoryPerGuest(size: number, before: Memory, full: Memory, after: Memo
       target,
     };
   };
-  yield figure('MemAvailable', ['MemAvailable'], MEMORY_TARGET);
-  yield figure(PARTS.join(' + '), PARTS, MEMORY_TARGET);
+  yield figure('MemAvailable', ['MemAvailable'], wanted);
+  yield figure(PARTS.join(' + '), PARTS, wanted);
   for (const part of PARTS) yield figure(part, [part]);
 }
 

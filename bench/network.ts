@@ -1,0 +1,113 @@
+/** The network of a guest against that of the host, and against containers behind veth and a bridge. */
+import { HOST_ADDRESS, type NetClient, NetworkWorld, type Rounds } from './network-world.ts';
+import type { Comparison, Result, Scenario, Target } from './scenario.ts';
+import { compare, median } from './statistics.ts';
+
+const AS_HOST = { relation: 'at least', value: 0.97 } as const;
+const OUTBOUND = { relation: 'at least', value: 0.85 } as const;
+const OVER_BRIDGE = { relation: 'at least', value: 1.7 } as const;
+const SOCKET = { relation: 'at most', value: 12 } as const;
+const ONE = '10.9.0.5';
+const TWO = '10.9.0.6';
+
+/** Speeds over speeds of the host, so that 1 is native. */
+export const network: Scenario = {
+  name: 'network',
+  about:
+    'TCP and UDP between host and guests, by time that passes and by CPU time of all who take part: speed over that of the host',
+  run: measure,
+};
+
+/** What is done, and what it is held to where a guest is the server, the client, or both are guests. */
+const KINDS: Readonly<
+  Record<string, { readonly server?: Target; readonly client?: Target; readonly both?: Target }>
+> = {
+  stream: { server: AS_HOST, client: AS_HOST, both: AS_HOST },
+  'tcp-rr': { server: AS_HOST, client: AS_HOST, both: AS_HOST },
+  'udp-rr': { server: AS_HOST, client: AS_HOST, both: AS_HOST },
+  many: { server: AS_HOST, client: AS_HOST, both: AS_HOST },
+  connect: { server: AS_HOST, client: OUTBOUND },
+};
+const SOCKETS = ['socket', 'udp-socket'];
+
+function* measure(): Iterable<Result> {
+  using world = new NetworkWorld();
+  const { control } = world;
+  for (const [name, address] of [
+    ['one', ONE],
+    ['two', TWO],
+  ] as const)
+    control.vserver(
+      'run',
+      '-d',
+      '--name',
+      name,
+      ...world.flags(address),
+      '--',
+      '/bench/net',
+      'serve',
+      '0.0.0.0',
+    );
+  control.vserver('set', 'one', 'network.policy.peers=[two]');
+  control.vserver('run', '-d', '--name', 'plain', ...world.flags(), '--', 'sleep', '86400');
+  const [left = [], right = []] = world.addContainers();
+  const host = world.serve(world.inHost(), HOST_ADDRESS);
+  const broker = world.brokerOf('one');
+  const onHost = (to: string): readonly string[] => [...world.inHost(), world.program, 'client', to];
+  const inGuest = (name: string, to: string): readonly string[] =>
+    control.argv('exec', '--interactive', name, '/bench/net', 'client', to);
+  const clients = {
+    host: { name: 'host', pids: host, argv: onHost(HOST_ADDRESS) },
+    server: { name: 'guest serves', pids: world.serversOf('one'), argv: onHost(ONE) },
+    client: { name: 'guest asks', pids: [...host, broker], argv: inGuest('one', HOST_ADDRESS) },
+    both: { name: 'guest asks guest', pids: [...world.serversOf('two'), broker], argv: inGuest('one', TWO) },
+    plain: { name: 'guest with network: host', pids: host, argv: inGuest('plain', HOST_ADDRESS) },
+    bridge: {
+      name: 'veth + bridge',
+      pids: world.serve(right, '10.8.0.3'),
+      argv: [...left, world.program, 'client', '10.8.0.3'],
+    },
+  } satisfies Record<string, NetClient>;
+  const names = Object.keys(clients) as (keyof typeof clients)[];
+  const rounds = world.drive(
+    Number(process.env['ROUNDS'] ?? 30),
+    [...Object.keys(KINDS), ...SOCKETS],
+    Object.values(clients),
+  );
+  const of = (kind: string, name: keyof typeof clients): Rounds =>
+    rounds.get(kind)?.[names.indexOf(name)] ?? { wall: [], used: [] };
+  const against = function* (
+    kind: string,
+    name: keyof typeof clients,
+    peer: keyof typeof clients,
+    target?: Target,
+  ): Iterable<Comparison> {
+    for (const time of ['wall', 'used'] as const) {
+      const what = `${kind}${time === 'used' ? ', CPU' : ''}`;
+      yield compare(
+        { name: `${what}: ${clients[name].name}`, values: of(kind, name)[time] },
+        { name: clients[peer].name, values: of(kind, peer)[time] },
+        { unit: 'us', perUnit: 1000, isSpeed: true, target },
+      );
+    }
+  };
+  for (const [kind, targets] of Object.entries(KINDS)) {
+    for (const name of ['server', 'client', 'both'] as const)
+      yield* against(kind, name, 'host', targets[name]);
+    // What is left when the guest's scheduling and filter are taken out.
+    yield* against(kind, 'client', 'plain');
+    yield* against(kind, 'both', 'bridge', kind === 'stream' ? OVER_BRIDGE : undefined);
+  }
+  for (const kind of SOCKETS) {
+    const { wall } = of(kind, 'client');
+    yield {
+      kind: 'figure',
+      what: `${kind}(2) in a guest`,
+      unit: 'us',
+      value: median(wall) / 1000,
+      spread: undefined,
+      target: kind === 'socket' ? SOCKET : undefined,
+    };
+    yield* against(kind, 'client', 'host');
+  }
+}
