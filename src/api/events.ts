@@ -5,9 +5,12 @@
 
 /**
  * Why a run ended: its command ended by itself, the guest called reboot(2), an operator or the end of the control plane
- * ended it, or nobody of us saw how it ended.
+ * or its health check ended it, or nobody of us saw how it ended.
  */
-export type StopCause = 'exited' | 'rebooted' | 'halted' | 'stopped' | 'unknown';
+export type StopCause = 'exited' | 'rebooted' | 'halted' | 'stopped' | 'unhealthy' | 'unknown';
+
+/** What a health check says; `starting` until it has passed, or failed too often. */
+export type HealthStatus = 'starting' | 'healthy' | 'unhealthy';
 
 /** The details of each kind. Fields may be added, none is renamed or given a second meaning. */
 export interface EventDetails {
@@ -22,6 +25,12 @@ export interface EventDetails {
     readonly exitCode: number | null;
     readonly timedOut: boolean;
     readonly durationMs: number;
+  };
+  readonly 'health.changed': {
+    readonly status: HealthStatus;
+    readonly failingStreak: number;
+    readonly exitCode: number | null;
+    readonly problem: string | null;
   };
   readonly paused: object;
   readonly resumed: object;
@@ -85,7 +94,7 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
     details: {
       exitCode: "the command's exit code, 128+N for signal N; null when nobody saw it",
       cause:
-        '`exited` by itself, `rebooted` or `halted` by reboot(2) from inside, `stopped` by an operator, `unknown`: it ended while nobody could see how',
+        '`exited` by itself, `rebooted` or `halted` by reboot(2) from inside, `stopped` by an operator, `unhealthy`: by its health check, `unknown`: it ended while nobody could see how',
     },
   },
   'restart.scheduled': {
@@ -106,6 +115,15 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
       exitCode: 'its exit code, 128+N for signal N; null when it could not be run',
       timedOut: 'whether it was killed since it took too long',
       durationMs: 'how long it took, in milliseconds',
+    },
+  },
+  'health.changed': {
+    meaning: "what the guest's health check says is another than before",
+    details: {
+      status: '`healthy` or `unhealthy`',
+      failingStreak: 'checks that failed in a row',
+      exitCode: 'of the last check; null when it has none',
+      problem: 'why it has none; null otherwise',
     },
   },
   paused: { meaning: 'the guest is off the CPUs', details: {} },

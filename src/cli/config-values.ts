@@ -38,9 +38,10 @@ export function configValuesOf(
     stop: unlessEmpty(
       defined({
         signal: options.stopSignal,
-        timeout: options.stopTimeout === undefined ? undefined : formatDuration(options.stopTimeout),
+        timeout: durationText(options.stopTimeout),
       }),
     ),
+    health: healthValuesOf(options),
     restart: options.restart && defined(options.restart),
     limits: unlessEmpty(
       defined({
@@ -75,6 +76,25 @@ export function configValuesOf(
     sysctls: unlessEmpty(Object.fromEntries(options.sysctl)),
     labels: unlessEmpty(Object.fromEntries(options.label)),
   });
+}
+
+function healthValuesOf(options: ConfigOptions): GuestConfigValues['health'] {
+  const values = defined({
+    test: options.healthCmd === undefined ? undefined : ['sh', '-c', options.healthCmd],
+    interval: durationText(options.healthInterval),
+    timeout: durationText(options.healthTimeout),
+    retries: options.healthRetries,
+    startPeriod: durationText(options.healthStartPeriod),
+    onFailure: options.healthOnFailure,
+  });
+  if (values.test === undefined && Object.keys(values).length > 0) {
+    throw new UserError('usage', 'cannot use options of a health check: found no check; need --health-cmd');
+  }
+  return unlessEmpty(values);
+}
+
+function durationText(durationMs: number | undefined): string | undefined {
+  return durationMs === undefined ? undefined : formatDuration(durationMs);
 }
 
 /**

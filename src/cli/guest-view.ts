@@ -3,8 +3,9 @@
  */
 import { formatSignal } from '../base/signals.ts';
 import { formatCpus } from '../base/units.ts';
-import type { GuestConfig, RestartPolicy } from '../guest/config-types.ts';
-import { type Guest, type GuestExit, type GuestState, isActive } from '../guest/guest.ts';
+import type { GuestConfig, HealthCheck, RestartPolicy } from '../guest/config-types.ts';
+import { type Guest, type GuestExit, type GuestState, isActive, type LiveHealth } from '../guest/guest.ts';
+import { FRESH } from '../guest/health.ts';
 import { guestPaths } from '../guest/paths.ts';
 import { limitsOf } from '../guest/spec.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
@@ -51,6 +52,8 @@ export interface GuestView {
   readonly views: GuestConfig['views'];
   readonly stop: { readonly signal: string; readonly timeoutMs: number };
   readonly restart: RestartView;
+  /** Null for a guest without a check. */
+  readonly health: HealthView | null;
   readonly hooks: GuestConfig['hooks'];
   readonly labels: Readonly<Record<string, string>>;
   /** It is deleted when it stops. */
@@ -75,6 +78,9 @@ export interface RestartView {
   /** When it will be; null if none is due. */
   readonly dueAt: string | null;
 }
+
+/** The health check of a guest, and while it runs what it says. */
+export type HealthView = HealthCheck & { readonly now: LiveHealth | null };
 
 /** A guest's limits: what was asked for, and while it runs what the kernel says. */
 export interface LimitsView {
@@ -192,6 +198,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
       restarts: guest.pending?.restarts ?? guest.live?.restarts ?? 0,
       dueAt: guest.pending?.dueAt ?? null,
     },
+    health: viewHealth(guest, config),
     hooks: config.hooks,
     labels: config.labels,
     ephemeral: guest.isEphemeral,
@@ -199,6 +206,17 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     configFile: guest.isEphemeral ? null : paths.config,
     directory: paths.directory,
   };
+}
+
+/** Returns the health check of a guest and what it says. */
+function viewHealth(guest: Guest, { health }: GuestConfig): HealthView | null {
+  return health ? { ...health, now: healthOf(guest) } : null;
+}
+
+/** What the health check of a guest says now; null for one that has none, or does not run. */
+function healthOf(guest: Guest): LiveHealth | null {
+  if (!guest.live?.config.health || !isActive(guest)) return null;
+  return guest.live.health ?? FRESH;
 }
 
 /** The state of a guest; one that is stopped and will be started again is `restarting`. */

@@ -71,7 +71,8 @@ describe('values', () => {
       '--shm-size 64m --network host --ip 10.0.0.5/24 --ip 2001:DB8::5 --network-interface eth0 --bridge br0 --gateway 10.0.0.1 --dns 10.0.0.53 --dns-search example.org --add-host db:10.0.0.7 --add-host six:[fd00::7] --network-of db --cap-add net_raw --cap-drop CAP_MKNOD --ccaps raw_icmp --bcaps +SYS_NICE,~KILL ' +
       '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
       '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
-      '--stop-timeout 10 --restart on-failure:3 --label a=b --label c --explain --rm -- httpd -f';
+      '--stop-timeout 10 --restart on-failure:3 --health-cmd true --health-interval 5 --health-timeout 1s --health-retries 2 ' +
+      '--health-start-period 1m --health-on-failure stop --label a=b --label c --explain --rm -- httpd -f';
     const { options, command } = parse('run', ...argv.split(' '));
     assert.deepEqual(command, ['httpd', '-f']);
     assert.deepEqual(options, {
@@ -126,6 +127,12 @@ describe('values', () => {
       stopSignal: 'SIGKILL',
       stopTimeout: 10_000,
       restart: { policy: 'on-failure', maxRetries: 3 },
+      healthCmd: 'true',
+      healthInterval: 5000,
+      healthTimeout: 1000,
+      healthRetries: 2,
+      healthStartPeriod: 60_000,
+      healthOnFailure: 'stop',
       label: [
         ['a', 'b'],
         ['c', ''],
@@ -205,6 +212,10 @@ describe('bad command lines', () => {
     '--stop-signal TERMINATE',
     '--stop-timeout soon',
     '--restart sometimes',
+    '--health-cmd=',
+    '--health-interval soon',
+    '--health-retries 0',
+    '--health-on-failure reboot',
     '--restart always:3',
     '--restart on-failure:0',
     '--label =x',

@@ -17,7 +17,7 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
 ]);
 
 /** Of these too. */
-const LIVE_SECTION = /^(restart|scheduler)(\.|$)/;
+const LIVE_SECTION = /^(restart|scheduler|health)(\.|$)/;
 
 /** Of these too, if it has a network. */
 const LIVE_NETWORK = /^network\.(addresses|policy|bandwidth)(\.|$)/;

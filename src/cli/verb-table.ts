@@ -2,7 +2,7 @@ import { EVENT_TYPE_NAMES } from '../api/events.ts';
 import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
 import { CONTEXT_CAPABILITIES } from '../context/capabilities.ts';
-import { RESTART_POLICIES } from '../guest/config-schema.ts';
+import { HEALTH_ACTIONS, MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
 import { limitKind, limitValue } from './limit-options.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
 import {
@@ -221,6 +221,27 @@ const CONFIG: OptionTable<ConfigOptions> = {
     'when the guest is started again by itself: no, on-failure[:COUNT], always or unless-stopped',
     parseRestart,
     { choices: RESTART_POLICIES },
+  ),
+  healthCmd: value(
+    'COMMAND',
+    "check of the guest's health, run by its shell: exit code 0 is healthy",
+    parseText,
+  ),
+  healthInterval: value('DURATION', 'time between two checks, default 30s', parseTimeout),
+  healthTimeout: value('DURATION', 'time until a check has failed, default 30s', parseTimeout),
+  healthRetries: value('COUNT', 'failures in a row that make the guest unhealthy, default 3', (text) =>
+    parseCount(text, 'count of retries', 1, MAX_RETRIES),
+  ),
+  healthStartPeriod: value(
+    'DURATION',
+    'time after the start in which failures do not count, default 0',
+    parseTimeout,
+  ),
+  healthOnFailure: value(
+    'ACTION',
+    'what is done with an unhealthy guest: none (the default), restart, kill or stop',
+    oneOf(HEALTH_ACTIONS),
+    { choices: HEALTH_ACTIONS },
   ),
   label: list('KEY[=VALUE]', 'set a label', parseLabel),
 };
@@ -606,6 +627,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
           short: 'n',
         },
       ),
+      health: flag("what the guest's health checks wrote"),
       hooks: flag("what the guest's hooks wrote, in place of its command"),
       timestamps: flag('put the time before each line', 't'),
     },

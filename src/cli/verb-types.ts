@@ -1,7 +1,7 @@
 import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { ContextCapability } from '../context/capabilities.ts';
-import type { GuestMountValues, InitStyle, NetworkMode } from '../guest/config-types.ts';
+import type { GuestMountValues, HealthCheck, InitStyle, NetworkMode } from '../guest/config-types.ts';
 import type { LimitKindOptions, LimitValueOptions } from './limit-options.ts';
 import type {
   EnvSetting,
@@ -70,6 +70,13 @@ export interface ConfigOptions {
   readonly stopSignal: string | undefined;
   readonly stopTimeout: number | undefined;
   readonly restart: RestartSetting | undefined;
+  /** For the guest's shell. */
+  readonly healthCmd: string | undefined;
+  readonly healthInterval: number | undefined;
+  readonly healthTimeout: number | undefined;
+  readonly healthRetries: number | undefined;
+  readonly healthStartPeriod: number | undefined;
+  readonly healthOnFailure: HealthCheck['onFailure'] | undefined;
   readonly label: readonly (readonly [key: string, value: string])[];
 }
 
@@ -181,6 +188,8 @@ export interface VerbOptions {
   readonly logs: {
     /** What its hooks wrote, not its command. */
     readonly hooks: boolean;
+    /** Likewise its health checks. */
+    readonly health: boolean;
     readonly follow: boolean;
     /** Lines from the end; absent: all. */
     readonly tail: number | undefined;

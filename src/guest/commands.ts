@@ -3,9 +3,13 @@
  * in one breath, and in any order.
  */
 import type { Program } from '../sys/program.ts';
-import type { Syscalld } from '../sys/syscalld.ts';
 import { exitCode } from './exit-status.ts';
 import type { CommandExit } from './guest.ts';
+import type { Host } from './host.ts';
+
+const SIGKILL = 9;
+/** `PIDFD_SIGNAL_PROCESS_GROUP`, include/uapi/linux/pidfd.h, Linux 6.9. */
+const WHOLE_GROUP = 4;
 
 /** A process that has been started. */
 export interface StartedCommand {
@@ -23,11 +27,11 @@ interface RunningCommand {
 
 /** The commands of one instance. */
 export class Commands {
-  readonly #syscalld: Syscalld;
+  readonly #host: Host;
   readonly #running = new Map<number, RunningCommand>();
 
-  constructor(syscalld: Syscalld) {
-    this.#syscalld = syscalld;
+  constructor(host: Host) {
+    this.#host = host;
   }
 
   /**
@@ -45,7 +49,7 @@ export class Commands {
     const command: RunningCommand = { ended: Promise.withResolvers(), isStarted: false, exit: undefined };
     this.#running.set(object, command);
     try {
-      await this.#syscalld.run(what, program);
+      await this.#host.syscalld.run(what, program);
     } catch (error) {
       this.#running.delete(object);
       throw error;
@@ -54,6 +58,15 @@ export class Commands {
     onStarted();
     if (command.exit) this.#finish(object, command, command.exit);
     return { object, ended: command.ended.promise };
+  }
+
+  /** Kills a command with all it has started, but for what left its session; on kernels before 6.9 it alone. */
+  async kill({ object }: StartedCommand): Promise<void> {
+    const p = this.#host.program();
+    const ignore = ['EINVAL', 'ESRCH'];
+    p.sys('pidfd_send_signal', [p.import(object), SIGKILL, 0, WHOLE_GROUP], { about: 'its group', ignore });
+    await this.#host.syscalld.run('kill a command', p);
+    this.#host.syscalld.signal(object, SIGKILL);
   }
 
   /** One that was started by a vserverd before us: it goes on, and is forgotten when it ends. */
@@ -72,7 +85,7 @@ export class Commands {
 
   #finish(object: number, command: RunningCommand, exit: CommandExit): void {
     this.#running.delete(object);
-    this.#syscalld.drop(object);
+    this.#host.syscalld.drop(object);
     command.ended.resolve(exit);
   }
 }

@@ -40,6 +40,8 @@ export type CheckedConfig = { readonly config: GuestConfig } | { readonly issues
 
 /** Most starts in a row a policy may allow. */
 export const MAX_RETRIES = 1_000_000;
+/** What may be done with a guest that has become unhealthy. */
+export const HEALTH_ACTIONS = ['none', 'restart', 'kill', 'stop'] as const;
 /** The policies by which a guest is started again. */
 export const RESTART_POLICIES = ['no', 'on-failure', 'always', 'unless-stopped'] as const;
 
@@ -107,6 +109,13 @@ function countOrMax(min: number): z.ZodType<number | 'max'> {
 
 function duration(initial: string): z.ZodPrefault<z.ZodType<number>> {
   return parsed(z.string({ error: NEED_DURATION }), NEED_DURATION, parseDuration).prefault(initial);
+}
+
+const NEED_CHECK_DURATION = 'a duration from 1ms, for example 10s';
+function checkDuration(initial: string): z.ZodPrefault<z.ZodType<number>> {
+  return parsed(z.string({ error: NEED_CHECK_DURATION }), NEED_CHECK_DURATION, parseDuration)
+    .refine((durationMs) => durationMs > 0, { error: NEED_CHECK_DURATION })
+    .prefault(initial);
 }
 
 const boolean = z.boolean({ error: 'true or false' });
@@ -302,6 +311,35 @@ const hooks = z.strictObject(
     postStop: hook('when it has ended'),
     postpostStop: hook('when it is cleaned up, also after a start that failed behind a hook'),
     timeout: duration('30s').meta({ description: 'time until a hook is killed', example: ['2m'] }),
+  },
+  { error: NEED_MAP },
+);
+
+const health = z.strictObject(
+  {
+    test: command.optional().meta({
+      description: 'command in the guest whose exit code 0 means healthy; default none, so no check',
+      example: [['wget', '-q', '-O', '/dev/null', 'http://127.0.0.1/']],
+    }),
+    interval: checkDuration('30s').meta({ description: 'time between two checks', example: ['10s'] }),
+    timeout: checkDuration('30s').meta({
+      description: 'time until a check is killed and has failed',
+      example: ['3s'],
+    }),
+    retries: integer(NEED_RETRIES, 1, MAX_RETRIES)
+      .default(3)
+      .meta({ description: 'failures in a row that make it unhealthy', example: [5] }),
+    startPeriod: duration('0').meta({
+      description: 'time after the start in which failures do not count until a check has passed',
+      example: ['1m'],
+    }),
+    onFailure: choice(HEALTH_ACTIONS)
+      .default('none')
+      .meta({
+        description:
+          'what is done with an unhealthy guest: none, restart, kill (restart.policy decides what follows) or stop',
+        example: ['restart'],
+      }),
   },
   { error: NEED_MAP },
 );
@@ -655,6 +693,7 @@ const schema = z.strictObject(
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
     restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
+    health: health.prefault({}).meta({ description: 'a check whether the guest does what it is for' }),
     hooks: hooks.prefault({}).meta({
       description:
         'commands of the host, as root, at stages of the life of the guest; the stage and the name are their last words',
@@ -938,6 +977,21 @@ function dropAbsent<Fields extends object>(fields: Fields): Present<Fields> {
 
 type Present<Fields> = { [Name in keyof Fields]: Exclude<Fields[Name], undefined> };
 
+function completeHealth({ test, ...rest }: Parsed['health']): Pick<GuestConfig, 'health'> {
+  if (test === undefined) return {};
+  const { interval, timeout, startPeriod, retries, onFailure } = rest;
+  return {
+    health: {
+      test,
+      intervalMs: interval,
+      timeoutMs: timeout,
+      startPeriodMs: startPeriod,
+      retries,
+      onFailure,
+    },
+  };
+}
+
 function completeHooks({ timeout, ...stages }: Parsed['hooks']): GuestHooks {
   return { ...dropAbsent(stages), timeoutMs: timeout };
 }
@@ -966,6 +1020,7 @@ function complete(config: Parsed): GuestConfig {
       maxDelayMs: config.restart.maxDelay,
       onReboot: config.restart.onReboot,
     },
+    ...completeHealth(config.health),
     hooks: completeHooks(config.hooks),
     limits: {
       memoryBytes: limits.memory,

@@ -173,6 +173,7 @@ interface KeyInfo {
 const SECTIONS: ReadonlySet<string> = new Set([
   'stop',
   'restart',
+  'health',
   'hooks',
   'limits',
   'scheduler',

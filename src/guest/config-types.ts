@@ -101,6 +101,20 @@ export type GuestHooks = { readonly [Stage in HookStage]?: readonly string[] } &
   readonly timeoutMs: number;
 };
 
+/** A command that is run in a guest now and then, to see whether it does what it is for. */
+export interface HealthCheck {
+  readonly test: readonly string[];
+  readonly intervalMs: number;
+  /** Until a check is killed and has failed. */
+  readonly timeoutMs: number;
+  /** Failures in a row that make a guest unhealthy. */
+  readonly retries: number;
+  /** After the start of a guest, as long as no check has passed, failures do not count. */
+  readonly startPeriodMs: number;
+  /** What is done with a guest that has become unhealthy. */
+  readonly onFailure: 'none' | 'restart' | 'kill' | 'stop';
+}
+
 /** Upper bounds of a guest's use of the machine; `max` is none. */
 export interface GuestLimits {
   readonly memoryBytes: number | 'max';
@@ -137,6 +151,7 @@ export interface GuestConfig {
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
   readonly restart: RestartPolicy;
   readonly hooks: GuestHooks;
+  readonly health?: HealthCheck | undefined;
   readonly limits: GuestLimits;
   readonly scheduler: GuestScheduler;
   readonly network: GuestNetwork;
@@ -187,6 +202,14 @@ export interface GuestConfigValues {
     readonly delay?: string;
     readonly maxDelay?: string;
     readonly onReboot?: boolean;
+  };
+  readonly health?: {
+    readonly test?: string | readonly string[];
+    readonly interval?: string;
+    readonly timeout?: string;
+    readonly retries?: number;
+    readonly startPeriod?: string;
+    readonly onFailure?: HealthCheck['onFailure'];
   };
   readonly hooks?: { readonly [Stage in HookStage]?: string | readonly string[] } & {
     readonly timeout?: string;

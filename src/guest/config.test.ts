@@ -146,6 +146,7 @@ limits:
   semaphores: max
   dentries: 6
 restart: {policy: on-failure, maxRetries: 4, delay: 1s, maxDelay: 1h, onReboot: false}
+health: {test: "true x", interval: 10s, timeout: 1s, retries: 2, startPeriod: 1m, onFailure: restart}
 hooks: {preStart: /bin/a b, postpostStop: [/bin/c, d e], timeout: 1m}
 network: {mode: host}
 bcaps: [+NET_RAW, -CAP_MKNOD, ~kill]
@@ -186,6 +187,14 @@ labels: {team: web, ok/x: "1"}
       fillRate2: 1,
       interval2: 7,
       cpus: '0,2-3',
+    },
+    health: {
+      test: ['true', 'x'],
+      intervalMs: 10_000,
+      timeoutMs: 1000,
+      retries: 2,
+      startPeriodMs: 60_000,
+      onFailure: 'restart',
     },
     hooks: { preStart: ['/bin/a', 'b'], postpostStop: ['/bin/c', 'd e'], timeoutMs: 60_000 },
     limits: {
@@ -331,6 +340,15 @@ describe('refuses bad values of every key', () => {
       '{delay: 1}',
       '{maxDelay: long}',
       '{onReboot: stop}',
+    ],
+    health: [
+      'true',
+      '{test: []}',
+      '{interval: 0}',
+      '{timeout: 0s}',
+      '{retries: 0}',
+      '{startPeriod: 1}',
+      '{onFailure: reboot}',
     ],
     hooks: ['/bin/a', '{preStart: relative}', '{preStart: []}', '{prestart: /bin/a}', '{timeout: 5}'],
     limits: [

@@ -22,6 +22,7 @@ export function exitCodeOfInit(waitStatus: number): number | null {
 
 /** Why a run ended, by the wait status of its process 1. */
 export function causeOf(run: LiveRecord | undefined, waitStatus: number): StopCause {
+  if (run?.stopAsked?.startsWith('health')) return 'unhealthy';
   if (run?.stopAsked) return 'stopped';
   if (waitStatus === SIGHUP) return 'rebooted';
   if (waitStatus === SIGINT) return 'halted';

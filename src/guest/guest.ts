@@ -1,7 +1,7 @@
 /**
  * What is known of a guest, and how its live part is kept across restarts of vserverd.
  */
-import type { StopCause } from '../api/events.ts';
+import type { HealthStatus, StopCause } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestConfig } from './config-types.ts';
 
@@ -40,6 +40,24 @@ export interface LiveLink {
   readonly index: number;
 }
 
+/**
+ * Who wants the end of a run: an operator; the control plane, which ends itself; its health check, which has it started
+ * again, or leaves that to its policy.
+ */
+export type StopReason = 'operator' | 'shutdown' | 'health-restart' | 'health-kill';
+
+/** What the health check of a guest says. */
+export interface LiveHealth {
+  readonly status: HealthStatus;
+  /** Checks that failed since the last one that passed. */
+  readonly failingStreak: number;
+  /** Of the last check. */
+  readonly checkedAt: string | null;
+  readonly exitCode: number | null;
+  /** Why it has no exit code. */
+  readonly problem: string | null;
+}
+
 /** The run of a guest, as `run/guests/NAME.json` holds it. */
 export interface LiveRecord {
   readonly name: GuestName;
@@ -61,8 +79,10 @@ export interface LiveRecord {
   readonly link: LiveLink | undefined;
   readonly startedAt: string;
   readonly isPaused: boolean;
-  /** Who wanted the end of the run: an operator, or the control plane, which ends itself. */
-  readonly stopAsked: 'operator' | 'shutdown' | undefined;
+  /** Who wanted the end of the run. */
+  readonly stopAsked: StopReason | undefined;
+  /** What its health check says; absent before the first one. */
+  readonly health?: LiveHealth;
   /** How often the guest was started again in a row before this run, without having run for a while. */
   readonly restarts: number;
   /** The configuration the run was started with. */

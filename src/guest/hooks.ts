@@ -14,9 +14,6 @@ import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import { planHook } from './plan-hook.ts';
 
-const SIGKILL = 9;
-/** `PIDFD_SIGNAL_PROCESS_GROUP`, include/uapi/linux/pidfd.h, Linux 6.9. */
-const WHOLE_GROUP = 4;
 const LOG_BYTES = 1024 ** 2;
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -114,7 +111,7 @@ export class Hooks {
       });
       const first = await Promise.race([started.ended, timeout.promise]);
       if (first !== 'late') return { exitCode: first.code, timedOut: false };
-      await this.#kill(what, process);
+      await this.#commands.kill(started);
       return { exitCode: (await started.ended).code, timedOut: true };
     } catch (error) {
       return { exitCode: null, timedOut: false, cause: primaryError(error) };
@@ -122,15 +119,6 @@ export class Hooks {
       clearTimeout(timer);
       syscalld.drop(log);
     }
-  }
-
-  /** Kills a hook with all it has started, but for what left its session; on kernels before 6.9 the hook alone. */
-  async #kill(what: string, process: number): Promise<void> {
-    const p = this.#host.program();
-    const ignore = ['EINVAL', 'ESRCH'];
-    p.sys('pidfd_send_signal', [p.import(process), SIGKILL, 0, WHOLE_GROUP], { about: 'its group', ignore });
-    await this.#host.syscalld.run(what, p);
-    this.#host.syscalld.signal(process, SIGKILL);
   }
 
   #environment(guest: Guest, stage: HookStage, facts: HookFacts): Readonly<Record<string, string>> {

@@ -22,7 +22,7 @@ import { OBJECT_KIND } from '../sys/wire.ts';
 import { Commands, type StartedCommand } from './commands.ts';
 import { completeConfig, parseGuestConfig } from './config.ts';
 import { type ConfigChange, createConfigText, editConfigText } from './config-text.ts';
-import type { GuestConfig, GuestConfigValues } from './config-types.ts';
+import type { GuestConfig, GuestConfigValues, HealthCheck } from './config-types.ts';
 import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { Copies } from './copies.ts';
 import type { EventJournal } from './event-journal.ts';
@@ -34,8 +34,10 @@ import {
   type LiveLink,
   type LiveNetwork,
   type LiveRecord,
+  type StopReason,
 } from './guest.ts';
 import { changeLimits, configuredRows, type LimitRow, readRows, resetRows } from './guest-limits.ts';
+import { Health } from './health.ts';
 import { Hooks } from './hooks.ts';
 import type { Host } from './host.ts';
 import { linkSpec, removeLink } from './links.ts';
@@ -64,6 +66,7 @@ import { findUser } from './user-files.ts';
 import { Views } from './views.ts';
 
 const SIGKILL = 9;
+const HEALTH_LOG_BYTES = 256 * 1024;
 const FREEZE_TIMEOUT_MS = 5000;
 const LISTEN_POLL_MS = 20;
 const LAYERS_TIMEOUT_MS = 5000;
@@ -72,8 +75,8 @@ const LAYERS_POLL_MS = 10;
 /** What `stop` may be asked to do otherwise than configured. */
 export interface StopRequest {
   readonly timeoutMs?: number | undefined;
-  /** The control plane ends: what is to be up comes up again with it. */
-  readonly isShutdown?: boolean;
+  /** Who wants it, unless an operator. */
+  readonly reason?: StopReason;
 }
 
 interface PlannedStart {
@@ -109,6 +112,7 @@ export class Manager {
   readonly #byInit = new Map<number, Guest>();
   readonly #commands: Commands;
   readonly #hooks: Hooks;
+  readonly #health: Health;
 
   constructor(host: Host, storage: GuestStorage, readings: Readings) {
     this.host = host;
@@ -117,8 +121,14 @@ export class Manager {
     this.snapshots = new Snapshots(host);
     this.copies = new Copies(this);
     this.#contexts = new Contexts(host, this.registry);
-    this.#commands = new Commands(host.syscalld);
+    this.#commands = new Commands(host);
     this.#hooks = new Hooks(host, this.#commands);
+    this.#health = new Health(host, {
+      run: (guest, check) => this.#runCheck(guest, check),
+      kill: (command) => this.#commands.kill(command),
+      remember: (guest, live) => this.#remember(guest, live),
+      unhealthy: (guest, action) => this.#unhealthy(guest, action),
+    });
     this.networks = new Networks(host, this.registry);
     this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
       this.start(guest, undefined, restarts),
@@ -618,6 +628,7 @@ export class Manager {
     this.#remember(guest, live);
     this.#restarts.started(guest);
     guest.state = 'running';
+    this.#health.begin(guest);
     undo.commit();
     this.#events.publish(guest, 'started', { initPid, ephemeral: guest.isEphemeral });
     if (guest.isEndingEarly) this.ending(init);
@@ -760,6 +771,7 @@ export class Manager {
 
   async #finish(guest: Guest, waitStatus: number | Promise<number>): Promise<void> {
     guest.state = 'stopping';
+    this.#health.end(guest);
     const { live, ended } = guest;
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
@@ -833,10 +845,11 @@ export class Manager {
       await guest.queue;
     }
     const wasPending = guest.pending !== undefined;
-    if (request.isShutdown !== true) this.#restarts.stopAsked(guest);
+    const { reason = 'operator' } = request;
+    if (reason === 'operator') this.#restarts.stopAsked(guest);
     const { ended } = guest;
     if (!guest.live || !ended || !isActive(guest)) return wasPending ? guest.live?.exit : undefined;
-    const live: LiveRecord = { ...guest.live, stopAsked: request.isShutdown ? 'shutdown' : 'operator' };
+    const live: LiveRecord = { ...guest.live, stopAsked: reason };
     this.#remember(guest, live);
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
     if (guest.state === 'paused') await this.resume(guest);
@@ -925,6 +938,31 @@ export class Manager {
     return await commandErrors(what, started);
   }
 
+  async #runCheck(guest: Guest, { test }: HealthCheck): Promise<StartedCommand> {
+    const { syscalld } = this.host;
+    const [log, stdout, stderr] = [syscalld.newObject(), syscalld.newObject(), syscalld.newObject()];
+    const connection = connectionToLog({ init: 'fake' }, { stdout, stderr });
+    const request = { argv: test, env: {}, cwd: undefined, user: undefined };
+    const { program, object } = await this.#planExec(guest, request, connection);
+    const { directory, healthLog } = guestPaths(this.host.paths, guest.name);
+    const what = `check the health of guest "${guest.name}"`;
+    const start = this.#commands.start(what, program, object, () => {
+      if (guest.isEphemeral) mkdirSync(directory, { recursive: true, mode: 0o700 });
+      syscalld.log(log, healthLog, HEALTH_LOG_BYTES, stdout, stderr);
+    });
+    const started = await commandErrors(what, start);
+    void started.ended.then(() => syscalld.drop(log));
+    return started;
+  }
+
+  async #unhealthy(guest: Guest, action: HealthCheck['onFailure']): Promise<void> {
+    await this.#attempt(`${action} unhealthy guest "${guest.name}"`, async () => {
+      if (action === 'restart') await this.stop(guest, { reason: 'health-restart' });
+      if (action === 'kill') await this.stop(guest, { reason: 'health-kill', timeoutMs: 0 });
+      if (action === 'stop') await this.stop(guest);
+    });
+  }
+
   /** Returns the program of an exec, without running it. */
   async explainExec(
     guest: Guest,
@@ -997,6 +1035,7 @@ export class Manager {
             limits: config.limits,
             scheduler: config.scheduler,
             restart: config.restart,
+            health: config.health,
           },
         });
         const live = await this.networks.change(guest, guest.live, config.network);
@@ -1005,6 +1044,7 @@ export class Manager {
       writeDurable(paths.config, edited);
       guest.config = config;
       this.#restarts.changed(guest);
+      if (guest.state === 'running' || guest.state === 'paused') this.#health.begin(guest);
       this.#events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });
       return effective;
     });
@@ -1034,6 +1074,7 @@ export class Manager {
 
   /** Starts what is due, and after a boot of the host what is to be up. Called once all is repaired. */
   startDue(): void {
+    for (const guest of this.registry.list()) if (isActive(guest)) this.#health.begin(guest);
     this.#restarts.begin();
   }
 
@@ -1052,6 +1093,7 @@ export class Manager {
   /** Ends what was prepared for guests to come, and leaves no cgroup of the instance if no guest runs. */
   async close(): Promise<void> {
     this.holdDue();
+    this.#health.close();
     await this.#contexts.close();
     await this.networks.end();
     this.views.end();

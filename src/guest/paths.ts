@@ -42,6 +42,8 @@ export interface GuestPaths {
   readonly log: string;
   /** What hooks wrote. */
   readonly hooksLog: string;
+  /** What health checks wrote. */
+  readonly healthLog: string;
   /** The operator's last word: whether it is to be up. */
   readonly wanted: string;
   /** Live state. */
@@ -59,6 +61,7 @@ export function guestPaths(paths: InstancePaths, name: string): GuestPaths {
     template: join(directory, 'template.json'),
     log: join(directory, 'log'),
     hooksLog: join(directory, 'hooks.log'),
+    healthLog: join(directory, 'health.log'),
     wanted: join(directory, 'wanted'),
     live: join(paths.run, 'guests', `${name}.json`),
   };

@@ -5,6 +5,7 @@
  *       └ child, in the guest's cgroup ── joins the guest's other namespaces, then as any command (plan-command.ts)
  */
 import type { Import, Program, Result } from '../sys/program.ts';
+import { planLogPipes } from './log-pipes.ts';
 import { planCommand } from './plan-command.ts';
 import type { CommandSpec } from './plan-types.ts';
 
@@ -31,9 +32,10 @@ export function planExec(p: Program, spec: ExecSpec): void {
   const broker = spec.brokerObject === 0 ? undefined : p.import(spec.brokerObject);
   const leaf = openLeaf(p, spec.cgroupLeaf);
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
+  const pipes = new Map([...planLogPipes(p, spec.command.stdio)].map(([one, { end }]) => [one, end]));
   p.spawn('command', { cgroup: leaf, object: spec.processObject }, () => {
     planEnter(p, init, spec.hostNetwork);
-    planCommand(p, spec.command, () => ({ pipes: new Map(), broker }));
+    planCommand(p, spec.command, () => ({ pipes, broker }));
   });
 }
 

@@ -59,7 +59,8 @@ export function planOpenNetwork(p: Program, about: string): Result {
 /** Adds the steps that try a kind of interface, in a network namespace that goes with the worker. */
 export function planTryLink(p: Program, kind: string): void {
   p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace' });
-  planRoute(p, planRouteSocket(p), newLink(kind, INTERFACE, INTERFACE_INDEX));
+  // Any index: the other end of a pair is made first, and takes the lowest.
+  planRoute(p, planRouteSocket(p), newLink(kind, INTERFACE, 0));
 }
 
 /** Adds the steps that change what a running guest sees. */

@@ -9,7 +9,7 @@ const POLICY: RestartPolicy = {
   maxDelayMs: 60_000,
   onReboot: true,
 };
-const RUN: EndedRun = { cause: 'exited', exitCode: 0, ranMs: 5, restarts: 0 };
+const RUN: EndedRun = { cause: 'exited', exitCode: 0, ranMs: 5, restarts: 0, isRestartAsked: false };
 
 test('each policy answers to each end', () => {
   const ends = {
@@ -19,15 +19,17 @@ test('each policy answers to each end', () => {
     stopped: { ...RUN, cause: 'stopped', exitCode: 143 },
     halted: { ...RUN, cause: 'halted' },
     rebooted: { ...RUN, cause: 'rebooted' },
+    killed: { ...RUN, cause: 'unhealthy', exitCode: 137 },
+    unhealthy: { ...RUN, cause: 'unhealthy', isRestartAsked: true },
   } as const satisfies Record<string, EndedRun>;
   const restarting = (policy: RestartPolicy['policy']): readonly string[] =>
     Object.entries(ends)
       .filter(([, run]) => startAfter({ ...POLICY, policy }, run) !== undefined)
       .map(([name]) => name);
-  assert.deepEqual(restarting('no'), ['rebooted']);
-  assert.deepEqual(restarting('on-failure'), ['failure', 'unseen', 'rebooted']);
-  assert.deepEqual(restarting('always'), ['success', 'failure', 'unseen', 'rebooted']);
-  assert.deepEqual(restarting('unless-stopped'), ['success', 'failure', 'unseen', 'rebooted']);
+  assert.deepEqual(restarting('no'), ['rebooted', 'unhealthy']);
+  assert.deepEqual(restarting('on-failure'), ['failure', 'unseen', 'rebooted', 'killed', 'unhealthy']);
+  assert.deepEqual(restarting('always'), ['success', 'failure', 'unseen', 'rebooted', 'killed', 'unhealthy']);
+  assert.deepEqual(restarting('unless-stopped'), restarting('always'));
   assert.equal(startAfter({ ...POLICY, onReboot: false }, ends.rebooted), undefined);
 });
 

@@ -11,6 +11,8 @@ const SETTLED_MS = 10_000;
 export interface EndedRun {
   readonly cause: StopCause;
   readonly exitCode: number | null;
+  /** Its health check wants another run, whatever the policy. */
+  readonly isRestartAsked: boolean;
   /** How long it ran. */
   readonly ranMs: number;
   /** How often the guest had been started again for it without having settled. */
@@ -38,13 +40,15 @@ export function startAfterFailure(
   return policy.policy === 'no' ? undefined : nextStart(policy, restarts);
 }
 
-function isToRunAgain(policy: RestartPolicy, { cause, exitCode }: EndedRun): boolean {
+function isToRunAgain(policy: RestartPolicy, { cause, exitCode, isRestartAsked }: EndedRun): boolean {
   switch (cause) {
     case 'stopped':
     case 'halted':
       return false;
     case 'rebooted':
       return policy.onReboot;
+    case 'unhealthy':
+      return isRestartAsked || policy.policy !== 'no';
     default:
       return policy.policy === 'on-failure' ? exitCode !== 0 : policy.policy !== 'no';
   }

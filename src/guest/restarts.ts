@@ -55,6 +55,7 @@ export class Restarts {
     const next = startAfter(policy, {
       cause: exit.cause,
       exitCode: exit.code,
+      isRestartAsked: run.stopAsked === 'health-restart',
       ranMs: ranMs(run),
       restarts: run.restarts,
     });

@@ -57,7 +57,7 @@ export function consoleOf({ init }: GuestConfig, connect: Connection): Connectio
  * other command to two pipes, so that the log tells its two outputs apart.
  */
 export function connectionToLog(
-  { init }: GuestConfig,
+  { init }: Pick<GuestConfig, 'init'>,
   log: { readonly stdout: number; readonly stderr: number },
 ): Connection {
   if (init === 'own') {

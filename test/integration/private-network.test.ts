@@ -82,6 +82,14 @@ describe('network: private', { skip: unmet('root', 'overlay', 'network') }, () =
     v.ok(['run', '-d', '--name', name, '--network', 'private', ...options, '--', 'sleep', '1000']);
   const routed = ['--gateway', '10.7.0.1', '--gateway', 'fe80::1'];
 
+  test('is found possible by check', async () => {
+    const findings = JSON.parse((await v.run(['check', '--json'])).stdout) as readonly {
+      readonly name: string;
+      readonly ok: boolean;
+    }[];
+    assert.equal(findings.find(({ name }) => name === 'veth')?.ok, true);
+  });
+
   test('without a bridge the host has a route, and the gateway; connections go both ways', async () => {
     await guest('one', '--ip', '10.7.0.2/24', '--ip', 'fd07::2/64', ...routed);
     assert.deepEqual(hostEnds(), ['vs-one']);

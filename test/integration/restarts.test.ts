@@ -63,7 +63,7 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
       await v.ok(['run', '-d', '--name', 'box', ...template, `--init=${style}`, '--', ...command]);
       const other = await inspect('other');
       const before = await inspect('box');
-      await v.run(['exec', 'box', 'reboot', '-f']);
+      assert.equal((await v.run(['exec', 'box', 'reboot', '-f'])).stderr, '');
       const all = await eventOf('box', 'started', 2);
       assert.deepEqual(
         all.slice(1).map(({ type }) => type),

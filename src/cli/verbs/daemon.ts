@@ -65,7 +65,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
     const stop = eachGuest(
       { ...parsed, operands: [], options: { all: true } },
       services,
-      (guest) => manager.stop(guest, { isShutdown: true }),
+      (guest) => manager.stop(guest, { reason: 'shutdown' }),
       { isMeant: hasRun, parallel: MAX_PARALLEL },
     );
     for await (const outcome of stop) {

@@ -12,6 +12,7 @@ const COLUMNS = [
   { title: 'NAME' },
   { title: 'XID', align: 'right' },
   { title: 'STATE' },
+  { title: 'HEALTH' },
   { title: 'PID', align: 'right' },
   { title: 'UPTIME', align: 'right' },
   { title: 'TEMPLATE' },
@@ -60,16 +61,20 @@ export function hasLabel(labels: Readonly<Record<string, string>>, key: string, 
 
 /** Formats guests as a table. */
 export function formatList(guests: readonly (GuestView | BrokenView)[]): string {
+  // Only where there is something to say: most guests have no check.
+  const hasHealth = guests.some((one) => one.state !== 'broken' && one.health);
   return formatTable(
-    COLUMNS,
+    COLUMNS.filter(({ title }) => title !== 'HEALTH' || hasHealth),
     guests.map((one) => {
-      if (one.state === 'broken') return [one.name, '-', one.state, '-', '-', '-', '-'];
+      const health = hasHealth ? ['-'] : [];
+      if (one.state === 'broken') return [one.name, '-', one.state, ...health, '-', '-', '-', '-'];
       const uptime = one.uptimeSeconds === null ? '-' : formatSpan(one.uptimeSeconds);
       const command = cut(one.command.join(' '));
       return [
         one.name,
         String(one.xid),
         one.state,
+        ...health.map((none) => one.health?.now?.status ?? none),
         String(one.initPid ?? '-'),
         uptime,
         one.template,

@@ -1,3 +1,4 @@
+import { UserError } from '../../base/errors.ts';
 import { isActive } from '../../guest/guest.ts';
 import { GuestLog } from '../../guest/log-reader.ts';
 import { guestPaths } from '../../guest/paths.ts';
@@ -9,12 +10,15 @@ import type { ParsedVerb } from '../verb-types.ts';
 
 /** `vserver logs`: prints what a guest's command wrote, each stream to its own. */
 export async function logs(parsed: ParsedVerb<'logs'>, io: Io, { manager }: Services): Promise<VerbResult> {
-  const { follow, hooks, tail, timestamps } = parsed.options;
+  const { follow, health, hooks, tail, timestamps } = parsed.options;
+  if (health && hooks) {
+    throw new UserError('usage', 'cannot print logs: found --hooks and --health; need at most one of them');
+  }
   const guest = manager.registry.find(parsed.operands[0] ?? '');
   // Taken now: it is this run that is followed, not the next one.
   const ended = isActive(guest) ? guest.ended?.promise : undefined;
   const paths = guestPaths(manager.host.paths, guest.name);
-  await using log = await GuestLog.open(hooks ? paths.hooksLog : paths.log);
+  await using log = await GuestLog.open(health ? paths.healthLog : hooks ? paths.hooksLog : paths.log);
   let skip = 0;
   if (tail !== undefined) {
     const lines = new LineCounter();
