@@ -32,6 +32,7 @@ export interface EventDetails {
     readonly exitCode: number | null;
     readonly problem: string | null;
   };
+  readonly oom: { readonly kills: number; readonly total: number };
   readonly paused: object;
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
@@ -125,6 +126,10 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
       exitCode: 'of the last check; null when it has none',
       problem: 'why it has none; null otherwise',
     },
+  },
+  oom: {
+    meaning: 'the kernel has killed processes of the guest for want of memory',
+    details: { kills: 'how many since the event before', total: 'how many in this run' },
   },
   paused: { meaning: 'the guest is off the CPUs', details: {} },
   resumed: { meaning: 'the guest runs on', details: {} },

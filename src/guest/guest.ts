@@ -83,6 +83,8 @@ export interface LiveRecord {
   readonly stopAsked: StopReason | undefined;
   /** What its health check says; absent before the first one. */
   readonly health?: LiveHealth;
+  /** Processes killed for want of memory, as far as an event has told of them. */
+  readonly oomKills?: number;
   /** How often the guest was started again in a row before this run, without having run for a while. */
   readonly restarts: number;
   /** The configuration the run was started with. */

@@ -43,6 +43,7 @@ import type { Host } from './host.ts';
 import { linkSpec, removeLink } from './links.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
 import { type NetworkOpening, Networks } from './networks.ts';
+import { OomEvents } from './oom.ts';
 import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
@@ -113,6 +114,7 @@ export class Manager {
   readonly #commands: Commands;
   readonly #hooks: Hooks;
   readonly #health: Health;
+  readonly #oom: OomEvents;
 
   constructor(host: Host, storage: GuestStorage, readings: Readings) {
     this.host = host;
@@ -123,6 +125,7 @@ export class Manager {
     this.#contexts = new Contexts(host, this.registry);
     this.#commands = new Commands(host);
     this.#hooks = new Hooks(host, this.#commands);
+    this.#oom = new OomEvents(host, (guest, live) => this.#remember(guest, live));
     this.#health = new Health(host, {
       run: (guest, check) => this.#runCheck(guest, check),
       kill: (command) => this.#commands.kill(command),
@@ -628,7 +631,7 @@ export class Manager {
     this.#remember(guest, live);
     this.#restarts.started(guest);
     guest.state = 'running';
-    this.#health.begin(guest);
+    this.#follow(guest);
     undo.commit();
     this.#events.publish(guest, 'started', { initPid, ephemeral: guest.isEphemeral });
     if (guest.isEndingEarly) this.ending(init);
@@ -677,6 +680,12 @@ export class Manager {
       .map(({ reason }) => reason as unknown);
     if (failures.length > 0) throw failures.find((one) => !isConsequence(one)) ?? failures[0];
     return host.status === 'fulfilled' ? host.value : { logPipes: [], network: undefined, link: undefined };
+  }
+
+  /** Looks after a guest that runs, as its configuration of now wants it. */
+  #follow(guest: Guest): void {
+    this.#health.begin(guest);
+    void this.#attempt(`watch the memory of guest "${guest.name}"`, () => this.#oom.begin(guest));
   }
 
   #remember(guest: Guest, live: LiveRecord): void {
@@ -784,6 +793,7 @@ export class Manager {
         this.host.syscalld.drop(run.initObject);
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
+      this.#oom.end(guest);
       const facts = { EXIT_CODE: exit.code ?? '', CAUSE: exit.cause };
       await this.#hooks.try(guest, 'postStop', facts);
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
@@ -1044,7 +1054,7 @@ export class Manager {
       writeDurable(paths.config, edited);
       guest.config = config;
       this.#restarts.changed(guest);
-      if (guest.state === 'running' || guest.state === 'paused') this.#health.begin(guest);
+      if (guest.state === 'running' || guest.state === 'paused') this.#follow(guest);
       this.#events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });
       return effective;
     });
@@ -1074,7 +1084,7 @@ export class Manager {
 
   /** Starts what is due, and after a boot of the host what is to be up. Called once all is repaired. */
   startDue(): void {
-    for (const guest of this.registry.list()) if (isActive(guest)) this.#health.begin(guest);
+    for (const guest of this.registry.list()) if (isActive(guest)) this.#follow(guest);
     this.#restarts.begin();
   }
 
@@ -1094,6 +1104,7 @@ export class Manager {
   async close(): Promise<void> {
     this.holdDue();
     this.#health.close();
+    this.#oom.close();
     await this.#contexts.close();
     await this.networks.end();
     this.views.end();

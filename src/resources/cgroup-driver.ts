@@ -1,6 +1,6 @@
 import type { Xid } from '../base/ids.ts';
 import type { ControllerName } from './cgroup-layout.ts';
-import type { CgroupWrite } from './controller.ts';
+import type { CgroupWrite, OomSource } from './controller.ts';
 import type { EffectiveLimits, LimitKind, Limits, Sample, Usage } from './limits.ts';
 
 /** What a start does to cgroups, as data: the worker makes the directories, does the writes, joins, and clones. */
@@ -71,6 +71,10 @@ export interface CgroupDriver {
    * @throws StateError cgroup-missing
    */
   sample(xid: Xid): Sample;
+  /** Where the kernel tells that a guest ran out of memory; undefined without a memory controller. */
+  oomSource(xid: Xid): OomSource | undefined;
+  /** Processes killed in a guest for want of memory; undefined: nobody counts them, or it has no cgroup. */
+  oomKills(xid: Xid): number | undefined;
   /** CPU time of all that is in no guest of the instance. */
   readHostCpu(): { readonly userUs: number; readonly systemUs: number };
   /**

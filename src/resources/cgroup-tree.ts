@@ -20,7 +20,7 @@ import {
   subtree,
 } from './cgroup-fs.ts';
 import { type CgroupLayout, CONTROLLERS, type ControllerName } from './cgroup-layout.ts';
-import type { Controller } from './controller.ts';
+import type { Controller, OomSource } from './controller.ts';
 import { cpuV1, cpuV2 } from './cpu.ts';
 import { cpusetV1, cpusetV2, prepareCpusetV1 } from './cpuset.ts';
 import {
@@ -259,6 +259,21 @@ class CgroupTree implements CgroupDriver {
       );
       return Object.assign(sample, ...controllers);
     });
+  }
+
+  oomSource(xid: Xid): OomSource | undefined {
+    for (const { parent, controller } of this.#bindings) {
+      const source = controller.oomSource?.(`${parent}/${xid}`);
+      if (source) return source;
+    }
+    return undefined;
+  }
+
+  oomKills(xid: Xid): number | undefined {
+    const source = this.oomSource(xid);
+    const text = source && readIfPresent(this.#files, source.counter);
+    // oom_kill: since Linux 4.13.
+    return text === undefined ? undefined : parseFlatKeyed(text).get('oom_kill');
   }
 
   readHostCpu(): { readonly userUs: number; readonly systemUs: number } {

@@ -7,6 +7,14 @@ export interface CgroupWrite {
   readonly text: string;
 }
 
+/** Where a guest's memory cgroup tells that something was killed in it. */
+export interface OomSource {
+  /** File with the count, `oom_kill N`. */
+  readonly counter: string;
+  /** cgroup v1: file by which an eventfd is told. On v2 the counter's file changes. */
+  readonly control?: string;
+}
+
 /** How one controller of one cgroup version keeps a guest's limits. Directories are the guest's, absolute. */
 export interface Controller {
   /** File that has to be there for a limit to be enforced. */
@@ -26,6 +34,8 @@ export interface Controller {
   /** Reads back the limits that are enforced. */
   readLimits(files: CgroupFiles, directory: string): Partial<EffectiveLimits>;
   readUsage(files: CgroupFiles, directory: string): Partial<Usage>;
+  /** The memory controller only. */
+  oomSource?(directory: string): OomSource;
   /** Reads one file at most. */
   readSample(files: CgroupFiles, directory: string): Partial<Sample>;
 }

@@ -82,6 +82,10 @@ export const memoryV1: Controller = {
       oomKills: parseFlatKeyed(files.read(`${directory}/${OOM_CONTROL}`)).get('oom_kill'),
     };
   },
+  oomSource: (directory) => ({
+    counter: `${directory}/${OOM_CONTROL}`,
+    control: `${directory}/cgroup.event_control`,
+  }),
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${STAT}`);
     if (text === undefined) return {};

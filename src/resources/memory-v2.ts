@@ -72,6 +72,7 @@ export const memoryV2: Controller = {
       oomKills: events.get('oom_kill'),
     };
   },
+  oomSource: (directory) => ({ counter: `${directory}/${MEMORY_EVENTS}` }),
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${MEMORY_STAT}`);
     if (text === undefined) return {};
