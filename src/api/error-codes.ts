@@ -52,6 +52,11 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'the kernel refuses an eBPF program; the details have the words of its verifier',
   },
+  'fence-foreign': {
+    status: 409,
+    exit: 1,
+    meaning: 'guests run behind a network fence of another version of vserver',
+  },
   'foreign-owner': {
     status: 400,
     exit: 2,

@@ -37,6 +37,16 @@ export interface EventDetails {
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
   readonly deleted: object;
+  readonly 'quota.reached': QuotaDetails;
+  readonly 'quota.renewed': QuotaDetails;
+}
+
+/** A quota of traffic. */
+export interface QuotaDetails {
+  readonly limitBytes: number;
+  readonly per: 'day' | 'month';
+  readonly above: 'deny' | 'slow' | 'tell';
+  readonly until: string;
 }
 
 /** The name of a kind of event. */
@@ -72,6 +82,13 @@ export interface EventTypeInfo<Details> {
   readonly meaning: string;
   readonly details: { readonly [Field in keyof Details]-?: string };
 }
+
+const QUOTA_DETAILS = {
+  limitBytes: 'the quota, in bytes',
+  per: '`day` or `month`',
+  above: 'what happens to what is above: `deny`, `slow` or `tell`',
+  until: 'when the next period begins, RFC 3339',
+};
 
 /** Every kind of event. */
 export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDetails[Type]> } = {
@@ -138,6 +155,11 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
     details: { keys: 'the changed keys, as `set` names them' },
   },
   deleted: { meaning: 'a guest that stayed has been deleted with its files', details: {} },
+  'quota.reached': { meaning: 'the guest has used up its quota of traffic', details: QUOTA_DETAILS },
+  'quota.renewed': {
+    meaning: 'the next day or month has begun for a guest that had used up its quota of traffic',
+    details: QUOTA_DETAILS,
+  },
 };
 
 /** The names of all kinds. */

@@ -61,6 +61,7 @@ export function configValuesOf(
         bridge: options.bridge,
         gateways: options.gateway.length === 0 ? undefined : options.gateway,
         shareWith: options.networkOf,
+        quota: options.trafficQuota,
         dns: options.dns.length === 0 ? undefined : options.dns,
         search: options.dnsSearch.length === 0 ? undefined : options.dnsSearch,
         hosts: unlessEmpty(Object.fromEntries(options.addHost)),

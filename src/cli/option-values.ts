@@ -4,11 +4,19 @@ import { parseGuestRef } from '../base/ids.ts';
 import { formatIpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { formatSignal, parseSignal } from '../base/signals.ts';
-import { cpuSharesToWeight, parseCount, parseCpus, parseDuration, parseSize } from '../base/units.ts';
+import {
+  cpuSharesToWeight,
+  formatSize,
+  parseCount,
+  parseCpus,
+  parseDuration,
+  parseSize,
+} from '../base/units.ts';
 import { parseCapability, parseCapabilityExpression } from '../context/capabilities.ts';
 import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
 import { MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
 import type { GuestMountValues, RestartPolicy, Rlimit, SeccompChoice } from '../guest/config-types.ts';
+import type { QuotaUnit } from '../guest/quota-period.ts';
 
 /** A variable for the guest; without a value it is taken from the client's environment, as in Docker. */
 export interface EnvSetting {
@@ -40,6 +48,19 @@ export function parseText(text: string): string {
 /** Parses an address, with or without the length of its network's prefix, into the form of the configuration file. */
 export function parseAddress(text: string): string {
   return formatIpPrefix(parseIpPrefix(text));
+}
+
+/** One `--traffic-quota`. */
+export interface TrafficQuotaSetting {
+  readonly bytes: string;
+  readonly per: QuotaUnit;
+}
+
+/** Parses `SIZE/day` or `SIZE/month`. */
+export function parseTrafficQuota(text: string): TrafficQuotaSetting {
+  const [, size = '', unit] = /^([^/]+)\/(day|month)$/.exec(text) ?? [];
+  if (unit === undefined) throw refuse(text, 'SIZE/day or SIZE/month, for example 100g/month');
+  return { bytes: formatSize(parseSize(size)), per: unit === 'day' ? unit : 'month' };
 }
 
 /** Parses `NAME:ADDRESS` as Docker has it; an IPv6 address may be in brackets. */

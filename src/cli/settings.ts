@@ -20,7 +20,7 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
 const LIVE_SECTION = /^(restart|scheduler|health)(\.|$)/;
 
 /** Of these too, if it has a network. */
-const LIVE_NETWORK = /^network\.(addresses|policy|bandwidth)(\.|$)/;
+const LIVE_NETWORK = /^network\.(addresses|policy|bandwidth|quota)(\.|$)/;
 
 /**
  * Parses `KEY=VALUE` of `vserver set`. The key's parts are separated by dots; the value is YAML on one line, such as

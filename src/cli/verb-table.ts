@@ -35,6 +35,7 @@ import {
   parseTimeout,
   parseTmpfs,
   parseTokens,
+  parseTrafficQuota,
   parseUlimitSetting,
   parseVolume,
 } from './option-values.ts';
@@ -180,6 +181,11 @@ const CONFIG: OptionTable<ConfigOptions> = {
     parseText,
   ),
   gateway: list('ADDRESS', "with --network private: the guest's way to everywhere else", parseText),
+  trafficQuota: value(
+    'SIZE/PERIOD',
+    'most that is sent and received in a day or a month, for example 100g/month; the rest is dropped',
+    parseTrafficQuota,
+  ),
   dns: list('ADDRESS', "server that is asked for names; default the host's", parseText),
   dnsSearch: list('DOMAIN', 'domain in which short names are looked for', parseText),
   addHost: list('NAME:ADDRESS', 'further line of /etc/hosts', parseHost),

@@ -8,6 +8,7 @@ import type {
   EventStart,
   RestartSetting,
   SecurityOption,
+  TrafficQuotaSetting,
   UlimitSetting,
 } from './option-values.ts';
 import type { TopKey } from './top-table.ts';
@@ -49,6 +50,7 @@ export interface ConfigOptions {
   readonly bridge: string | undefined;
   /** Addresses, at most one of each family. */
   readonly gateway: readonly string[];
+  readonly trafficQuota: TrafficQuotaSetting | undefined;
   readonly dns: readonly string[];
   readonly dnsSearch: readonly string[];
   readonly addHost: readonly (readonly [name: string, address: string])[];

@@ -19,6 +19,7 @@ import type {
   GuestMount,
   GuestNetwork,
   GuestNetworkPolicy,
+  GuestQuota,
   NetworkMode,
   Rlimit,
 } from './config-types.ts';
@@ -558,6 +559,35 @@ const bandwidth = z
     }),
   );
 
+const NEED_QUOTA = 'a mapping with bytes and perhaps per, direction, above and slow';
+const quota = z
+  .strictObject(
+    {
+      bytes: size(1).meta({ description: 'IP packets with their headers', example: ['100g'] }),
+      per: choice(['day', 'month']).default('month').meta({ description: "of the host's calendar" }),
+      direction: choice(['both', 'send', 'receive'])
+        .default('both')
+        .meta({ description: 'what counts; what the guest sends to itself never does' }),
+      above: choice(['deny', 'slow', 'tell']).default('deny').meta({
+        description: 'what happens to what is above: dropped, held to slow, or told by an event alone',
+      }),
+      slow: size(1)
+        .optional()
+        .meta({ description: 'with above: slow, bytes per second in each direction', example: ['64k'] }),
+    },
+    { error: NEED_QUOTA },
+  )
+  .refine(({ above, slow }) => (above === 'slow') === (slow !== undefined), {
+    error: 'slow, in bytes per second, with above: slow and with nothing else',
+    path: ['slow'],
+  })
+  .transform(
+    ({ slow, ...rest }): GuestQuota => ({
+      ...rest,
+      ...(slow === undefined ? {} : { slowBytesPerSecond: slow }),
+    }),
+  );
+
 const network = z.strictObject(
   {
     mode: choice(['isolated', 'private', 'none', 'host'])
@@ -621,6 +651,7 @@ const network = z.strictObject(
       }),
     policy: policy.optional().meta({ description: 'whom the guest may reach' }),
     bandwidth: bandwidth.optional().meta({ description: 'how fast the guest may be' }),
+    quota: quota.optional().meta({ description: 'how much it may send and receive in a day or a month' }),
   },
   { error: NEED_MAP },
 );
@@ -878,6 +909,7 @@ const MODES_OF: Readonly<Partial<Record<keyof GuestNetwork, readonly NetworkMode
   shareWith: ['isolated'],
   policy: ['isolated'],
   bandwidth: ['isolated'],
+  quota: ['isolated'],
   dns: ['isolated', 'private', 'host'],
   search: ['isolated', 'private', 'host'],
   hosts: ['isolated', 'private', 'host'],
@@ -939,7 +971,7 @@ function* networkIssues(
     yield* gatewayIssues(network, gateway, index);
   if (shareWith !== undefined && addresses.length > 0)
     yield [['addresses'], 'no addresses of its own with network.shareWith'];
-  for (const key of ['policy', 'bandwidth'] as const)
+  for (const key of ['policy', 'bandwidth', 'quota'] as const)
     if (shareWith !== undefined && network[key] !== undefined)
       yield [[key], `none with network.shareWith: that of guest "${shareWith}" holds`];
   const hosts = addresses.map((address) => address.split('/')[0]);
@@ -957,7 +989,7 @@ function completeNetwork(network: Parsed['network']): GuestNetwork {
     ...(network.gateways === undefined ? {} : { gateways: network.gateways }),
     ...(network.interface === undefined ? {} : { interface: network.interface }),
     ...(shareWith === undefined ? {} : { shareWith }),
-    ...dropAbsent({ dns: network.dns, search: network.search, hosts: network.hosts }),
+    ...dropAbsent({ quota: network.quota, dns: network.dns, search: network.search, hosts: network.hosts }),
     ...(network.policy === undefined ? {} : { policy: withoutAbsent(network.policy) }),
     ...(network.bandwidth === undefined ? {} : { bandwidth: network.bandwidth }),
   };

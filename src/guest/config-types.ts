@@ -2,10 +2,11 @@ import type { Xid } from '../base/ids.ts';
 import type { CpuBandwidth } from '../base/units.ts';
 import type { ContextCapability } from '../context/capabilities.ts';
 import type { RlimitName } from '../context/rlimits.ts';
-import type { Bandwidth, EgressRule, NetworkPolicy } from '../network/rules.ts';
+import type { Bandwidth, EgressRule, NetworkPolicy, TrafficQuota } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import type { TokenBucket } from '../resources/token-bucket.ts';
 import type { ViewGroup } from '../views/files.ts';
+import type { QuotaUnit } from './quota-period.ts';
 
 /**
  * What is process 1 of a guest: `fake` a tiny built-in init, `none` the command itself, `own` the command, which is a
@@ -34,11 +35,23 @@ export interface GuestNetwork {
   readonly shareWith?: string;
   readonly policy?: GuestNetworkPolicy;
   readonly bandwidth?: Bandwidth;
+  readonly quota?: GuestQuota;
   /** Name servers and search domains in place of the host's. */
   readonly dns?: readonly string[];
   readonly search?: readonly string[];
   /** Further lines of /etc/hosts: addresses by name. */
   readonly hosts?: Readonly<Record<string, string>>;
+}
+
+/** How much a guest may send and receive in a day or a month of the host's calendar. */
+export interface GuestQuota {
+  readonly bytes: number;
+  readonly per: QuotaUnit;
+  readonly direction: TrafficQuota['direction'];
+  /** What happens to what is above. */
+  readonly above: TrafficQuota['above'];
+  /** With `slow`, and with nothing else. */
+  readonly slowBytesPerSecond?: number;
 }
 
 /** Whom a guest may reach. */
@@ -244,6 +257,13 @@ export interface GuestConfigValues {
     readonly shareWith?: string;
     readonly policy?: Omit<GuestNetworkPolicy, 'egress'> & {
       readonly egress?: readonly (Omit<EgressRule, 'ports'> & { readonly ports?: number | string })[];
+    };
+    readonly quota?: {
+      readonly bytes: number | string;
+      readonly per?: QuotaUnit;
+      readonly direction?: GuestQuota['direction'];
+      readonly above?: GuestQuota['above'];
+      readonly slow?: number | string;
     };
     readonly dns?: readonly string[];
     readonly search?: readonly string[];

@@ -145,3 +145,8 @@ export interface Guest {
 export function isActive(guest: Guest): boolean {
   return guest.state === 'running' || guest.state === 'paused' || guest.state === 'stopping';
 }
+
+/** What a guest runs with, or would be started with. */
+export function configOf(guest: Guest): GuestConfig {
+  return guest.live && isActive(guest) ? guest.live.config : guest.config;
+}

@@ -9,6 +9,7 @@ import { StateError, UserError } from '../base/errors.ts';
 import { firstOf, formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
+import { FENCE_VERSION } from '../network/fence-maps.ts';
 import type { BothWays, Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { isLocalAddress } from '../sys/local-address.ts';
@@ -16,13 +17,14 @@ import type { Program, Result } from '../sys/program.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
-import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
+import { configOf, type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { changeLink, linkTraffic } from './links.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
 import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
+import { Quotas, type QuotaView, quotaRules } from './quotas.ts';
 import type { Registry } from './registry.ts';
 import { rawAccess } from './spec.ts';
 
@@ -52,10 +54,23 @@ export class Networks {
   #fence: Promise<OpenFence> | undefined;
   /** Of a fence that stands since before syscalld was started anew. */
   #former: FenceHandles | undefined;
+  /** Objects of a fence of another version, which nothing here understands: it is left to the guests behind it. */
+  #foreign: readonly number[] | undefined;
+
+  readonly quotas: Quotas;
 
   constructor(host: Host, registry: Registry) {
     this.#host = host;
     this.#registry = registry;
+    this.quotas = new Quotas(host, async (guest) => {
+      const { fence } = await this.#openFence();
+      await fence.setNetwork(guest.xid, this.#rules(configOf(guest)));
+    });
+  }
+
+  /** Returns a guest's quota of traffic, with what it has used of it; undefined without one. */
+  async quota(guest: Guest): Promise<QuotaView | undefined> {
+    return await this.quotas.view(this.#ownerOf(guest), async () => (await this.#openFence()).fence);
   }
 
   get #fenceFile(): string {
@@ -72,6 +87,10 @@ export class Networks {
     const handles = text === undefined ? undefined : (JSON.parse(text) as FenceHandles); // our own file
     const ids = Object.values(handles?.objects ?? {});
     const there = new Set(held.filter(({ kind }) => kind === OBJECT_KIND.fd).map(({ id }) => id));
+    if (handles !== undefined && handles.version !== FENCE_VERSION) {
+      this.#foreign = ids.every((id) => there.has(id)) ? ids : [];
+      return this.#foreign;
+    }
     if (handles === undefined || !ids.every((id) => there.has(id))) {
       this.#former = handles;
       return [];
@@ -83,22 +102,43 @@ export class Networks {
   /** Takes over the networks of the guests that run: a fence that was lost is put up again around them. */
   async adopt(guests: readonly Guest[]): Promise<void> {
     const running = guests.filter((one) => one.live?.network && isActive(one));
-    if (running.length === 0) return;
+    if (running.length === 0 || this.#isForeign()) return;
     const { fence, isKept } = await this.#openFence();
     for (const guest of running) {
       const { network } = guest.live ?? {};
       if (!network) continue;
-      const rules = this.#rules(this.#ownConfig(guest));
-      if (isKept) {
-        fence.adopt(network.nid, rules);
-      } else {
-        await fence.setNetwork(network.nid, rules);
-        await fence.bindGuest(BigInt(network.cgroupId), network.nid);
-      }
+      const owner = this.#ownerOf(guest);
+      const { quota, ...rules } = this.#rules(configOf(owner));
+      if (isKept) fence.adopt(network.nid, rules);
+      // Of a fence that is kept the clock may have gone on past the periods it knows.
+      if (quota || !isKept)
+        await fence.setNetwork(
+          network.nid,
+          { ...rules, ...(quota && { quota }) },
+          this.quotas.spentBefore(owner),
+        );
+      if (!isKept) await fence.bindGuest(BigInt(network.cgroupId), network.nid);
+      this.quotas.opened(owner, configOf(owner).network.quota, fence);
     }
   }
 
+  /** Whether guests run behind a fence that is of another version. */
+  #isForeign(): boolean {
+    if (this.#foreign === undefined) return false;
+    if (this.#registry.list().some((one) => isActive(one) && one.live?.network)) return true;
+    for (const object of this.#foreign) this.#host.syscalld.drop(object);
+    this.#foreign = undefined; // the next one takes its place
+    return false;
+  }
+
   async #openFence(): Promise<OpenFence> {
+    if (this.#isForeign()) {
+      throw new StateError(
+        'fence-foreign',
+        'cannot use the network fence: found one of another version of vserver around guests that run; need all guests with ' +
+          'addresses stopped once, they go on as they are until then',
+      );
+    }
     this.#fence ??= this.#makeFence();
     try {
       return await this.#fence;
@@ -128,14 +168,14 @@ export class Networks {
     }
   }
 
-  /** The configuration of the guest whose addresses a guest has. */
-  #ownConfig(guest: Guest): GuestConfig {
-    return configOf(this.#owner(guest, configOf(guest).network) ?? guest);
+  /** The guest whose addresses a guest has. */
+  #ownerOf(guest: Guest): Guest {
+    return this.#owner(guest, configOf(guest).network) ?? guest;
   }
 
   /** @throws UserError guest-not-found */
   #rules(config: GuestConfig): NetworkRules {
-    const { addresses, policy, bandwidth } = config.network;
+    const { addresses, policy, bandwidth, quota } = config.network;
     const { peers = [], ...rest } = policy ?? {};
     const raw = rawAccess(config);
     return {
@@ -146,6 +186,7 @@ export class Networks {
         peers: peers.map((name) => this.#registry.find(name).xid),
       },
       ...(bandwidth === undefined ? {} : { bandwidth }),
+      ...(quota === undefined ? {} : { quota: quotaRules(quota) }),
     };
   }
 
@@ -154,7 +195,7 @@ export class Networks {
     const { sockets, link, networks } = fence.handles.objects;
     const uid = idRangeOf(guest.xid).hostBase;
     const config = configOf(guest);
-    const nid = (this.#owner(guest, config.network) ?? guest).xid;
+    const nid = this.#ownerOf(guest).xid;
     const raw = rawAccess(config) === undefined ? {} : { raw: { networks, nid } };
     return {
       cgroup: service.leaf,
@@ -250,7 +291,7 @@ export class Networks {
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
     return {
-      addresses: this.#ownConfig(guest).network.addresses.map(parseIpPrefix),
+      addresses: configOf(this.#ownerOf(guest)).network.addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
       broker: this.#broker(guest, init, objects, fence),
     };
@@ -276,7 +317,8 @@ export class Networks {
       live,
       plan: (p) => {
         // The fence first: no address is there before it is guarded.
-        fence.planNetwork(p, live.nid, rules)();
+        fence.planNetwork(p, live.nid, rules, this.quotas.spentBefore(owner))();
+        this.quotas.opened(owner, own.network.quota, fence);
         fence.planBindGuest(p, planOpenDirectory(p, p.flags('AT_FDCWD'), directory), live.nid);
         if (name === undefined) return () => live;
         const results = planHostAddresses(p, name, absent);
@@ -332,14 +374,17 @@ export class Networks {
   async close(guest: Guest, live: LiveNetwork): Promise<LiveRecord | undefined> {
     const { syscalld } = this.#host;
     for (const object of [live.control, live.process]) syscalld.drop(object);
-    const { fence } = await this.#openFence();
-    await fence.unbindGuest(BigInt(live.cgroupId));
+    const fence = this.#isForeign() ? undefined : (await this.#openFence()).fence;
+    await fence?.unbindGuest(BigInt(live.cgroupId));
     const heir = this.#registry
       .list()
       .find((one) => one !== guest && isActive(one) && one.live?.network?.nid === live.nid)?.live;
     if (!heir?.network) {
       if (live.interface !== undefined) await this.#removeAddresses(guest, live.interface, live.added);
-      await fence.removeNetwork(live.nid);
+      if (fence) {
+        await this.quotas.closing(live.nid, fence);
+        await fence.removeNetwork(live.nid);
+      }
       return undefined;
     }
     if (live.interface === undefined || live.added.length === 0) return undefined;
@@ -358,9 +403,10 @@ export class Networks {
     return await (await this.#openFence()).fence.readCounters(network.nid);
   }
 
-  /** What every network context has sent and received, by its number; none without a fence. */
+  /** What every network context has sent and received, by its number; none without a fence of our own. */
   async allTraffic(): Promise<ReadonlyMap<number, NetworkCounters>> {
-    if (!this.#registry.list().some((one) => one.live?.network && isActive(one))) return new Map();
+    if (this.#isForeign() || !this.#registry.list().some((one) => one.live?.network && isActive(one)))
+      return new Map();
     return await (await this.#openFence()).fence.readAllCounters();
   }
 
@@ -373,6 +419,7 @@ export class Networks {
 
   /** Forgets the fence, when no guest runs any more. */
   async end(): Promise<void> {
+    this.quotas.close();
     const open = await this.#fence?.catch(() => undefined);
     if (this.#registry.list().some(isActive)) return;
     open?.fence.close();
@@ -406,7 +453,12 @@ export class Networks {
     if (isDeepStrictEqual(before, after)) return undefined;
     const { nid } = live.network;
     const { fence } = await this.#openFence();
-    await fence.setNetwork(nid, this.#rules({ ...live.config, network: after }));
+    await fence.setNetwork(
+      nid,
+      this.#rules({ ...live.config, network: after }),
+      this.quotas.spentBefore(guest),
+    );
+    this.quotas.opened(guest, after.quota, fence);
     const network = await this.#changeHost(guest, live.network, added, removed.map(formatIpPrefix));
     for (const one of this.#registry.list()) {
       if (!one.live || !isActive(one) || one.live.network?.nid !== nid) continue;
@@ -440,11 +492,6 @@ export class Networks {
     const fresh = added.length === 0 ? [] : await this.#addAddresses(guest, name, added);
     return { ...network, added: [...stay, ...fresh] };
   }
-}
-
-/** What a guest runs with, or would be started with. */
-function configOf(guest: Guest): GuestConfig {
-  return guest.live && isActive(guest) ? guest.live.config : guest.config;
 }
 
 /** Where an address can be had once: the host knows those of a bridge only by what is behind it. */

@@ -37,6 +37,8 @@ export interface GuestPaths {
   readonly directory: string;
   readonly upper: string;
   readonly work: string;
+  /** What it has spent of its quota of traffic. */
+  readonly quota: string;
   /** Which prepared tree the guest was created with. */
   readonly template: string;
   readonly log: string;
@@ -58,6 +60,7 @@ export function guestPaths(paths: InstancePaths, name: string): GuestPaths {
     directory,
     upper: join(directory, 'upper'),
     work: join(directory, 'work'),
+    quota: join(directory, 'quota.json'),
     template: join(directory, 'template.json'),
     log: join(directory, 'log'),
     hooksLog: join(directory, 'hooks.log'),

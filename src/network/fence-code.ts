@@ -34,6 +34,7 @@ export const REASONS: readonly DenialReason[] = [
   'socket-type',
   'low-port',
   'too-many',
+  'quota',
 ];
 
 /** Error numbers of this machine that programs return. */
@@ -77,6 +78,8 @@ export const FRAME = {
   ownerFlags: -272,
   initial: -320,
   ownPort: -328,
+  quota: -352,
+  spent: -360,
 } as const;
 
 /** IP protocols; and AF_… and levels that are the same on all architectures. */

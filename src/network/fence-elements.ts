@@ -20,13 +20,25 @@ import {
   OWNER,
   OWNER_FLAG,
   PREFIX,
+  QUOTA,
+  QUOTA_FLAG,
   RATE,
   RATE_SHIFT,
   RULE,
   RULES_PER_NETWORK,
+  SLOW,
   VERDICT,
 } from './fence-maps.ts';
-import type { Bandwidth, EgressRule, NetworkRules, Nid, OwnAddress, RuleProtocol } from './rules.ts';
+import type {
+  Bandwidth,
+  EgressRule,
+  NetworkRules,
+  Nid,
+  OwnAddress,
+  RuleProtocol,
+  Spent,
+  TrafficQuota,
+} from './rules.ts';
 
 const LE = endianness() === 'LE';
 const ALL_BITS = 128;
@@ -103,7 +115,8 @@ export function networkElements(nid: Nid, rules: NetworkRules): readonly Element
     ...sources(nid, addresses6),
     ...policyElements(nid, rules),
     ...peers,
-    ...rates(nid, rules.bandwidth ?? {}),
+    ...rates(nid, rules.bandwidth ?? {}, 0),
+    ...quota(nid, rules.quota),
     { map: 'networks', key: words(nid), value: network(nid, rules, addresses4, addresses6) },
   ];
 }
@@ -205,7 +218,7 @@ function hasRules(policy: NonNullable<NetworkRules['policy']>): boolean {
 const BURST_BYTES = 256 * 1024;
 const NS_PER_SECOND = 1e9;
 
-function rates(nid: Nid, limits: Bandwidth): readonly Element[] {
+function rates(nid: Nid, limits: Bandwidth, bucket: 0 | typeof SLOW): readonly Element[] {
   const burst = Math.max(limits.burstBytes ?? 0, BURST_BYTES);
   const found: Element[] = [];
   for (const [direction, bytesPerSecond] of [
@@ -223,9 +236,30 @@ function rates(nid: Nid, limits: Bandwidth): readonly Element[] {
     const value = new Uint8Array(RATE.bytes);
     value.set(long(BigInt(perByte)), RATE.perByte);
     value.set(long(BigInt(Math.round((burst / bytesPerSecond) * NS_PER_SECOND))), RATE.burst);
-    found.push({ map: 'rates', key: words(nid, direction), value });
+    found.push({ map: 'rates', key: words(nid, direction + bucket), value });
   }
   return found;
+}
+
+function quota(nid: Nid, given: TrafficQuota | undefined): readonly Element[] {
+  if (given === undefined) return [];
+  const { limitBytes, direction, above, slowBytesPerSecond: slow, period } = given;
+  const value = new Uint8Array(QUOTA.bytes);
+  value.set(long(BigInt(limitBytes)), QUOTA.limit);
+  value.set(joined(...period.ends.map(long)), QUOTA.ends);
+  const flags =
+    (direction === 'receive' ? 0 : QUOTA_FLAG.out) |
+    (direction === 'send' ? 0 : QUOTA_FLAG.in) |
+    (above === 'deny' ? QUOTA_FLAG.deny : 0) |
+    (above === 'slow' ? QUOTA_FLAG.slow : 0);
+  value.set(words(...period.numbers, flags), QUOTA.numbers);
+  const limits = slow === undefined ? {} : { sendBytesPerSecond: slow, receiveBytesPerSecond: slow };
+  return [{ map: 'quotas', key: words(nid), value }, ...rates(nid, limits, SLOW)];
+}
+
+/** Returns the value in `spent`. */
+export function spentValue({ bytes, period }: Spent): Uint8Array {
+  return joined(long(BigInt(bytes)), long(BigInt(period)));
 }
 
 interface PlacedRule {

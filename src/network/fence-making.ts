@@ -17,7 +17,8 @@ import { FENCE_MAP_NAMES, FENCE_MAPS, type FenceMap } from './fence-maps.ts';
 
 /** What a new vserverd needs to go on with a fence; JSON. */
 export interface FenceHandles {
-  readonly version: 1;
+  /** `FENCE_VERSION` of who made it. */
+  readonly version: number;
   /** Objects of syscalld: the maps, and the link. */
   readonly objects: Readonly<Record<FenceMap | 'link', number>>;
   /** The kernel's ids of the maps, which live as long as the programs. */

@@ -14,8 +14,8 @@ export const VERDICT = { allow: 1, deny: 2 } as const;
 
 /** `globals`, one element: u64 generation, which changes with every edit; u32 flags. */
 export const GLOBALS = { generation: 0, flags: 8, bytes: 16 } as const;
-/** Flags of all contexts: one at least owns whole networks, one has a limited bandwidth. */
-export const GLOBAL_FLAG = { ranges: 1, rates: 2 } as const;
+/** Flags of all contexts: one at least owns whole networks, one has a limited bandwidth, one a quota. */
+export const GLOBAL_FLAG = { ranges: 1, rates: 2, quotas: 4 } as const;
 
 /**
  * `networks`: nid → u32 flags, u64 groups; own loopback and first address of each family, and the broadcast address of the
@@ -71,7 +71,8 @@ export const LISTENER_SLOTS = 4;
 /**
  * `state`, for each socket: u32 nid; u16 the port it asked for, u16 flags; u64 cookie of the socket that was bound (an
  * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address of
- * its binding, the socket's protocol, and the kind of the binding.
+ * its binding, the socket's protocol, the kind of the binding, and 1 if its last packet was between the context's own
+ * addresses.
  */
 export const STATE = {
   nid: 0,
@@ -82,6 +83,7 @@ export const STATE = {
   address: 24,
   protocol: 40,
   kind: 41,
+  itself: 42,
   bytes: 48,
 } as const;
 /** Flags of a socket. */
@@ -131,6 +133,15 @@ export const RATE = { time: 0, perByte: 8, burst: 16, bytes: 24 } as const;
 export const RATE_SHIFT = 10;
 /** Directions as in keys of `rates` and in denials. */
 export const DIRECTION = { out: 0, in: 1 } as const;
+/** Added to a direction in keys of `rates`: the bandwidth of a context that has used up its quota. */
+export const SLOW = 2;
+
+/** `quotas`: nid → u64 bytes; u64 ends of the period and of the next, in ns since boot; u32 numbers of three, u32 flags. */
+export const QUOTA = { limit: 0, ends: 8, numbers: 24, flags: 36, bytes: 40 } as const;
+/** Flags of a quota: what counts, by direction, and what happens to the rest. */
+export const QUOTA_FLAG = { out: 1, in: 2, deny: 4, slow: 8 } as const;
+/** `spent`: nid → u64 bytes, u64 number of the period. */
+export const SPENT = { used: 0, period: 8, bytes: 16 } as const;
 
 /** `flows`: u32 nid, u16 own port, u16 peer's port, peer's address → the own address that UDP came to from there. */
 export const FLOW = { nid: 0, port: 4, peerPort: 6, address: 8, bytes: 24 } as const;
@@ -139,6 +150,12 @@ export const FLOW = { nid: 0, port: 4, peerPort: 6, address: 8, bytes: 24 } as c
 const CONTEXTS = 16_384;
 const ADDRESSES = 65_536;
 const SOCKETS = 32_768;
+
+/**
+ * Number of what is in the maps: raised with every change of a map's layout or meaning, so that a vserverd finds out that
+ * a fence is of another one's making.
+ */
+export const FENCE_VERSION = 2;
 
 /** The maps in the order in which programs count them. */
 export const FENCE_MAP_NAMES = [
@@ -158,6 +175,8 @@ export const FENCE_MAP_NAMES = [
   'counters',
   'rates',
   'usage',
+  'quotas',
+  'spent',
   'state',
 ] as const;
 /** Name of a map of the fence. */
@@ -189,5 +208,7 @@ export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
   counters: { type: 'perCpuHash', keyBytes: 4, valueBytes: COUNTER.bytes, entries: CONTEXTS },
   usage: { type: 'hash', keyBytes: 4, valueBytes: USAGE.bytes, entries: CONTEXTS },
   rates: { type: 'hash', keyBytes: 8, valueBytes: RATE.bytes, entries: CONTEXTS },
+  quotas: { type: 'hash', keyBytes: 4, valueBytes: QUOTA.bytes, entries: CONTEXTS },
+  spent: { type: 'hash', keyBytes: 4, valueBytes: SPENT.bytes, entries: CONTEXTS },
   state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },
 };

@@ -26,8 +26,12 @@ import {
   OWNER,
   OWNER_FLAG,
   PORT,
+  QUOTA,
+  QUOTA_FLAG,
   RATE,
   RATE_SHIFT,
+  SLOW,
+  SPENT,
   STATE,
   STATE_FLAG,
 } from './fence-maps.ts';
@@ -72,6 +76,8 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
       checkEcho(f, ip);
       checkSent(f, ip);
     } else checkReceived(f, ip);
+    a.goto(`IPv${ip} is right`);
+    a.label(`IPv${ip} to itself`).store(7, STATE.itself, 1, 1);
     a.label(`IPv${ip} is right`);
     // A raw socket can write TCP as well, to and from anywhere: only what the socket itself is counts.
     a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'right');
@@ -82,27 +88,68 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     a.goto('right');
   }
   a.label('right');
-  limitRate(f, direction);
+  limitTraffic(f, direction);
   return f.finish();
 }
 
-/** Drops the packet if the context has used up its bandwidth: a token bucket, kept as the time it is full up to. */
-function limitRate(f: FenceCode, direction: 'in' | 'out'): void {
+/** Counts the packet against the context's quota, and drops it if that or the bandwidth is used up. Leaves for `pass`. */
+function limitTraffic(f: FenceCode, direction: 'in' | 'out'): void {
   const { a } = f;
   loadGeneration(f);
-  a.jumpIf(0, '==', 0, 'pass')
-    .load(1, 0, GLOBALS.flags, 4)
-    .and(1, GLOBAL_FLAG.rates)
-    .jumpIf(1, '==', 0, 'pass');
+  a.jumpIf(0, '==', 0, 'pass').load(8, 0, GLOBALS.flags, 4).move(1, reg(8));
+  a.and(1, GLOBAL_FLAG.rates | GLOBAL_FLAG.quotas).jumpIf(1, '==', 0, 'pass');
   a.call('ktime_get_boot_ns').move(9, reg(0));
+  a.store(10, FRAME.spent, 0, 8);
+  a.and(8, GLOBAL_FLAG.quotas).move(1, reg(8)).move(8, DIRECTION[direction]).jumpIf(1, '==', 0, 'metered');
+  checkQuota(f, direction);
+  a.label('metered');
+  limitRate(f, direction);
+  a.label('goes').load(1, 10, FRAME.spent, 8).jumpIf(1, '==', 0, 'pass');
+  a.load(2, 6, SKB.length, 4).atomicAdd(1, SPENT.used, 2).goto('pass');
+}
+
+/**
+ * r8 = direction of the bucket that the packet is for: another one when the quota is used up. The place where the packet
+ * counts goes into the frame. r9 = now.
+ */
+function checkQuota(f: FenceCode, direction: 'in' | 'out'): void {
+  const { a } = f;
+  const [limit, flags, number] = [FRAME.quota, FRAME.quota + 8, FRAME.quota + 16];
+  a.load(1, 7, STATE.itself, 1).jumpIf(1, '!=', 0, 'metered');
   a.load(1, 7, STATE.nid, 4).store(10, FRAME.small, reg(1), 4);
-  a.store(10, FRAME.small + 4, DIRECTION[direction], 4);
+  f.lookup('quotas', FRAME.small);
+  a.jumpIf(0, '==', 0, 'metered').load(1, 0, QUOTA.flags, 4).store(10, flags, reg(1), 8);
+  a.and(1, QUOTA_FLAG[direction]).jumpIf(1, '==', 0, 'metered');
+  a.load(1, 0, QUOTA.limit, 8).store(10, limit, reg(1), 8).load(1, 0, QUOTA.numbers, 4);
+  for (const i of [0, 1]) {
+    a.load(2, 0, QUOTA.ends + 8 * i, 8).jumpIf(9, '<', reg(2), 'period known');
+    a.load(1, 0, QUOTA.numbers + 4 * (i + 1), 4);
+  }
+  a.label('period known').store(10, number, reg(1), 8);
+  f.lookup('spent', FRAME.small);
+  a.jumpIf(0, '==', 0, 'metered').load(1, 10, number, 8);
+  // Never back: the clock that numbers come of may be set.
+  a.load(2, 0, SPENT.period, 8).jumpIf(2, '>=', reg(1), 'same period');
+  a.store(0, SPENT.used, 0, 8).store(0, SPENT.period, reg(1), 8).label('same period');
+  a.load(1, 0, SPENT.used, 8).load(2, 10, limit, 8).jumpIf(1, '<', reg(2), 'spend');
+  a.load(1, 10, flags, 8).move(2, reg(1)).and(2, QUOTA_FLAG.deny).jumpIf(2, '==', 0, 'goes on');
+  f.refuse('quota', 'EPERM');
+  a.label('goes on').and(1, QUOTA_FLAG.slow).jumpIf(1, '==', 0, 'spend').alu(8, '+', SLOW);
+  a.label('spend').store(10, FRAME.spent, reg(0), 8);
+}
+
+/** Drops the packet if the bucket of direction r8 is empty: a token bucket, kept as the time it is full up to. r9 = now. */
+function limitRate(f: FenceCode, direction: 'in' | 'out'): void {
+  const { a } = f;
+  a.load(1, 7, STATE.nid, 4)
+    .store(10, FRAME.small, reg(1), 4)
+    .store(10, FRAME.small + 4, reg(8), 4);
   f.lookup('rates', FRAME.small);
-  a.jumpIf(0, '==', 0, 'pass').load(1, 0, RATE.time, 8).load(2, 0, RATE.burst, 8).move(3, 0);
+  a.jumpIf(0, '==', 0, 'goes').load(1, 0, RATE.time, 8).load(2, 0, RATE.burst, 8).move(3, 0);
   a.jumpIf(9, '<', reg(2), 'a burst ago').move(3, reg(9)).alu(3, '-', reg(2)).label('a burst ago');
   a.jumpIf(1, '>=', reg(3), 'bucket').move(1, reg(3)).label('bucket');
   a.load(3, 6, SKB.length, 4).load(2, 0, RATE.perByte, 8).alu(3, '*', reg(2)).alu(3, '>>', RATE_SHIFT);
-  a.alu(1, '+', reg(3)).jumpIf(1, '>', reg(9), 'too fast').store(0, RATE.time, reg(1), 8).goto('pass');
+  a.alu(1, '+', reg(3)).jumpIf(1, '>', reg(9), 'too fast').store(0, RATE.time, reg(1), 8).goto('goes');
   a.label('too fast')
     .move(0, direction === 'out' ? DROP_AND_SLOW_DOWN : 0)
     .exit();
@@ -228,6 +275,7 @@ function checkHeader(f: FenceCode, ip: 4 | 6): void {
 function checkSent(f: FenceCode, ip: 4 | 6): void {
   const { a } = f;
   const right = `IPv${ip} is right`;
+  const itself = `IPv${ip} to itself`;
   const [spoofed, outside, mine] = [
     a.fresh('foreign source'),
     a.fresh('outside'),
@@ -241,7 +289,7 @@ function checkSent(f: FenceCode, ip: 4 | 6): void {
   a.label(mine);
   f.ownerOf(FRAME.remote);
   a.jumpIf(9, '==', 0, outside);
-  f.ifMine(true, right);
+  f.ifMine(true, itself);
   checkPeer(f);
   a.goto(right).label(outside);
   // What was accepted answers: policy is about who begins.
@@ -256,6 +304,7 @@ function checkSent(f: FenceCode, ip: 4 | 6): void {
 function checkReceived(f: FenceCode, ip: 4 | 6): void {
   const { a } = f;
   const right = `IPv${ip} is right`;
+  const itself = `IPv${ip} to itself`;
   const [mine, foreign, group, noFlow, outside, noLoopback] = [
     a.fresh('for us'),
     a.fresh('not for us'),
@@ -286,7 +335,7 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   a.label(asked);
   f.ownerOf(FRAME.remote);
   a.jumpIf(9, '==', 0, outside);
-  f.ifMine(true, right);
+  f.ifMine(true, itself);
   checkPeer(f);
   a.goto(right).label(outside);
   if (ip === 4) a.load(1, 10, FRAME.remote + 12, 1).jumpIf(1, '!=', 127, noLoopback);

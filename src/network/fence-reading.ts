@@ -3,8 +3,8 @@ import { endianness } from 'node:os';
 import type { BatchLayout } from '../sys/bpf/map.ts';
 import { ADDRESS_BYTES, formatAddress } from './address.ts';
 import { REASONS } from './fence-code.ts';
-import { COUNTER, DENIAL, DENIED } from './fence-maps.ts';
-import type { Denial, NetworkCounters, Traffic } from './rules.ts';
+import { COUNTER, DENIAL, DENIED, SPENT } from './fence-maps.ts';
+import type { Denial, NetworkCounters, Spent, Traffic } from './rules.ts';
 
 const LE = endianness() === 'LE';
 const NS_PER_MS = 1_000_000n;
@@ -46,6 +46,22 @@ export function parseAllCounters(
     return [
       view.getUint32(layout.keys + 4 * i, LE),
       parseCounters(bytes.subarray(at, at + valueBytes), cpus),
+    ] as const;
+  });
+}
+
+/** Reads one batch of what contexts have spent of their quotas. */
+export function parseSpent(
+  bytes: Uint8Array,
+  layout: BatchLayout,
+): readonly (readonly [nid: number, spent: Spent])[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return Array.from({ length: batchCount(bytes, layout) }, (_, i) => {
+    const value = layout.values + i * SPENT.bytes;
+    const of = (at: number): number => Number(view.getBigUint64(value + at, LE));
+    return [
+      view.getUint32(layout.keys + 4 * i, LE),
+      { bytes: of(SPENT.used), period: of(SPENT.period) },
     ] as const;
   });
 }

@@ -21,7 +21,7 @@ import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Import, Program, type Result } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
 import { formatAddress } from './address.ts';
-import { type Element, long, loopback6, networkElements, words } from './fence-elements.ts';
+import { type Element, long, loopback6, networkElements, spentValue, words } from './fence-elements.ts';
 import {
   attachPrograms,
   type FenceHandles,
@@ -37,14 +37,16 @@ import {
   DENIED,
   FENCE_MAP_NAMES,
   FENCE_MAPS,
+  FENCE_VERSION,
   type FenceMap,
   GLOBAL_FLAG,
   GLOBALS,
+  SPENT,
   USAGE,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
-import { batchCount, parseAllCounters, parseCounters, parseDenials } from './fence-reading.ts';
-import type { Denial, NetworkCounters, NetworkRules, Nid } from './rules.ts';
+import { batchCount, parseAllCounters, parseCounters, parseDenials, parseSpent } from './fence-reading.ts';
+import type { Denial, NetworkCounters, NetworkRules, Nid, Spent } from './rules.ts';
 
 export type { FenceHandles } from './fence-making.ts';
 
@@ -69,7 +71,7 @@ export async function createFence(syscalld: Syscalld, options: FenceOptions): Pr
   const objects = newObjects(syscalld);
   try {
     const { netnsCookie, maps } = await makeMaps(syscalld, objects, netns);
-    const handles: FenceHandles = { version: 1, objects, maps, cgroup, netns };
+    const handles: FenceHandles = { version: FENCE_VERSION, objects, maps, cgroup, netns };
     const target = { errnos: fenceErrnos(syscalld.abi), guestLevel, netnsCookie };
     await attachPrograms(syscalld, handles, fencePrograms(target));
     return new Fence(syscalld, handles, 0);
@@ -113,7 +115,7 @@ function newObjects(syscalld: Syscalld): FenceHandles['objects'] {
 
 /** Goes on with a fence; its objects must be among those syscalld holds. Then `adopt` each context. */
 export function openFence(syscalld: Syscalld, handles: FenceHandles): Fence {
-  return new Fence(syscalld, handles, GLOBAL_FLAG.ranges | GLOBAL_FLAG.rates);
+  return new Fence(syscalld, handles, GLOBAL_FLAG.ranges | GLOBAL_FLAG.rates | GLOBAL_FLAG.quotas);
 }
 
 /** A fence that stands. */
@@ -144,11 +146,12 @@ export class Fence {
   /**
    * Sets up a context, or changes it: its sockets are under the new rules when this returns.
    *
+   * @param spent of its quota, if the fence does not know
    * @throws UserError invalid-address, invalid-network, invalid-rule, too-many-rules; StateError address-in-use
    */
-  async setNetwork(nid: Nid, rules: NetworkRules): Promise<void> {
+  async setNetwork(nid: Nid, rules: NetworkRules, spent?: Spent): Promise<void> {
     const p = this.#program();
-    const done = this.#planEdit(p, nid, rules);
+    const done = this.#planEdit(p, nid, rules, spent);
     await this.#syscalld.run(`set network ${nid}`, p);
     done();
   }
@@ -158,8 +161,8 @@ export class Fence {
    *
    * @returns call it when the program has run
    */
-  planNetwork(p: Program, nid: Nid, rules: NetworkRules): () => void {
-    return this.#planEdit(p, nid, rules);
+  planNetwork(p: Program, nid: Nid, rules: NetworkRules, spent?: Spent): () => void {
+    return this.#planEdit(p, nid, rules, spent);
   }
 
   /** Removes a context: sockets that are left of it can do nothing more. Fine when there is none. */
@@ -169,7 +172,7 @@ export class Fence {
     for (const { map, key } of this.#known.get(nid)?.elements.values() ?? [])
       planDelete(p, this.#map(p, map), key, map);
     planDelete(p, this.#map(p, 'counters'), words(nid), 'counters');
-    planDelete(p, this.#map(p, 'usage'), words(nid), 'usage');
+    for (const map of ['usage', 'spent'] as const) planDelete(p, this.#map(p, map), words(nid), map);
     planLoopbackAddress(p, 'remove', loopback6(nid));
     this.#planGeneration(p);
     await this.#syscalld.run(`remove network ${nid}`, p);
@@ -227,6 +230,15 @@ export class Fence {
       .sort((a, b) => b.lastMs - a.lastMs);
   }
 
+  /** Returns what contexts have spent of their quotas. */
+  async readSpent(): Promise<ReadonlyMap<Nid, Spent>> {
+    const spent = new Map<Nid, Spent>();
+    const spec = { keyBytes: 4, valueBytes: SPENT.bytes };
+    for await (const { out, layout } of this.#readMap('spent', spec, SPENT_BATCH))
+      for (const [nid, found] of parseSpent(out, layout)) spent.set(nid, found);
+    return spent;
+  }
+
   /** Forgets the fence: the maps go with its last program, that is, with the cgroup. */
   close(): void {
     for (const object of Object.values(this.handles.objects)) this.#syscalld.drop(object);
@@ -259,7 +271,7 @@ export class Fence {
     return p.import(this.handles.objects[map]);
   }
 
-  #planEdit(p: Program, nid: Nid, rules: NetworkRules): () => void {
+  #planEdit(p: Program, nid: Nid, rules: NetworkRules, spent: Spent | undefined): () => void {
     const next = indexed(networkElements(nid, rules));
     this.#refuseConflicts(nid, next);
     const { elements: before, isSure } = this.#known.get(nid) ?? { elements: NOTHING, isSure: true };
@@ -272,6 +284,14 @@ export class Fence {
       });
       planUpdate(p, this.#map(p, 'usage'), words(nid), new Uint8Array(USAGE.bytes), {
         about: 'usage',
+        flags: UPDATE.ifMissing,
+        ignore: ['EEXIST'],
+      });
+    }
+    if (rules.quota) {
+      const [period] = rules.quota.period.numbers;
+      planUpdate(p, this.#map(p, 'spent'), words(nid), spentValue(spent ?? { period, bytes: 0 }), {
+        about: 'spent',
         flags: UPDATE.ifMissing,
         ignore: ['EEXIST'],
       });
@@ -297,7 +317,8 @@ export class Fence {
     this.#known.set(nid, { elements, isSure });
   }
 
-  #addFlags({ ranges = [], bandwidth }: NetworkRules): void {
+  #addFlags({ ranges = [], bandwidth, quota }: NetworkRules): void {
+    if (quota !== undefined) this.#flags |= GLOBAL_FLAG.quotas;
     if (ranges.length > 0) this.#flags |= GLOBAL_FLAG.ranges;
     if (bandwidth !== undefined) this.#flags |= GLOBAL_FLAG.rates;
   }
@@ -335,6 +356,7 @@ const NOTHING: Known['elements'] = new Map();
 
 const DENIALS_BATCH = 1024;
 const COUNTERS_BATCH = 128;
+const SPENT_BATCH = 1024;
 const BATCH_POSITION_BYTES = 8;
 
 function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {

@@ -62,6 +62,33 @@ export interface Bandwidth {
   readonly burstBytes?: number;
 }
 
+/** How much a context may send and receive in a period; what it sends to itself does not count. */
+export interface TrafficQuota {
+  readonly limitBytes: number;
+  readonly direction: 'both' | 'send' | 'receive';
+  /** What happens to what is above: it is dropped, is held to a bandwidth, or goes on. */
+  readonly above: 'deny' | 'slow' | 'tell';
+  /** With `slow`: in each direction. */
+  readonly slowBytesPerSecond?: number;
+  /** The period it is now, and when it and the next end. The fence begins at nothing with each of them. */
+  readonly period: QuotaPeriod;
+}
+
+/** A period and the two after it. */
+export interface QuotaPeriod {
+  /** They rise, and are never 0. */
+  readonly numbers: readonly [this: number, next: number, after: number];
+  /** CLOCK_BOOTTIME, in nanoseconds. */
+  readonly ends: readonly [this: bigint, next: bigint];
+}
+
+/** What a context has sent and received of its quota. */
+export interface Spent {
+  /** Number of the period. */
+  readonly period: number;
+  readonly bytes: number;
+}
+
 /** All about one network context. The first address of a family is the one that goes out where no network decides. */
 export interface NetworkRules {
   readonly addresses4: readonly OwnAddress[];
@@ -70,6 +97,7 @@ export interface NetworkRules {
   readonly ranges?: readonly string[];
   readonly policy?: NetworkPolicy;
   readonly bandwidth?: Bandwidth;
+  readonly quota?: TrafficQuota;
 }
 
 /** Packets and bytes, IP headers included. */
@@ -100,7 +128,8 @@ export type DenialReason =
   | 'socket-option'
   | 'socket-type'
   | 'low-port'
-  | 'too-many';
+  | 'too-many'
+  | 'quota';
 
 /** Something a context was refused, and how often. */
 export interface Denial {

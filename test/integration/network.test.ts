@@ -368,6 +368,125 @@ while True:
     assert.equal(await python('one', PING, 'fd09::1'), 'fd09::1 echo\n');
   });
 
+  test('a fence of another version is left to the guests behind it, until they have ended', async () => {
+    const options = ['--network-interface', 'h0', '--', 'sleep', '1000'];
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', ...options]);
+    await v.ok(['create', 'two', '--ip', '10.9.0.6/24', ...options]);
+    await v.ok(['start', 'one']);
+    await serve('one', '0.0.0.0', 80);
+    const { vserverdPid } = await daemons();
+    const file = join(v.root, 'run/fence.json');
+    const handles = JSON.parse(readFileSync(file, 'utf8')) as { version: number };
+    writeFileSync(file, JSON.stringify({ ...handles, version: handles.version + 1 }));
+    process.kill(vserverdPid, 'SIGKILL');
+    await eventually('its end', () => (existsSync(`/proc/${vserverdPid}`) ? undefined : true));
+    assert.match((await v.run(['start', 'two'])).stderr, /network fence: found one of another version/);
+    assert.equal(ask('10.9.0.5', 80), 'one 10.9.0.5');
+    assert.equal((await python('one', CODE, 'bind', '10.9.0.1', '8000')).trim(), 'EADDRNOTAVAIL');
+    await v.ok(['stat']);
+    await v.ok(['stop', '-t', '0', 'one']);
+    await v.ok(['start', 'one', 'two']);
+    await serve('two', '0.0.0.0', 80);
+    assert.equal(ask('10.9.0.6', 80), 'two 10.9.0.6');
+    assert.equal((await python('two', CODE, 'bind', '10.9.0.1', '8000')).trim(), 'EADDRNOTAVAIL');
+  });
+
+  describe('a quota of traffic', () => {
+    /** Sends datagrams of 1,000 bytes, headers included, and says how many were let go. */
+    const send = async (count: number): Promise<number> => {
+      const script = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); n = 0
+for i in range(${count}):
+    try: s.sendto(bytes(972), ('10.9.0.1', 9)); n += 1
+    except PermissionError: pass
+print(n)`;
+      return Number(await python('one', script));
+    };
+    const create = (): Promise<string> =>
+      v.ok([
+        ...['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0'],
+        ...['--traffic-quota', '20k/month', '--', 'sleep', '1000'],
+      ]);
+    const LIMIT = 20 * 1024;
+    const view = async (): Promise<{ usedBytes: number; limitBytes: number; until: string } | null> => {
+      const [found] = JSON.parse(await v.ok(['traffic', 'one', '--json'])) as {
+        quota: { usedBytes: number; limitBytes: number; until: string } | null;
+      }[];
+      return found!.quota;
+    };
+    const events = async (): Promise<readonly string[]> =>
+      (await v.ok(['events', '--json', '--type', 'quota.reached,quota.renewed']))
+        .split('\n')
+        .filter((line) => line !== '')
+        .map((line) => (JSON.parse(line) as { type: string; guest: string }).type);
+
+    test('holds over restarts of the guest, and is told once', async () => {
+      await create();
+      await v.ok(['start', 'one']);
+      // Nobody answers at that port: what comes back counts too.
+      await serveOnHost('10.9.0.1', 9, 'udp');
+      assert.equal(await send(4), 4);
+      const first = (await view())!;
+      assert.ok(first.usedBytes >= 4000 && first.usedBytes < 9000, JSON.stringify(first));
+      assert.equal(first.limitBytes, LIMIT);
+      const until = new Date(first.until);
+      assert.deepEqual([until.getDate(), until.getHours(), until.getMinutes()], [1, 0, 0]);
+      await v.ok(['restart', '-t', '0', 'one']);
+      assert.ok((await view())!.usedBytes >= first.usedBytes);
+      assert.ok((await send(100)) < 20);
+      assert.equal(await send(1), 0);
+      assert.match(await v.ok(['denied', 'one']), / quota$/m);
+      await eventually('the event', async () => ((await events()).length > 0 ? true : undefined), 20_000);
+      await v.ok(['stop', '-t', '0', 'one']);
+      const stopped = (await view())!.usedBytes;
+      assert.ok(stopped >= LIMIT && stopped < LIMIT + 2000, String(stopped));
+      await v.ok(['start', 'one']);
+      assert.equal(await send(1), 0);
+      assert.deepEqual(await events(), ['quota.reached']);
+      assert.match(
+        await v.ok(['traffic', 'one']),
+        /^GUEST +BYTES +QUOTA[\s\S]*^one +\d+ +20480 +month +both +deny /m,
+      );
+      await v.ok(['set', 'one', 'network.quota.bytes=40k']);
+      assert.ok((await send(5)) === 5, 'at once');
+      await v.ok(['set', 'one', '--unset', 'network.quota']);
+      assert.equal(await send(100), 100);
+      assert.equal(await view(), null);
+    });
+
+    test('holds while the control plane is dead, and is not forgotten by the next', async () => {
+      chmodSync(v.scratch, 0o755);
+      await create();
+      await v.ok(['set', 'one', `mounts=[{source: ${v.scratch}, target: /srv}]`]);
+      const sends = `
+import os, socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while not os.path.exists('/srv/go'): time.sleep(0.02)
+n = 0
+for i in range(100):
+    try: s.sendto(bytes(972), ('10.9.0.1', 9)); n += 1
+    except PermissionError: pass
+print(n, flush=True)
+time.sleep(1000)`;
+      await v.ok(['set', 'one', `command=[${PYTHON}, -c, ${JSON.stringify(sends)}]`]);
+      await serveOnHost('10.9.0.1', 9, 'udp');
+      await v.ok(['start', 'one']);
+      const { syscalldPid } = await daemons();
+      process.kill(syscalldPid, 'SIGKILL');
+      await eventually('its end', () => (existsSync(`/proc/${syscalldPid}`) ? undefined : true));
+      writeFileSync(join(v.scratch, 'go'), '');
+      await new Promise((done) => setTimeout(done, 500));
+      const said = await eventually(
+        'its answer',
+        async () => (await v.ok(['logs', 'one'])).trim() || undefined,
+      );
+      assert.ok(Number(said) > 5 && Number(said) <= 21, said);
+      assert.ok((await view())!.usedBytes >= LIMIT);
+      await eventually('the event', async () => ((await events()).length > 0 ? true : undefined), 20_000);
+    });
+  });
+
   describe('names', () => {
     const resolve = (name: string, wanted: string): Promise<string> =>
       python(name, 'import socket, sys; print(socket.gethostbyname(sys.argv[1]))', wanted).then((text) =>

@@ -1,5 +1,6 @@
 import { formatTable } from '../../base/text-table.ts';
 import type { GuestTraffic } from '../../guest/networks.ts';
+import type { QuotaView } from '../../guest/quotas.ts';
 import { collect } from '../for-each.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
@@ -14,11 +15,23 @@ const COLUMNS = [
   { title: 'BYTES OUT', align: 'right' },
 ] as const;
 
+const QUOTA_COLUMNS = [
+  { title: 'GUEST' },
+  { title: 'BYTES', align: 'right' },
+  { title: 'QUOTA', align: 'right' },
+  { title: 'PER' },
+  { title: 'COUNTS' },
+  { title: 'ABOVE' },
+  { title: 'UNTIL' },
+] as const;
+
 interface TrafficView {
   readonly name: string;
   readonly xid: number;
   /** Since the guest's start; null without a network of its own. */
   readonly traffic: GuestTraffic | null;
+  /** Null without one. */
+  readonly quota: QuotaView | null;
 }
 
 /** `vserver traffic`: prints what running guests with a network have received and sent. */
@@ -35,10 +48,23 @@ export async function traffic(
       name: guest.name,
       xid: guest.xid,
       traffic: (await services.manager.networks.traffic(guest)) ?? null,
+      quota: (await services.manager.networks.quota(guest)) ?? null,
     }),
   );
-  await io.out(parsed.global.json ? formatJson(values) : formatTable(COLUMNS, values.flatMap(formatTraffic)));
+  await io.out(parsed.global.json ? formatJson(values) : formatTables(values));
   return exitCode;
+}
+
+function formatTables(values: readonly TrafficView[]): string {
+  const quotas = values.flatMap(formatQuota);
+  const traffic = formatTable(COLUMNS, values.flatMap(formatTraffic));
+  return quotas.length === 0 ? traffic : `${traffic}\n${formatTable(QUOTA_COLUMNS, quotas)}`;
+}
+
+function formatQuota({ name, quota }: TrafficView): readonly (readonly string[])[] {
+  if (quota === null) return [];
+  const { usedBytes, limitBytes, per, direction, above, until } = quota;
+  return [[name, String(usedBytes), String(limitBytes), per, direction, above, until]];
 }
 
 function formatTraffic({ name, traffic }: TrafficView): readonly (readonly string[])[] {
