@@ -169,6 +169,7 @@ export const ERROR_CODES = {
     meaning: 'the kernel has no interface that could show a guest its addresses',
   },
   'no-root': { status: 500, exit: 70, meaning: 'a start has no root to begin with, which is a bug' },
+  'no-such-file': { status: 404, exit: 2, meaning: 'there is no such file in the Proc-FS' },
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },
   'not-a-root': { status: 400, exit: 2, meaning: 'an archive or directory does not have the form of a root' },
   'nul-in-text': { status: 500, exit: 70, meaning: 'a text for the kernel has a NUL in it, which is a bug' },

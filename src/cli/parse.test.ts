@@ -265,6 +265,7 @@ describe('bad command lines', () => {
       'sched web --fill-rate x',
       'sched web --prio-bias 1.5',
     ],
+    procfs: ['procfs a b', 'procfs --all'],
     stat: ['stat --all', 'stat -x web', 'stat --since', 'stat --since yesterday'],
     top: ['top web', 'top --sort x', 'top --interval 0', 'top --interval x', 'top --once=1'],
     traffic: ['traffic', 'traffic -a web', 'traffic --format x web'],

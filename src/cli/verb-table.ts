@@ -541,6 +541,19 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  procfs: {
+    summary: "print files of Linux-VServer's Proc-FS",
+    description:
+      'Prints a file of the Proc-FS of Linux-VServer as its kernel did, or the names in a directory: virtual/XID with info, status, limit, sched, cvirt and cacct of a running guest, virtnet/NID with info and status of its network, and info and status of all.',
+    operands: [{ name: 'PATH', kind: 'text', min: 0, isMany: false, check: parseText }],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver procfs virtual', 'the running contexts'],
+      ['vserver procfs /proc/virtual/42/limit', 'the limits table of one'],
+    ],
+    exits: [],
+  },
   stat: {
     summary: 'print what guests use',
     description:

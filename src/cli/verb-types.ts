@@ -170,6 +170,7 @@ export interface VerbOptions {
   readonly inspect: AllOptions;
   readonly limit: LimitOptions;
   readonly sched: SchedulerOptions;
+  readonly procfs: object;
   readonly stat: {
     /** How far back, in milliseconds; undefined: only now. */
     readonly since: number | undefined;

@@ -20,6 +20,7 @@ import { limit } from './verbs/limit.ts';
 import { list } from './verbs/list.ts';
 import { logs } from './verbs/logs.ts';
 import { pause } from './verbs/pause.ts';
+import { procfs } from './verbs/procfs.ts';
 import { ps } from './verbs/ps.ts';
 import { restart } from './verbs/restart.ts';
 import { resume } from './verbs/resume.ts';
@@ -61,6 +62,7 @@ const FUNCTIONS: VerbFunctions = {
   inspect,
   limit,
   sched,
+  procfs,
   stat,
   top,
   traffic,

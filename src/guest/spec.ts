@@ -89,7 +89,7 @@ export interface CommandRequest {
 }
 
 /** Returns the upper bound for capabilities of a guest. */
-function capabilityBound(config: Pick<GuestConfig, 'bcaps' | 'init'>): bigint {
+export function capabilityBound(config: Pick<GuestConfig, 'bcaps' | 'init'>): bigint {
   return parseCapabilityExpression(
     config.bcaps.join(' '),
     config.init === 'own' ? OWN_INIT_CAPABILITIES : DEFAULT_CAPABILITIES,

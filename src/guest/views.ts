@@ -270,12 +270,18 @@ export class Views {
   }
 
   async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {
+    await this.load(guest);
+    return this.#readFile(file, guest);
+  }
+
+  /** Returns a guest's load averages and tasks. */
+  async load(guest: Guest): Promise<LoadSample> {
     try {
-      await this.#loads.of(guest);
+      return await this.#loads.of(guest);
     } catch (error) {
       this.#failed('count the tasks of guests', error);
+      return this.#noLoad(guest.xid);
     }
-    return this.#readFile(file, guest);
   }
 
   #readFile({ name, holdMs }: FileInfo, guest: Guest): FuseReply {

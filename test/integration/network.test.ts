@@ -314,6 +314,12 @@ else: print('ok')
     assert.ok(before > 0);
     await python('one', CLIENT, '10.9.0.1', '8000', 'tcp');
     assert.ok((await traffic()) >= before + 3);
+    const [{ xid }] = JSON.parse(await v.ok(['inspect', 'one'])) as [{ xid: number }];
+    assert.match(
+      await v.ok(['procfs', `virtnet/${xid}/info`]),
+      /^ID:\t\d+\n.*\nBcast:\t10\.9\.0\.255\nLback:\t127\.\d+\.\d+\.1\n0:\t\[10\.9\.0\.\d+-0\.0\.0\.0\/255\.255\.255\.0:0011\]\n/,
+    );
+    assert.match(await v.ok(['procfs', `virtual/${xid}/cacct`]), /^INET:\t +[1-9]\d*\/\d+ +\t +[1-9]/m);
     const [account] = JSON.parse(await v.ok(['stat', 'one', '--json'])) as {
       network: { tcp4: { sent: { packets: number } } };
     }[];
