@@ -51,6 +51,21 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.ok(Number(age) <= 5, `booted ${age} s ago`);
   });
 
+  test('are what procps and the C library go by', async () => {
+    const out = await inGuest(
+      ['-m', '300m', '--cpus', '1'],
+      'free -k | sed -n 2p; vmstat -s -S k | head -1; getconf _NPROCESSORS_ONLN; top -bn1 | sed -n 3,4p; uptime; ps -o etimes= -p $$',
+    );
+    const [free, vmstat, online, cpu, mem, uptime, age] = out.trim().split('\n');
+    assert.match(free ?? '', /^Mem: +307200 /);
+    assert.match(vmstat ?? '', /^ *314572 k total memory$/); // in thousands
+    assert.equal(online, '1');
+    assert.match(cpu ?? '', /^%Cpu\(s\):/);
+    assert.match(mem ?? '', /^MiB Mem : +300\.0 total/);
+    assert.match(uptime ?? '', / up 0 min,.* load average: 0\.\d\d, 0\.\d\d, 0\.\d\d$/);
+    assert.ok(Number(age) <= 5, `the shell is ${age} s old`);
+  });
+
   test('follow a limit that is changed, and count what is used', async () => {
     await v.ok(['create', 'web', '--memory', '300m', '--command', 'sleep 1000']);
     await v.ok(['start', 'web']);
