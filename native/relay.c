@@ -9,6 +9,7 @@
 
 #define PATIENCE_MS 8000 /* then an old text has to do, or EIO: who is killed waits for its answer too */
 #define AT_ONCE 64       /* requests, before it is looked whether others have something to say */
+#define TEXTS_MAX 8192   /* some 30 MiB: if guests keep more, by open files, what they have read may change before its end */
 
 struct text {
 	uint64_t node;
@@ -33,7 +34,9 @@ static int fuse, peer = -1;
 static int64_t now, lost_ms;
 static uint64_t connection;
 static struct request *kept;
+static uint32_t texts;
 static struct text *recent[4096]; /* by node; a handle, too, is a pointer to a text, and its address the kernel's name for it */
+#define recent_of(node) (&recent[((node) ^ (node) >> 12) % (sizeof recent / sizeof *recent)])
 static struct { struct fuse_out_header head; uint32_t hold_ms; uint8_t bytes[1024 * 1024]; } in;
 
 static void *zeros(size_t len)
@@ -46,16 +49,11 @@ static void *zeros(size_t len)
 
 static void text_set(struct text **at, struct text *t)
 {
-	if (t)
-		t->refs++;
+	if (t && t->refs++ == 0)
+		texts++;
 	if (*at && --(*at)->refs == 0)
-		free(*at);
+		free(*at), texts--;
 	*at = t;
-}
-
-static struct text **recent_of(uint64_t node)
-{
-	return &recent[(node ^ node >> 12) % (sizeof recent / sizeof *recent)];
 }
 
 static bool answer(const struct request *r, int error, const void *bytes, size_t len)
@@ -67,11 +65,11 @@ static bool answer(const struct request *r, int error, const void *bytes, size_t
 /* Answers a READ with the text its handle has; from the start of the file, with one that holds. */
 static bool read_answer(const struct request *r, bool any_age)
 {
-	struct text **has = (void *)(uintptr_t)r->read.fh, *t = *recent_of(r->head.nodeid);
+	struct text *t = *recent_of(r->head.nodeid), **has = texts > TEXTS_MAX ? recent_of(r->head.nodeid) : (void *)(uintptr_t)r->read.fh;
 	int64_t after_ms = any_age ? INT64_MIN : now;
 	if ((!*has || r->read.offset == 0) && t && t->node == r->head.nodeid && t->until_ms > after_ms)
 		text_set(has, t);
-	if (!*has || (r->read.offset == 0 && (*has)->until_ms <= after_ms))
+	if (!*has || (*has)->node != r->head.nodeid || (r->read.offset == 0 && (*has)->until_ms <= after_ms))
 		return false;
 	uint64_t from = r->read.offset < (*has)->len ? r->read.offset : (*has)->len, left = (*has)->len - from;
 	answer(r, 0, (*has)->bytes + from, left < r->read.size ? left : r->read.size);
@@ -93,10 +91,11 @@ static void request_take(const struct request *r)
 		answer(r, 0, NULL, 0);
 	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET) {
 		bool told = r->head.opcode == FUSE_READ && read_answer(r, false);
-		if (told && (r->read.offset || (*has)->renewed || (*has)->until_ms - now > (*has)->hold_ms / 2))
+		struct text *t = *recent_of(r->head.nodeid);
+		if (told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
 			return;
 		if (told) /* so that who reads on and on never waits */
-			(*has)->renewed = true;
+			t->renewed = true;
 		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
 		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
 		copy->ahead = told;

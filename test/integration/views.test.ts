@@ -183,6 +183,29 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.notEqual((await daemons()).vserverdPid, vserverdPid);
   });
 
+  test('are old after a while, or an error, when vserverd does not answer', async () => {
+    await start('old', '-m', '100m');
+    const script =
+      'head -1 /proc/meminfo; echo go; read -r _; head -1 /proc/meminfo; head -1 /proc/vmstat; echo $?';
+    const reader = v.spawn(['exec', 'old', 'sh', '-c', script]);
+    const closed = once(reader, 'close');
+    let text = '';
+    for (const stream of [reader.stdout, reader.stderr])
+      stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
+    await eventually('the reader', () => (text.includes('go\n') ? true : undefined));
+    const { vserverdPid } = await daemons();
+    process.kill(vserverdPid, 'SIGSTOP');
+    try {
+      reader.stdin?.write('\n');
+      await eventually('both answers', () => (text.endsWith('\n1\n') ? true : undefined), 25_000);
+    } finally {
+      process.kill(vserverdPid, 'SIGCONT');
+    }
+    assert.match(text, /go\nMemTotal: +102400 kB\n/);
+    assert.match(text, /vmstat.*: Input\/output error\n1\n$/);
+    await closed;
+  });
+
   test('outlive syscalld, and are there for guests of the next one', async () => {
     await start('old', '-m', '100m');
     const pid = relayPid();
