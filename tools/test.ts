@@ -30,7 +30,7 @@ const TIERS = {
   root: {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
     concurrency: 1,
-    fileTimeoutMs: 300_000,
+    fileTimeoutMs: 600_000,
     packages: {
       'erofs-utils': 'erofs-utils',
       busybox: 'busybox-static',

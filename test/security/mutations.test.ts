@@ -80,7 +80,12 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'A2: the working directory is opened by any path',
     check: a2,
-    edits: [["resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),", 'resolve: 0,']],
+    edits: [
+      [
+        "flags: p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'),\n    resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),",
+        "flags: p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'),\n    resolve: 0,",
+      ],
+    ],
     breach: /working directory/,
   },
   {
@@ -173,8 +178,8 @@ const MUTATIONS: readonly Mutation[] = [
     check: a9,
     edits: [
       [
-        "this.host.syscalld.signal(this.#running('signal', guest).initObject, signal);",
-        'process.kill(guest.live?.initPid ?? -1, signal);',
+        'this.host.syscalld.signal(live.initObject, signal);\n  }\n\n  /** Takes a guest off',
+        'process.kill(live.initPid, signal);\n  }\n\n  /** Takes a guest off',
       ],
     ],
     breach: /dead/,
@@ -202,7 +207,10 @@ const MUTATIONS: readonly Mutation[] = [
     check: terminalSwap,
     edits: [
       ["p.expect(magic, '==', p.flags('DEVPTS_SUPER_MAGIC')", "p.expect(magic, '!=', 0"],
-      ["{ about: 'unlock the terminal' }", "{ about: 'unlock the terminal', ignore: ['ENOTTY'] }"],
+      [
+        "{ about: 'unlock the terminal' });\n  const slave",
+        "{ about: 'unlock the terminal', ignore: ['ENOTTY'] });\n  const slave",
+      ],
       [
         "p.sys('ioctl', [master, p.flags('TIOCGPTPEER'), p.flags('O_RDWR', 'O_NOCTTY', 'O_CLOEXEC')]",
         "p.sys('dup', [master]",
@@ -257,8 +265,12 @@ const MUTATIONS: readonly Mutation[] = [
       ['\tumask(077);', '\tumask(022);'],
       ['mkdirSync(path, { mode: 0o700 });\n    undo', 'mkdirSync(path, { mode: 0o755 });\n    undo'],
       [
-        'mkdirSync(path, { recursive: true, mode: 0o700 });',
-        'mkdirSync(path, { recursive: true, mode: 0o755 });',
+        'mkdirSync(path, { recursive: true, mode: 0o700 });\n    }\n    this.rescan',
+        'mkdirSync(path, { recursive: true, mode: 0o755 });\n    }\n    this.rescan',
+      ],
+      [
+        'mkdirSync(this.#directory, { recursive: true, mode: 0o700 });\n    this.#segments',
+        'mkdirSync(this.#directory, { recursive: true });\n    this.#segments',
       ],
       [
         'mkdirSync(join(base, name), { recursive: true, mode: 0o700 });',
