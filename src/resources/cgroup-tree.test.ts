@@ -297,10 +297,14 @@ test('gives a guest a cpuset of its own on version 1 only if it asks for one', (
   assert.equal(driver.apply(XID, { cpuset: 'all' }).limits.cpuset, 'all');
   tree.set('unified/vserver/7/g/cgroup.procs', '41\n42\n');
   assert.equal(driver.apply(XID, { cpuset: '1' }).limits.cpuset, '1');
+  assert.equal(driver.apply(XID, { cpuset: 'all' }).limits.cpuset, 'all');
+  driver.apply(XID, { cpuset: '1' });
   assert.deepEqual(tree.writes.splice(0), [
-    `${instance}/7/cpuset.cpus 1`,
-    `${instance}/7/cgroup.procs 41`,
-    `${instance}/7/cgroup.procs 42`,
+    ...['1', '0-3', '1'].flatMap((cpus) => [
+      `${instance}/7/cpuset.cpus ${cpus}`,
+      `${instance}/7/cgroup.procs 41`,
+      `${instance}/7/cgroup.procs 42`,
+    ]),
   ]);
   assert.throws(() => driver.apply(XID, { cpuset: '3-1' }), { code: 'invalid-value' });
   driver.remove(XID);

@@ -72,7 +72,6 @@ const UNLIMITED: Readonly<Record<string, string>> = {
   'cpu.cfs_burst_us': '0',
   'cpu.max.burst': '0',
   'cpu.idle': '0',
-  'cpuset.cpus': '\n',
   'pids.max': 'max',
 };
 

@@ -3,33 +3,9 @@ import type { Controller } from './controller.ts';
 import { ALL_CPUS } from './limits.ts';
 
 const CPUS = 'cpuset.cpus';
+const EFFECTIVE_CPUS = 'cpuset.cpus.effective';
 const MEMS = 'cpuset.mems';
 const CLONE_CHILDREN = 'cgroup.clone_children';
-
-/**
- * The CPUs a guest may use, by version 2 files: an empty list is that of the cgroup above.
- *
- * @see https://docs.kernel.org/admin-guide/cgroup-v2.html (Cpuset); since Linux 5.0
- */
-export const cpusetV2: Controller = {
-  limitFiles: { cpuset: CPUS },
-  plan: (directory, limits, enforced) =>
-    enforced.has('cpuset') ? [{ path: `${directory}/${CPUS}`, text: textOf(limits.cpuset) }] : [],
-  apply: (files, directory, { cpuset }) => {
-    if (cpuset !== undefined) files.write(`${directory}/${CPUS}`, textOf(cpuset));
-  },
-  readLimits: (files, directory) => {
-    const text = readIfPresent(files, `${directory}/${CPUS}`);
-    return text === undefined ? {} : { cpuset: text.trim() || ALL_CPUS };
-  },
-  readUsage: () => ({}),
-  readSample: () => ({}),
-};
-
-/** The kernel takes a line feed for the empty list, and nothing at all for no write. */
-function textOf(cpuset: string = ALL_CPUS): string {
-  return cpuset === ALL_CPUS ? '\n' : cpuset;
-}
 
 /**
  * Makes an instance's directory in a version 1 hierarchy one below which groups can be used as they are made: without
@@ -38,23 +14,52 @@ function textOf(cpuset: string = ALL_CPUS): string {
  * @see https://docs.kernel.org/admin-guide/cgroup-v1/cpusets.html
  */
 export function prepareCpusetV1(files: CgroupFiles, directory: string): void {
-  const above = directory.slice(0, directory.lastIndexOf('/'));
   for (const file of [CPUS, MEMS]) {
     if (files.read(`${directory}/${file}`).trim() !== '') continue;
-    files.write(`${directory}/${file}`, files.read(`${above}/${file}`).trim());
+    files.write(`${directory}/${file}`, files.read(`${above(directory)}/${file}`).trim());
   }
   files.write(`${directory}/${CLONE_CHILDREN}`, '1');
 }
 
-/** The same limit by version 1 files, where every list is spelled out. A guest has a group there only if it needs one. */
-export const cpusetV1: Controller = {
-  ...cpusetV2,
-  plan: (directory, { cpuset = ALL_CPUS }, enforced) =>
-    enforced.has('cpuset') && cpuset !== ALL_CPUS ? [{ path: `${directory}/${CPUS}`, text: cpuset }] : [],
-  apply: (files, directory, { cpuset }) => {
-    if (cpuset === undefined) return;
-    const above = directory.slice(0, directory.lastIndexOf('/'));
-    const text = cpuset === ALL_CPUS ? files.read(`${above}/${CPUS}`).trim() : cpuset;
-    files.write(`${directory}/${CPUS}`, text);
-  },
-};
+/**
+ * The CPUs a guest may use. A group with processes cannot be given back the empty list it may have begun with (ENOSPC,
+ * validate_change() in kernel/cgroup/cpuset.c), so all CPUs are those of the cgroup above.
+ *
+ * @param allFile where that one says them
+ */
+function cpusetBy(allFile: string): Controller {
+  const all = (files: CgroupFiles, directory: string): string =>
+    readIfPresent(files, `${above(directory)}/${allFile}`)?.trim() ?? '';
+  return {
+    limitFiles: { cpuset: CPUS },
+    plan: (directory, { cpuset = ALL_CPUS }, enforced) =>
+      enforced.has('cpuset') && cpuset !== ALL_CPUS ? [{ path: `${directory}/${CPUS}`, text: cpuset }] : [],
+    apply: (files, directory, { cpuset }) => {
+      if (cpuset === undefined) return;
+      const path = `${directory}/${CPUS}`;
+      if (cpuset !== ALL_CPUS) files.write(path, cpuset);
+      else if (files.read(path).trim() !== '') files.write(path, all(files, directory));
+    },
+    readLimits: (files, directory) => {
+      const text = readIfPresent(files, `${directory}/${CPUS}`)?.trim();
+      if (text === undefined) return {};
+      return { cpuset: text === '' || text === all(files, directory) ? ALL_CPUS : text };
+    },
+    readUsage: () => ({}),
+    readSample: () => ({}),
+  };
+}
+
+/**
+ * By version 2 files.
+ *
+ * @see https://docs.kernel.org/admin-guide/cgroup-v2.html (Cpuset); since Linux 5.0
+ */
+export const cpusetV2: Controller = cpusetBy(EFFECTIVE_CPUS);
+
+/** By version 1 files. A guest has a group there only if it needs one. */
+export const cpusetV1: Controller = cpusetBy(CPUS);
+
+function above(directory: string): string {
+  return directory.slice(0, directory.lastIndexOf('/'));
+}

@@ -25,6 +25,8 @@ describe('limits table', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', '
   let v: OpenInstance;
   before(async () => {
     v = await openInstance();
+    // The first command compiles the sources: under emulation that takes its time.
+    await v.ok(['list'], { timeoutMs: 120_000 });
   });
   after(async () => {
     await v.close();

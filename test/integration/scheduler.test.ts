@@ -14,6 +14,8 @@ describe('scheduler', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bus
   let v: OpenInstance;
   before(async () => {
     v = await openInstance();
+    // The first command compiles the sources: under emulation that takes its time.
+    await v.ok(['list'], { timeoutMs: 120_000 });
   });
   after(async () => {
     await v.close();
