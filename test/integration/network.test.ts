@@ -551,7 +551,16 @@ time.sleep(1000)`;
         return found;
       };
       const ours = /^# filled when the guest starts\nnameserver 10\.9\.0\.1\n/;
-      assert.match(await after('true'), ours);
+      const filled = await after('true');
+      assert.match(filled, ours);
+      assert.equal(await after('echo more >> /etc/resolv.conf'), filled);
+      const written = 'stat -c %y%z /etc/hosts /etc/resolv.conf >> /etc/written';
+      await after(written);
+      await after(written);
+      await v.ok(['start', 'one']);
+      const times = (await v.ok(['exec', 'one', 'cat', '/etc/written'])).trim().split('\n');
+      assert.deepEqual(times.slice(2), times.slice(0, 2), 'what has not changed is not written');
+      await v.ok(['stop', '-t', '0', 'one']);
       assert.match(await after('ln -sf ../run/nowhere/stub.conf /etc/resolv.conf'), ours);
       assert.equal(await after('rm /etc/resolv.conf; echo mine > /etc/resolv.conf'), 'mine\n');
       assert.equal(
