@@ -1,8 +1,9 @@
 /**
  * Shows on this machine what vserver does: `npm run demo`. Everything happens in a control plane of its own below a
- * temporary directory; in the end the demo looks for what might be left of it, and fails if anything is.
+ * temporary directory, and where unshare and ip are there in a network namespace of its own; in the end the demo looks
+ * for what might be left of it, and fails if anything is.
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { constants, networkInterfaces, tmpdir } from 'node:os';
@@ -23,6 +24,7 @@ for process in /proc/[0-9]*; do
   echo "process \${process#/proc/}:" $(tr '\\0' ' ' <$process/cmdline)
 done
 echo "up for $(cut -d ' ' -f 1 /proc/uptime) s"
+echo $(grep MemTotal /proc/meminfo), $(grep -c ^processor /proc/cpuinfo) CPUs
 echo "$(wc -l </proc/mounts) mounts, the first: $(head -n 1 /proc/mounts | cut -d ' ' -f 1-3)"
 df -h / | tail -n 1
 echo "network:" $(ls /sys/class/net)
@@ -101,6 +103,28 @@ class Demo {
     while ((await this.run(['daemon', 'status'])).code !== 0) {
       if (performance.now() > deadline) throw new Error('found no new vserverd');
       await setTimeout(20);
+    }
+  }
+
+  /** Resolves when a guest has printed a line. */
+  async untilLogged(name: string, line: string): Promise<void> {
+    const deadline = performance.now() + COMMAND_TIMEOUT_MS;
+    while (!(await this.run(['logs', name])).output.split('\n').includes(line)) {
+      if (performance.now() > deadline) throw new Error(`found no "${line}" of guest "${name}"`);
+      await setTimeout(20);
+    }
+  }
+
+  /** The page at an address; who has just said to be ready may not listen as yet. */
+  async fetch(url: string): Promise<string> {
+    const deadline = performance.now() + COMMAND_TIMEOUT_MS;
+    for (;;) {
+      try {
+        return await (await fetch(url)).text();
+      } catch (error) {
+        if (performance.now() > deadline) throw error;
+        await setTimeout(20);
+      }
     }
   }
 
@@ -226,11 +250,65 @@ async function showAll(demo: Demo, seen: Set<number>): Promise<void> {
   demo.tell('What this host can do.');
   await demo.show(['check']);
 
+  if (names.includes('tiny')) await showAddresses(demo, seen);
+
+  demo.tell('What all guests use, in the columns of vserver-stat.');
+  await demo.show(['stat'], { output: / web$/m });
+
+  if (names.includes('tiny')) {
+    demo.tell('A guest like another one, files and all: what both have alike is there once.');
+    await demo.show(['stop', '--timeout', '0', 'tiny']);
+    await demo.show(['clone', 'tiny', 'twin']);
+    await demo.show(['snapshot', 'twin', 'fresh']);
+    await demo.show(['snapshots', 'twin'], { output: /^fresh /m });
+  }
+
+  demo.tell('What has happened to it all.');
+  await demo.show(['events', '--guest', 'web'], { output: / web resumed/ });
+
   demo.tell('Stop, delete, and end the control plane.');
   await demo.show(['stop', '--timeout', '2', '--all']);
   await demo.show(['list', '--all']);
   await demo.show(['delete', '--all']);
   await demo.show(['daemon', 'stop']);
+}
+
+/** The network namespace the demo began itself anew in. */
+const OWN_NETWORK = 'VSERVER_DEMO_NETWORK';
+
+async function showAddresses(demo: Demo, seen: Set<number>): Promise<void> {
+  if (process.env[OWN_NETWORK] === undefined) {
+    console.log(
+      '\n# (Addresses of guests are left out: no unshare or no ip here, see apt-get install iproute2.)',
+    );
+    return;
+  }
+  demo.tell(
+    "Addresses of their own on the host's network, without a bridge or translation between. Both guests listen on port",
+    '80 of every address; each is reached at its own. (The host is a network namespace of the demo here.)',
+  );
+  const serve = 'mkdir /www && hostname >/www/index.html && echo ready && exec httpd -f -h /www';
+  for (const [name, address] of [
+    ['one', '10.83.0.1'],
+    ['two', '10.83.0.2'],
+  ] as const) {
+    const network = ['--ip', address, '--network-interface', 'lo'];
+    const guest = ['--name', name, '--template', 'busybox', ...network];
+    await demo.show(['run', '--detach', ...guest, '--', 'sh', '-c', serve]);
+    seen.add(await demo.number(['inspect', name], /"initPid": (\d+)/));
+    await demo.untilLogged(name, 'ready');
+    console.log(`$ curl http://${address}/`);
+    const page = await demo.fetch(`http://${address}/`);
+    process.stdout.write(page);
+    if (page !== `${name}\n`) throw new Error(`found the page of another one`);
+  }
+  await demo.show(['exec', 'one', 'wget', '-q', '-O', '-', 'http://10.83.0.2/'], {
+    code: 1,
+    output: /wget/,
+  });
+  await demo.show(['denied', 'one'], { output: /10\.83\.0\.2/ });
+  await demo.show(['traffic', 'two']);
+  await demo.show(['delete', '--force', 'one', 'two']);
 }
 
 /** What is left of a control plane that was stopped, after some patience. */
@@ -280,4 +358,14 @@ function quote(word: string): string {
   return /^[\w./=:+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-process.exitCode = (await main()) ? 0 : 1;
+/** Begins the demo anew in a network namespace of its own, where guests may have addresses; undefined where it cannot. */
+function inOwnNetwork(): number | undefined {
+  const script = 'ip link set lo up && exec "$0" "$@"';
+  const words = ['--net', 'sh', '-c', script, process.execPath, ...process.argv.slice(1)];
+  if (spawnSync('unshare', ['--net', 'ip', 'link', 'set', 'lo', 'up']).status !== 0) return undefined;
+  const env = { ...process.env, [OWN_NETWORK]: '1' };
+  return spawnSync('unshare', words, { env, stdio: 'inherit' }).status ?? 1;
+}
+
+process.exitCode =
+  (process.env[OWN_NETWORK] === undefined ? inOwnNetwork() : undefined) ?? ((await main()) ? 0 : 1);
