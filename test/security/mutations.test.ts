@@ -20,7 +20,19 @@ import { suite, test } from 'node:test';
 import { withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
-import { d2Bind, d2Source, d2Steal, d3, d4, d5, d7, inNetworkWorld, type NetworkCheck } from './network.ts';
+import {
+  d2Bind,
+  d2Source,
+  d2Steal,
+  d3,
+  d4,
+  d5,
+  d7,
+  d9,
+  d10,
+  inNetworkWorld,
+  type NetworkCheck,
+} from './network.ts';
 import {
   b8,
   b9,
@@ -463,6 +475,26 @@ const MUTATIONS: readonly Mutation[] = [
     check: { inNetwork: d7 },
     edits: [["load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target)", 'goto(target)']],
     breach: /tcp .*opened before/,
+  },
+  {
+    name: 'D9: sockets of ICMP send what they like',
+    check: { inNetwork: d9 },
+    edits: [['      checkEcho(f, ip);\n', '']],
+    breach: /user 0: ICMP/,
+  },
+  {
+    name: 'D9: raw sockets are for all users of the guest',
+    check: { inNetwork: d9 },
+    edits: [
+      ['  if (has?.raw) planRootOnly(h, { request, response, type, uid: has.raw.uid, answer });\n', ''],
+    ],
+    breach: /user 1000: raw socket/,
+  },
+  {
+    name: 'D10: the host believes any source',
+    check: { inNetwork: d10 },
+    edits: [["  ['ipv4/conf/NAME/rp_filter', '1'],\n", "  ['ipv4/conf/NAME/rp_filter', '0'],\n"]],
+    breach: /none 10\.66\.0\.1/,
   },
   {
     name: 'deletion: goes on when something is mounted, and into it',

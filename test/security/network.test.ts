@@ -11,6 +11,8 @@ import {
   d4,
   d5,
   d7,
+  d9,
+  d10,
   inNetworkWorld,
   type NetworkCheck,
 } from './network.ts';
@@ -24,6 +26,8 @@ const CHECKS: readonly (readonly [string, NetworkCheck])[] = [
   ['D4 the metadata service of clouds, and other guests', d4],
   ['D5 interfaces, routes and neighbours of the host', d5],
   ['D7 what was opened before a change of policy', d7],
+  ['D9 raw sockets of a guest that is given those of ICMP', d9],
+  ['D10 sources that are not those of a guest with a network stack of its own', d10],
 ];
 
 suite('network', { skip: unmet('root', 'overlay', 'userns', 'network') }, () => {

@@ -422,6 +422,94 @@ os.rename('/srv/result.new', '/srv/result')`,
   return told(JSON.parse(readFileSync(result, 'utf8')));
 };
 
+/** What a raw socket of ICMP may send is a question with a source of its own; and only the root of the guest has one. */
+const RAW = `
+def packet(kind):
+    body = struct.pack('!BBHHH', kind, 0, 0, 1, 1)
+    total = sum(struct.unpack('!4H', body)); total = (total & 0xffff) + (total >> 16)
+    return body[:2] + struct.pack('!H', ~total & 0xffff) + body[4:]
+def send(family, at, kind, source=None):
+    s = socket.socket(family, 3, 1 if family == 2 else 58); s.settimeout(1)
+    if source: s.bind((source, 0))
+    s.sendto(packet(kind), (at, 0))
+if os.getuid() == 0:
+    needed('an echo', code(send, 2, '10.9.0.1', 8)); needed('an echo of IPv6', code(send, 10, 'fd09::1', 128))
+    for kind in 0, 3, 5, 9, 11: tried(f'ICMP {kind}', code(send, 2, '10.9.0.1', kind))
+    for kind in 1, 129, 133, 134, 135, 136, 137: tried(f'ICMPv6 {kind}', code(send, 10, 'fd09::1', kind))
+    tried("the host's address", code(send, 2, '10.9.0.1', 8, '10.9.0.1'))
+    tried("another guest's address", code(send, 2, '10.9.0.1', 8, '10.9.0.6'))
+    tried('another guest', code(send, 2, '10.9.0.6', 8))
+    tried('headers of its own', code(socket.socket(2, 3, 1).setsockopt, 0, 3, 1))
+else:
+    needed('a socket', code(socket.socket))
+    for family, protocol in (2, 1), (10, 58): tried(f'raw socket {protocol}', code(socket.socket, family, 3, protocol))
+for protocol in 2, 6, 17, 255: tried(f'raw socket {protocol}', code(socket.socket, 2, 3, protocol))
+`;
+
+/** D9: raw sockets of a guest that is given those of ICMP. */
+export const d9: NetworkCheck = async ({ v }) => {
+  const options = [
+    '--ip',
+    '10.9.0.8/24',
+    '--ip',
+    'fd09::8/64',
+    '--network-interface',
+    'h0',
+    '--ccaps',
+    'raw_icmp',
+  ];
+  await v.ok(['run', '-d', '--name', 'pinger', ...options, '--', 'sleep', '1000']);
+  const breaches: string[] = [];
+  for (const user of ['0', '1000']) {
+    const said = await v.ok(['exec', '-u', user, 'pinger', PYTHON, '-c', TOOLS + RAW]);
+    breaches.push(
+      ...told(JSON.parse(said.trim().split('\n').at(-1) ?? '')).map((one) => `user ${user}: ${one}`),
+    );
+  }
+  return breaches;
+};
+
+/** Tells who sent to it, until somebody sends the word. */
+const HEARS = `
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.9.0.1', 7003))
+print('ready', flush=True)
+with open(sys.argv[1], 'w') as file:
+    while True:
+        word, peer = s.recvfrom(99)
+        print(word.decode(), peer[0], file=file, flush=True)
+`;
+
+/** D10: packets of a guest with a network stack of its own whose source is not the guest's. */
+export const d10: NetworkCheck = async ({ v, start }) => {
+  const heard = join(v.scratch, 'heard');
+  await start('host', HEARS, heard);
+  const options = [
+    '--network',
+    'private',
+    '--ip',
+    '10.7.0.2/24',
+    '--gateway',
+    '10.7.0.1',
+    '--cap-add',
+    'NET_ADMIN',
+  ];
+  await v.ok(['run', '-d', '--name', 'apart', ...options, '--', 'sleep', '1000']);
+  const spoof = `
+import os, socket
+for word, source in ('other', '10.9.0.6'), ('host', '10.9.0.1'), ('none', '10.66.0.1'), ('own', '10.7.0.2'):
+    if word != 'own': os.system(f'ip addr add {source}/32 dev lo')
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((source, 0))
+    if word == 'host': os.system('ip route del local 10.9.0.1 table local')
+    s.sendto(word.encode(), ('10.9.0.1', 7003))`;
+  await v.ok(['exec', 'apart', PYTHON, '-c', spoof]);
+  const lines = await eventually('the last word', () => {
+    const text = existsSync(heard) ? readFileSync(heard, 'utf8') : '';
+    return text.includes('own 10.7.0.2\n') ? text.trim().split('\n') : undefined;
+  });
+  return lines.filter((line) => !line.startsWith('own '));
+};
+
 /** Breaches among what `TOOLS` found. */
 function told(
   found: readonly (readonly [what: string, result: string, isBreach: boolean])[],
