@@ -32,6 +32,22 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
+  'disk-in-use': {
+    status: 409,
+    exit: 1,
+    meaning: 'the disk of a guest is mounted by somebody, so it cannot be used',
+  },
+  'disk-limit-late': {
+    status: 409,
+    exit: 1,
+    meaning: 'a guest has files of its own that cannot be moved behind another disk limit',
+  },
+  'disk-tool-failed': {
+    status: 500,
+    exit: 1,
+    meaning: 'a program of e2fsprogs failed on the disk of a guest',
+  },
+  'disk-tool-missing': { status: 409, exit: 1, meaning: 'the host has no e2fsprogs, which disk limits need' },
   'ebpf-jump': {
     status: 500,
     exit: 70,

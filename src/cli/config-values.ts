@@ -53,6 +53,10 @@ export function configValuesOf(
         shm: sizeText(options.shmSize),
       }),
     ),
+    disk:
+      options.disk === undefined
+        ? undefined
+        : { space: formatSize(options.disk), ...defined({ inodes: options.diskInodes }) },
     network: unlessEmpty(
       defined({
         mode: options.network,

@@ -68,7 +68,7 @@ describe('values', () => {
     const argv =
       'run -dit --name web --template busybox --xid 42 -e A=1 -eB -e=C=x=y --env-file f -w /srv -u www:www --hostname h ' +
       '--domainname d --init -m512m --memory-swap=-1 --cpus 1.5 --cpu-shares 1024 --cpu-weight 7 --pids-limit -1 ' +
-      '--shm-size 64m --network host --ip 10.0.0.5/24 --ip 2001:DB8::5 --network-interface eth0 --bridge br0 --gateway 10.0.0.1 --traffic-quota 100g/month --dns 10.0.0.53 --dns-search example.org --add-host db:10.0.0.7 --add-host six:[fd00::7] --network-of db --cap-add net_raw --cap-drop CAP_MKNOD --ccaps raw_icmp --bcaps +SYS_NICE,~KILL ' +
+      '--shm-size 64m --disk 2g --disk-inodes 1000 --network host --ip 10.0.0.5/24 --ip 2001:DB8::5 --network-interface eth0 --bridge br0 --gateway 10.0.0.1 --traffic-quota 100g/month --dns 10.0.0.53 --dns-search example.org --add-host db:10.0.0.7 --add-host six:[fd00::7] --network-of db --cap-add net_raw --cap-drop CAP_MKNOD --ccaps raw_icmp --bcaps +SYS_NICE,~KILL ' +
       '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
       '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
       '--stop-timeout 10 --restart on-failure:3 --health-cmd true --health-interval 5 --health-timeout 1s --health-retries 2 ' +
@@ -98,6 +98,8 @@ describe('values', () => {
       cpuWeight: 7,
       pidsLimit: 'max',
       shmSize: 67_108_864,
+      disk: 2_147_483_648,
+      diskInodes: 1000,
       network: 'host',
       ip: ['10.0.0.5/24', '2001:db8::5/128'],
       networkInterface: 'eth0',

@@ -163,6 +163,10 @@ const CONFIG: OptionTable<ConfigOptions> = {
   cpuWeight: value('WEIGHT', 'share of contended CPUs, 1 to 10000', parseCpuWeight),
   pidsLimit: value('COUNT', 'limit of processes and threads', parsePidsLimit),
   shmSize: value('SIZE', 'size of /dev with /dev/shm', parseSize),
+  disk: value('SIZE', 'how much the guest may write, for example 2g', parseSize),
+  diskInodes: value('COUNT', 'how many files it may make (with --disk)', (text) =>
+    parseCount(text, 'number of files', 16),
+  ),
   network: value(
     'MODE',
     "isolated = its --ip addresses on the host's network (the default with --ip), private = a network stack of its own behind a veth, none = loopback only, host = the host's network unfenced",

@@ -43,6 +43,9 @@ export interface ConfigOptions {
   readonly cpuWeight: number | undefined;
   readonly pidsLimit: number | 'max' | undefined;
   readonly shmSize: number | undefined;
+  /** Bytes. */
+  readonly disk: number | undefined;
+  readonly diskInodes: number | undefined;
   readonly network: NetworkMode | undefined;
   /** Addresses in the form of the configuration file. */
   readonly ip: readonly string[];

@@ -47,6 +47,9 @@ export const HEALTH_ACTIONS = ['none', 'restart', 'kill', 'stop'] as const;
 export const RESTART_POLICIES = ['no', 'on-failure', 'always', 'unless-stopped'] as const;
 
 const MIN_MEMORY_BYTES = 64 * 1024;
+const MIN_DISK_BYTES = 8 * 1024 ** 2;
+const MAX_INODES = 2 ** 31;
+const NEED_INODES = 'a whole number from 16';
 const DEFAULT_TMPFS_BYTES = 64 * 1024 ** 2;
 const MIN_LOG_BYTES = 4096;
 /** `PID_MAX_LIMIT`, include/linux/threads.h. */
@@ -340,6 +343,25 @@ const health = z.strictObject(
         description:
           'what is done with an unhealthy guest: none, restart, kill (restart.policy decides what follows) or stop',
         example: ['restart'],
+      }),
+  },
+  { error: NEED_MAP },
+);
+
+const disk = z.strictObject(
+  {
+    space: size(MIN_DISK_BYTES).meta({ description: 'bytes of its own files', example: ['2g'] }),
+    inodes: integer(NEED_INODES, 16, MAX_INODES)
+      .optional()
+      .meta({
+        description: 'files and directories of its own; default one for 8 KiB of the space',
+        example: [100_000],
+      }),
+    reserved: integer('a whole number of percent from 0 to 50', 0, 50)
+      .default(0)
+      .meta({
+        description: 'part of the space in percent that shows as used and is for nobody',
+        example: [5],
       }),
   },
   { error: NEED_MAP },
@@ -733,6 +755,11 @@ const schema = z.strictObject(
     scheduler: scheduler
       .prefault({})
       .meta({ description: "CPU time by the token bucket of Linux-VServer's scheduler" }),
+    disk: disk.optional().meta({
+      description:
+        'what it may write: default no bound, for a guest that stays; changes count from its next start',
+      example: [{ space: '2g' }],
+    }),
     network: network.prefault({}).meta({ description: 'network of the guest' }),
     ccaps: z
       .array(choice(CONTEXT_CAPABILITIES), { error: 'a list of context capabilities' })
@@ -1064,6 +1091,15 @@ function complete(config: Parsed): GuestConfig {
       context: contextLimits(config),
     },
     scheduler: dropAbsent(config.scheduler),
+    ...(config.disk === undefined
+      ? {}
+      : {
+          disk: {
+            spaceBytes: config.disk.space,
+            ...(config.disk.inodes === undefined ? {} : { inodes: config.disk.inodes }),
+            reservedPercent: config.disk.reserved,
+          },
+        }),
     network: completeNetwork(config.network),
     ccaps: config.ccaps,
     bcaps: config.bcaps,

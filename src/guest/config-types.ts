@@ -5,6 +5,7 @@ import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy, TrafficQuota } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import type { TokenBucket } from '../resources/token-bucket.ts';
+import type { DiskLimit } from '../storage/disk-image.ts';
 import type { ViewGroup } from '../views/files.ts';
 import type { QuotaUnit } from './quota-period.ts';
 
@@ -148,6 +149,8 @@ export type GuestScheduler = TokenBucket;
 
 /** A guest's configuration, complete and checked. */
 export interface GuestConfig {
+  /** What it may write; absent: no bound. */
+  readonly disk?: DiskLimit;
   /** Absent: the manager assigns a free one. */
   readonly xid?: Xid;
   readonly template: string;
@@ -226,6 +229,11 @@ export interface GuestConfigValues {
   };
   readonly hooks?: { readonly [Stage in HookStage]?: string | readonly string[] } & {
     readonly timeout?: string;
+  };
+  readonly disk?: {
+    readonly space: number | string;
+    readonly inodes?: number;
+    readonly reserved?: number;
   };
   readonly limits?: {
     readonly memory?: number | string;

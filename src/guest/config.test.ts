@@ -395,6 +395,15 @@ describe('refuses bad values of every key', () => {
       '{hard: true, fillRate: 0}',
       '{fill: 3}',
     ],
+    disk: [
+      '2g',
+      '{inodes: 100}',
+      '{space: 1m}',
+      '{space: max}',
+      '{space: 1g, inodes: 5}',
+      '{space: 1g, reserved: 51}',
+      '{space: 1g, size: 1}',
+    ],
     network: [
       'none',
       '{mode: bridge}',

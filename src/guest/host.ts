@@ -22,7 +22,7 @@ import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
 import { readIfThere } from '../sys/files.ts';
 import { planNumberPath } from '../sys/number-path.ts';
-import { Program } from '../sys/program.ts';
+import { Program, type Result } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import { EventJournal } from './event-journal.ts';
@@ -112,6 +112,24 @@ export class Host {
   isInstanceProcess(pid: number): boolean {
     const cgroups = readIfThere(`/proc/${pid}/cgroup`) ?? '';
     return cgroups.includes(`/${basename(this.cgroups.directory)}/`);
+  }
+
+  /** Calls `body` with a path that leads to what a program opens, which stays open till then. */
+  async withOpened<T>(
+    what: string,
+    plan: (p: Program) => Result,
+    body: (path: string) => T | Promise<T>,
+  ): Promise<T> {
+    const p = this.program();
+    const opened = plan(p);
+    const pid = p.sys('getpid', []);
+    p.park = this.syscalld.newObject();
+    const outcome = await this.syscalld.run(what, p);
+    try {
+      return await body(`/proc/${outcome.result(pid)}/fd/${outcome.result(opened)}/.`);
+    } finally {
+      this.syscalld.drop(p.park);
+    }
   }
 
   /** Names of the guests that have files of their own. */

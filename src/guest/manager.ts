@@ -394,6 +394,7 @@ export class Manager {
   async #startStopped(guest: Guest, connect: Connection | undefined, restarts: number): Promise<LiveRecord> {
     await this.#readConfig(guest);
     await this.#attempt(`unify guest "${guest.name}"`, () => this.copies.unifyIfDue(guest));
+    await this.storage.fitFiles(guest);
     this.storage.isAboutToRun(guest.name);
     await using undo = new UndoStack();
     if (this.#hooks.has(guest, 'initialize', 'prepreStart', 'preStart')) await this.#beginHooks(guest, undo);
@@ -530,7 +531,7 @@ export class Manager {
   async #planStart(guest: Guest, init: number, connect: Connection | undefined): Promise<PlannedStart> {
     const { config, name, xid } = guest;
     const { syscalld } = this.host;
-    const files = this.storage.files(guest.name);
+    const files = await this.storage.freeFiles(guest);
     const template = await this.storage.template(guest);
     const lower = await this.storage.lower(template);
     const newObject = (): number => (connect ? 0 : syscalld.newObject());
@@ -541,13 +542,15 @@ export class Manager {
       config.user,
       {
         kind: 'files',
-        upper: guest.isEphemeral ? undefined : files.upper,
+        upper: guest.isEphemeral ? undefined : files,
         lower,
+        hostUsr: template.hostUsr,
         attachAt: this.host.attachPoint,
         detachedLayers: this.host.detachedLayers,
       },
       idRangeOf(xid).count,
     );
+    await this.storage.freeFiles(guest); // a name was looked up in them
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.host, config, config.hostname ?? name, request, user, connection);
     const cgroup = this.host.cgroups.plan(xid, limitsOf(config));

@@ -2,12 +2,20 @@
  * The mounts of a guest that need the host's privilege: made detached by the worker, attached by process 1.
  */
 import type { IdRange } from '../context/id-map.ts';
+import { planDiskMount } from '../storage/disk-image.ts';
 import { planImageMount } from '../storage/image-mounts.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
 import { planAttach, planOpenDirectory } from './plan-paths.ts';
-import { type LowerSpec, type MountSpec, type OverlaySpec, type StartSpec, WORKER_FD } from './plan-types.ts';
+import {
+  type FilesSpec,
+  type LowerSpec,
+  type MountSpec,
+  type OverlaySpec,
+  type StartSpec,
+  WORKER_FD,
+} from './plan-types.ts';
 
 const FD = '/proc/self/fd/';
 
@@ -175,7 +183,10 @@ function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result):
     let at = root.attachAt;
     if (layers.mount) {
       planAttach(p, layers.mount, at, 'upper layer');
-      p.sys('mkdirat', [layers.mount, 'lower', 0o700], { about: 'place for the lower layer' });
+      p.sys('mkdirat', [layers.mount, 'lower', 0o700], {
+        about: 'place for the lower layer',
+        ignore: ['EEXIST'],
+      });
       at = `${at}/lower`;
     }
     planAttach(p, lower, at, 'lower layer');
@@ -211,23 +222,36 @@ function planLowerPath(p: Program, spec: LowerSpec, lower: Result, upper: Result
   return `${layers}${spec.isDataOnly ? '::' : ':'}${byNumber(objects, WORKER_FD.objects)}`;
 }
 
+/** Of a guest whose own files are on disk already none are made. */
+const NO_IDS: IdRange = { hostBase: 0, count: 0 };
+
 /** What a guest's files look like that does not run; ids are those on disk. */
-export type MergedView = Pick<OverlaySpec, 'lower' | 'attachAt' | 'detachedLayers'> & {
+export type MergedView = Pick<OverlaySpec, 'lower' | 'attachAt' | 'detachedLayers' | 'hostUsr'> & {
   /** Its own files; it may have none. */
-  readonly upper: string | undefined;
+  readonly upper: FilesSpec | undefined;
 };
+
+/** Opens a guest's own files. */
+export function planUpperDirectory(p: Program, upper: FilesSpec): Result {
+  return upper.kind === 'disk'
+    ? planOpenDirectory(p, planDiskMount(p, upper.disk), 'upper')
+    : planOpenDirectory(p, p.flags('AT_FDCWD'), upper.upper);
+}
 
 /** Opens a guest's root, read-only, without touching its own files. */
 export function planMergedView(p: Program, view: MergedView): Result {
   const at = p.flags('AT_FDCWD');
-  if (view.lower.kind === 'tree' && view.upper === undefined)
-    return planOpenDirectory(p, at, view.lower.path);
+  const { upper: files } = view;
+  if (view.lower.kind === 'tree' && files === undefined) return planOpenDirectory(p, at, view.lower.path);
+  // A mount of its own has its place among the layers already.
+  if (files?.kind === 'disk')
+    return planOverlay(p, { ...view, upper: files, readonly: true }, NO_IDS, undefined);
   const lower = planLower(p, view.lower, undefined);
   if (!view.detachedLayers) {
     planNamespace(p);
     planAttach(p, lower, view.attachAt, 'lower layer');
   }
-  const upper = view.upper === undefined ? undefined : planOpenDirectory(p, at, view.upper);
+  const upper = files && planOpenDirectory(p, at, files.upper);
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
   for (const [key, value] of [
     ['source', 'vserver'],
@@ -250,13 +274,25 @@ interface Upper {
 }
 
 function planUpper(p: Program, upper: OverlaySpec['upper'], ids: IdRange): Upper {
-  return upper.kind === 'memory'
-    ? planMemory(p, upper.sizeBytes, ids)
-    : { mount: undefined, upper: upper.upper, work: upper.work };
+  if (upper.kind === 'directory') return { mount: undefined, upper: upper.upper, work: upper.work };
+  if (upper.kind === 'memory') return planMemory(p, upper, ids);
+  const mount = planDiskMount(p, upper.disk);
+  return { mount, upper: planOpenDirectory(p, mount, 'upper'), work: planOpenDirectory(p, mount, 'work') };
+}
+
+/** Adds the steps that make the directories of a new disk. */
+export function planDiskDirectories(p: Program, disk: string): Result {
+  const mount = planDiskMount(p, disk);
+  for (const name of ['upper', 'work']) p.sys('mkdirat', [mount, name, 0o700], { about: name });
+  return planOpenDirectory(p, mount, 'upper');
 }
 
 /** A guest that exists only while it runs writes to memory, charged to it and bounded. */
-function planMemory(p: Program, sizeBytes: number, ids: IdRange): Upper {
+function planMemory(
+  p: Program,
+  { sizeBytes, inodes }: Extract<OverlaySpec['upper'], { kind: 'memory' }>,
+  ids: IdRange,
+): Upper {
   const mount = planFilesystem(
     p,
     'tmpfs',
@@ -264,6 +300,7 @@ function planMemory(p: Program, sizeBytes: number, ids: IdRange): Upper {
       ['source', 'upper'],
       ['mode', '0700'],
       ['size', String(sizeBytes)],
+      ...(inodes === undefined ? [] : [['nr_inodes', String(inodes)] as const]),
     ],
     ['MOUNT_ATTR_NODEV'],
   );

@@ -119,6 +119,11 @@ export interface NetworkSpec {
   readonly broker: BrokerSpec;
 }
 
+/** The own files of a guest that stays: in two directories, or in a file that is a file system with them. */
+export type FilesSpec =
+  | { readonly kind: 'directory'; readonly upper: string; readonly work: string }
+  | { readonly kind: 'disk'; readonly disk: string };
+
 /** The layer below a guest's own files. */
 export type LowerSpec = { readonly kind: 'tree'; readonly path: string } | ImageLayer;
 
@@ -127,8 +132,8 @@ export interface RootSpec {
   readonly lower: LowerSpec;
   /** Where the guest's own files are: on disk, or in memory of its own for one that exists only while it runs. */
   readonly upper:
-    | { readonly kind: 'directory'; readonly upper: string; readonly work: string }
-    | { readonly kind: 'memory'; readonly sizeBytes: number };
+    | FilesSpec
+    | { readonly kind: 'memory'; readonly sizeBytes: number; readonly inodes: number | undefined };
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;
   readonly readonly: boolean;

@@ -20,12 +20,11 @@ import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
 import { limitsOfBucket } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
-import type { GuestFiles } from '../storage/guest-dirs.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
 import type { Host } from './host.ts';
 import { mayMount } from './plan-mounts.ts';
-import type { CommandSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
+import type { CommandSpec, FilesSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
 import { guestHosts, guestResolvConf } from './resolver.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -190,7 +189,7 @@ export interface StartCircumstances {
   readonly name: string;
   readonly xid: Xid;
   /** The guest's own files. */
-  readonly files: GuestFiles;
+  readonly files: FilesSpec;
   readonly lower: LowerSpec;
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;
@@ -222,9 +221,7 @@ export function startSpec(
     objects: at.objects,
     root: {
       lower: at.lower,
-      upper: at.isEphemeral
-        ? { kind: 'memory', sizeBytes: memoryRootBytes(config) }
-        : { kind: 'directory', upper: at.files.upper, work: at.files.work },
+      upper: at.isEphemeral ? { kind: 'memory', ...memoryRoot(config) } : at.files,
       hostUsr: at.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
@@ -249,6 +246,15 @@ function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['n
     hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses, config.network.hosts),
     resolvConf: guestResolvConf(config.network),
   };
+}
+
+/** The room of a guest that exists only while it runs. */
+function memoryRoot(config: GuestConfig): {
+  readonly sizeBytes: number;
+  readonly inodes: number | undefined;
+} {
+  const most = memoryRootBytes(config);
+  return { sizeBytes: Math.min(most, config.disk?.spaceBytes ?? most), inodes: config.disk?.inodes };
 }
 
 /** What a guest may write that exists only while it runs: as much as its memory limit, at most a part of the host's. */

@@ -4,6 +4,7 @@
  *     lib/guests/NAME/template.json             what lies below, and where the guest's own files are
  *     lib/guests/NAME/{upper,work}              its own files, at first
  *     lib/guests/NAME/files-<random>/{upper,work}   its own files, since they were last made a part of its image
+ *     lib/guests/NAME/files-<random>/disk       the same two in a file system of their own, which is as large as they may be
  *     lib/guests/NAME/flat                      it has not run since then
  *     lib/guests/NAME/flatten                   its own files are to be made a part of its image before its next start
  *
@@ -14,9 +15,11 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { UserError } from '../base/errors.ts';
+import { isDeepStrictEqual } from 'node:util';
+import { StateError, UserError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
+import { type DiskLimit, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
 import type { RootAttributes } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
@@ -30,8 +33,8 @@ import { StepError } from '../sys/syscalld.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
-import { OVERLAY_CREATE, planOverlay } from './plan-mounts.ts';
-import type { LowerSpec } from './plan-types.ts';
+import { OVERLAY_CREATE, planDiskDirectories, planOverlay, planUpperDirectory } from './plan-mounts.ts';
+import type { FilesSpec, LowerSpec } from './plan-types.ts';
 
 /** What lies below a guest's own files. */
 export interface Pin {
@@ -43,10 +46,12 @@ export interface Pin {
   readonly hostUsr?: boolean;
 }
 
-/** What `template.json` holds. */
-interface Record extends Pin {
+/** What `template.json` holds; a guest that follows the host may have none, or one with files alone. */
+interface Record extends Partial<Pin> {
   /** Directory of the guest's own files, below the guest's. */
-  readonly files?: string;
+  readonly files?: string | undefined;
+  /** They are in a file system of their own, in a file there, which was made for this limit. */
+  readonly disk?: DiskLimit | undefined;
 }
 
 /** A guest's files as an image. */
@@ -94,7 +99,8 @@ export class GuestStorage {
   async template(guest: Guest): Promise<Template> {
     const record = guest.isEphemeral ? undefined : this.#read(guest.name);
     const { template } = guest.config;
-    if (record?.name !== template) return await this.#templates.prepare(template);
+    if (record?.pinned === undefined || record.name !== template)
+      return await this.#templates.prepare(template);
     const prepared = await this.#templates.prepare(record.pinned);
     return { ...prepared, hostUsr: record.hostUsr ?? prepared.hostUsr };
   }
@@ -105,10 +111,52 @@ export class GuestStorage {
   }
 
   /** Returns where a guest's own files are. */
-  files(name: GuestName): GuestFiles {
+  #files(name: GuestName): FilesSpec {
     const paths = guestPaths(this.#host.paths, name);
-    const files = this.#read(name)?.files;
-    return files === undefined ? paths : filesIn(join(paths.directory, files));
+    const { files, disk } = this.#read(name) ?? {};
+    if (files === undefined) return { kind: 'directory', upper: paths.upper, work: paths.work };
+    const directory = join(paths.directory, files);
+    return disk ? { kind: 'disk', disk: diskIn(directory) } : { kind: 'directory', ...filesIn(directory) };
+  }
+
+  /** Returns where a guest's own files are, when nobody has them mounted any more. Allowed in: stopped. */
+  async freeFiles(guest: Guest): Promise<FilesSpec> {
+    const files = this.#files(guest.name);
+    if (files.kind === 'disk' && !guest.isEphemeral && !isActive(guest)) await waitUntilFree(files.disk);
+    return files;
+  }
+
+  /**
+   * Makes room for a guest's own files as its configuration has it now. Allowed in: stopped.
+   *
+   * @throws StateError disk-tool-failed, disk-tool-missing, disk-limit-late
+   */
+  async fitFiles(guest: Guest): Promise<void> {
+    if (guest.isEphemeral) return;
+    const record = this.#read(guest.name);
+    const { disk } = guest.config;
+    if (isDeepStrictEqual(record?.disk, disk && plain(disk))) return;
+    const files = await this.freeFiles(guest);
+    if (files.kind === 'disk' && disk && record?.disk?.inodes === disk.inodes) {
+      await resizeDisk(this.#host.syscalld, files.disk, disk);
+      this.#write(guest.name, { ...record, disk: plain(disk) });
+      return;
+    }
+    const { isEmpty, root } = await this.#ownFiles(guest);
+    if (isEmpty) {
+      await this.replace(guest, { pin: record, root }, false);
+      return;
+    }
+    if (!(await this.flattens(guest))) {
+      throw new StateError(
+        'disk-limit-late',
+        `cannot change the disk limit of guest "${guest.name}": found files of its own, and that it follows template "${guest.config.template}"; ` +
+          'need a clone of it, or the limit it had',
+      );
+    }
+    await this.store.withoutDeleting(async () => {
+      await this.replace(guest, await this.flatten(guest, {}), true);
+    });
   }
 
   /** The guest is about to write: what its image holds is not all any more. */
@@ -138,19 +186,20 @@ export class GuestStorage {
     const { hostUsr, lower } = template;
     const { template: name } = guest.config;
     const isStopped = !isActive(guest);
-    if (isStopped && lower.kind === 'image' && this.#isUpperEmpty(guest)) {
-      const pin = { name, pinned: lower.name, hostUsr };
-      return { pin, root: this.#rootOf(guest), captured: undefined };
+    if (isStopped && lower.kind === 'image') {
+      const { isEmpty, root } = await this.#ownFiles(guest);
+      if (isEmpty) return { pin: { name, pinned: lower.name, hostUsr }, root, captured: undefined };
     }
     const { hostBase } = idRangeOf(guest.xid);
     const lowerSpec = await this.lower(template);
+    const files = await (isStopped ? this.freeFiles(guest) : this.#files(guest.name));
     const request = {
       what: `read the files of guest "${guest.name}"`,
       openTree: (p: Program) =>
-        isStopped ? this.#openFiles(p, guest, lowerSpec, hostUsr) : openRunning(p, guest),
+        isStopped ? this.#openFiles(p, guest, files, lowerSpec, hostUsr) : openRunning(p, guest),
       base: lower.kind === 'image' ? lower : undefined,
       hostBase,
-      own: isStopped ? this.files(guest.name).upper : undefined,
+      own: isStopped && files.kind === 'directory' ? files.upper : undefined,
       isDryRun,
     };
     const captured = await retryWhileBusy(
@@ -167,22 +216,24 @@ export class GuestStorage {
    */
   async replace(
     guest: Guest,
-    { pin, root }: Pick<FlatGuest, 'pin' | 'root'>,
+    { pin, root }: { readonly pin: Partial<Pin> | undefined; readonly root: RootAttributes },
     isFlat: boolean,
   ): Promise<void> {
+    const { disk } = guest.config;
     const { directory } = guestPaths(this.#host.paths, guest.name);
     const fresh = `files-${randomBytes(6).toString('hex')}`;
-    await this.#makeFiles(join(directory, fresh), root, idRangeOf(guest.xid).hostBase);
+    await this.#makeFiles(join(directory, fresh), disk, root, idRangeOf(guest.xid).hostBase);
     syncDirectory(directory);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
-    this.#write(guest.name, { ...pin, files: fresh });
+    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk) });
     if (isFlat) this.markFlat(guest.name);
     await this.sweep(guest.name);
   }
 
   /** Gives a guest that was just created the root's attributes of another one. */
   async shapeRoot(guest: Guest, root: RootAttributes): Promise<void> {
-    await this.#shape(this.files(guest.name).upper, root, idRangeOf(guest.xid).hostBase);
+    const files = this.#files(guest.name);
+    await this.#shape((p) => planUpperDirectory(p, files), root, idRangeOf(guest.xid).hostBase);
   }
 
   /**
@@ -238,8 +289,7 @@ export class GuestStorage {
   }
 
   /** The overlay that the guest has while it runs, read-only: only so the kernel tells which of its files are one. */
-  #openFiles(p: Program, guest: Guest, lower: LowerSpec, hostUsr: boolean): Result {
-    const upper = { kind: 'directory', ...this.files(guest.name) } as const;
+  #openFiles(p: Program, guest: Guest, upper: FilesSpec, lower: LowerSpec, hostUsr: boolean): Result {
     const { attachPoint: attachAt, detachedLayers } = this.#host;
     return planOverlay(
       p,
@@ -249,42 +299,60 @@ export class GuestStorage {
     );
   }
 
-  #isUpperEmpty(guest: Guest): boolean {
-    return readdirSync(this.files(guest.name).upper).length === 0;
-  }
-
-  #rootOf(guest: Guest): RootAttributes {
-    const { mode, uid, gid, mtimeNs } = lstatSync(this.files(guest.name).upper, { bigint: true });
+  async #ownFiles(guest: Guest): Promise<{ readonly isEmpty: boolean; readonly root: RootAttributes }> {
+    const files = await this.freeFiles(guest);
     const { hostBase } = idRangeOf(guest.xid);
-    return {
-      mode: Number(mode) & 0o7777,
-      uid: Number(uid) - hostBase,
-      gid: Number(gid) - hostBase,
-      mtimeSeconds: Number(mtimeNs / NS),
-      mtimeNanoseconds: Number(mtimeNs % NS),
+    const look = (path: string): { readonly isEmpty: boolean; readonly root: RootAttributes } => {
+      const { mode, uid, gid, mtimeNs } = lstatSync(path, { bigint: true });
+      const root = {
+        mode: Number(mode) & 0o7777,
+        uid: Number(uid) - hostBase,
+        gid: Number(gid) - hostBase,
+        mtimeSeconds: Number(mtimeNs / NS),
+        mtimeNanoseconds: Number(mtimeNs % NS),
+      };
+      return { isEmpty: readdirSync(path).length === 0, root };
     };
+    if (files.kind === 'directory') return look(files.upper);
+    const what = `look at the files of guest "${guest.name}"`;
+    return await this.#host.withOpened(what, (p) => planUpperDirectory(p, files), look);
   }
 
-  async #makeFiles(directory: string, root: RootAttributes, hostBase: number): Promise<void> {
-    const { upper, work } = filesIn(directory);
-    for (const path of [directory, upper, work]) mkdirSync(path, { mode: 0o700 });
-    await this.#shape(upper, root, hostBase);
-    for (const path of [upper, work, directory]) syncDirectory(path);
+  async #makeFiles(
+    directory: string,
+    disk: DiskLimit | undefined,
+    root: RootAttributes,
+    hostBase: number,
+  ): Promise<void> {
+    mkdirSync(directory, { mode: 0o700 });
+    if (disk) {
+      const path = diskIn(directory);
+      await makeDisk(this.#host.syscalld, path, disk);
+      await this.#shape((p) => planDiskDirectories(p, path), root, hostBase);
+      await waitUntilFree(path);
+    } else {
+      const { upper, work } = filesIn(directory);
+      for (const path of [upper, work]) mkdirSync(path, { mode: 0o700 });
+      await this.#shape((p) => openDirectory(p, upper), root, hostBase);
+      for (const path of [upper, work]) syncDirectory(path);
+    }
+    syncDirectory(directory);
   }
 
-  async #shape(upper: string, root: RootAttributes, hostBase: number): Promise<void> {
+  async #shape(open: (p: Program) => Result, root: RootAttributes, hostBase: number): Promise<void> {
     const p = this.#host.program();
-    const fd = openDirectory(p, upper);
-    p.sys('fchown', [fd, root.uid + hostBase, root.gid + hostBase], { about: upper });
-    p.sys('fchmod', [fd, root.mode], { about: upper });
+    const fd = planReadable(p, open(p));
+    p.sys('fchown', [fd, root.uid + hostBase, root.gid + hostBase], { about: 'root of the guest' });
+    p.sys('fchmod', [fd, root.mode], { about: 'root of the guest' });
     // struct timespec, of the last access and of the last change: Node has no nanoseconds.
     const times = p.data(32, 'times');
     for (const at of [0, 16]) {
       p.put(times.at(at), root.mtimeSeconds, 8);
       p.put(times.at(at + 8), root.mtimeNanoseconds, 8);
     }
-    p.sys('utimensat', [fd, 0, times, 0], { about: upper });
-    await this.#host.syscalld.run(`make ${JSON.stringify(upper)}`, p);
+    p.sys('utimensat', [fd, 0, times, 0], { about: 'root of the guest' });
+    p.sys('fsync', [fd], { about: 'root of the guest' });
+    await this.#host.syscalld.run('make the files of a guest', p);
   }
 
   #flatMark(name: string): string {
@@ -306,6 +374,22 @@ export class GuestStorage {
 }
 
 const NS = 1_000_000_000n;
+
+/** What is open as a place only, open for more. */
+function planReadable(p: Program, place: Result): Result {
+  return p.sys('openat', [place, '.', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
+    about: 'root of the guest',
+  });
+}
+
+/** As it is read back from a file. */
+function plain(limit: DiskLimit): DiskLimit {
+  return JSON.parse(JSON.stringify(limit)) as DiskLimit; // of the same type
+}
+
+function diskIn(directory: string): string {
+  return join(directory, 'disk');
+}
 
 function filesIn(directory: string): GuestFiles {
   return { upper: join(directory, 'upper'), work: join(directory, 'work') };

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { StoredImage } from './image-store.ts';
-import { planReadOnlyLoop } from './loop-device.ts';
+import { planLoop } from './loop-device.ts';
 import type { StorageMachine } from './machine.ts';
 
 /** An image as a layer of an overlay. */
@@ -44,7 +44,7 @@ export function planImageMount(p: Program, path: string): Result {
   p.store(place, p.sys('fsmount', [direct, p.flags('FSMOUNT_CLOEXEC'), readOnly], { about: 'image' }), 8);
   p.jump(done);
   p.place(older);
-  const device = planReadOnlyLoop(p, file);
+  const device = planLoop(p, file, { isReadOnly: true });
   p.sys('dup3', [device, IMAGE_FD, p.flags('O_CLOEXEC')]);
   const indirect = planErofs(p, `/proc/self/fd/${IMAGE_FD}`);
   p.sys('fsconfig', [indirect, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {

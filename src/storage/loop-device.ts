@@ -10,6 +10,8 @@ const LOOP_CTL_GET_FREE = 0x4c82;
 const LO_FLAGS_READ_ONLY = 1;
 /** The device goes when nobody has it open or mounted any more. */
 const LO_FLAGS_AUTOCLEAR = 4;
+/** What is written is not in memory twice; ignored where the file system below cannot. */
+const LO_FLAGS_DIRECT_IO = 16;
 /** `struct loop_config`: fd at 0, block_size at 4, then `struct loop_info64` with lo_flags at 52. */
 const CONFIG_BYTES = 304;
 const FLAGS_AT = 8 + 52;
@@ -18,12 +20,9 @@ const TRIES = 4;
 const DEVICE = '/dev/loop';
 const DECIMAL_BYTES = 21;
 
-/** Adds the steps that make a file a read-only device, and open that. The device goes with its last user. */
-export function planReadOnlyLoop(p: Program, file: Arg): Result {
-  return planLoop(p, file, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR, ['O_RDONLY']);
-}
-
-function planLoop(p: Program, file: Arg, flags: number, access: readonly string[]): Result {
+/** Adds the steps that make a file a device, and open that. The device goes with its last user. */
+export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isReadOnly: boolean }): Result {
+  const flags = LO_FLAGS_AUTOCLEAR | (isReadOnly ? LO_FLAGS_READ_ONLY : LO_FLAGS_DIRECT_IO);
   const at = p.flags('AT_FDCWD');
   const control = p.sys('openat', [at, '/dev/loop-control', p.flags('O_RDWR', 'O_CLOEXEC'), 0], {
     about: '/dev/loop-control',
@@ -38,7 +37,9 @@ function planLoop(p: Program, file: Arg, flags: number, access: readonly string[
     const path = p.data(DEVICE.length + DECIMAL_BYTES, `"${DEVICE}<n>"`);
     p.putText(path, DEVICE);
     p.itoa(path.at(DEVICE.length), free);
-    const fd = p.sys('openat', [at, path, p.flags(...access, 'O_CLOEXEC'), 0], { about: 'loop device' });
+    const fd = p.sys('openat', [at, path, p.flags(isReadOnly ? 'O_RDONLY' : 'O_RDWR', 'O_CLOEXEC'), 0], {
+      about: 'loop device',
+    });
     p.store(device, fd, 8);
     const next = p.label();
     const retry = attempt < TRIES ? { otherwise: { on: ['EBUSY'], to: next } } : {};

@@ -28,7 +28,7 @@ import { readErofs } from '../../src/spec/erofs-reader.ts';
 import { objectPath } from '../../src/spec/image-tree.ts';
 import { type ImageLayer, planErofs } from '../../src/storage/image-mounts.ts';
 import { type Captured, ImageStore } from '../../src/storage/image-store.ts';
-import { planReadOnlyLoop } from '../../src/storage/loop-device.ts';
+import { planLoop } from '../../src/storage/loop-device.ts';
 import { openDirectory } from '../../src/storage/machine.ts';
 import { Program, type Result } from '../../src/sys/program.ts';
 import { type Instance, withInstance } from '../lib/instance.ts';
@@ -156,6 +156,7 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
           upper: undefined,
           attachAt: place.dir,
           detachedLayers: true,
+          hostUsr: false,
         };
         await withOpened(
           place.machine,
@@ -187,7 +188,7 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
         place.machine,
         (p) => {
           const file = p.sys('openat', [p.flags('AT_FDCWD'), image.path, p.flags('O_RDONLY'), 0]);
-          const device = planReadOnlyLoop(p, file);
+          const device = planLoop(p, file, { isReadOnly: true });
           p.sys('dup3', [device, 150, 0]);
           const fs = planErofs(p, '/proc/self/fd/150');
           p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0]);

@@ -123,7 +123,13 @@ async function rootOf({ machine, libDir, held }: Place, { lower }: Template): Pr
   const mounts = new ImageMounts(machine.syscalld, libDir, () => true);
   const layer = await mounts.layer(lower);
   const p = new Program(machine.abi);
-  const root = planMergedView(p, { lower: layer, upper: undefined, attachAt: libDir, detachedLayers: true });
+  const root = planMergedView(p, {
+    lower: layer,
+    upper: undefined,
+    attachAt: libDir,
+    detachedLayers: true,
+    hostUsr: false,
+  });
   const pid = p.sys('getpid', []);
   p.park = machine.syscalld.newObject();
   const outcome = await machine.syscalld.run('show an image', p);
