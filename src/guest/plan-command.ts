@@ -99,7 +99,7 @@ function planLimits(p: Program, command: CommandSpec): void {
 }
 
 /** Everything above 2 is closed by execve; until then failures are still reported on one of them. */
-function planCloseOnExec(p: Program): void {
+export function planCloseOnExec(p: Program): void {
   p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
 }
 

@@ -1,6 +1,7 @@
 /** The program that runs an operator's command on the host, outside every guest. */
 import type { Program } from '../sys/program.ts';
 import { planLogPipes } from './log-pipes.ts';
+import { planCloseOnExec } from './plan-command.ts';
 import type { Stdio } from './plan-types.ts';
 
 /** A command of the host, decided. */
@@ -32,7 +33,7 @@ export function planHook(p: Program, { argv, env, cwd, process, stdout, stderr }
       if (pipe) p.sys('dup3', [pipe.end, fd, 0], { about: `descriptor ${fd}` });
     });
     p.sys('chdir', [cwd], { about: cwd });
-    p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
+    planCloseOnExec(p);
     const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
     p.sys('execve', [path, p.vector(argv), p.vector(variables)], { about: `"${path}"` });
   });

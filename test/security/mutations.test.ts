@@ -119,8 +119,8 @@ const MUTATIONS: readonly Mutation[] = [
     // And take their time, so that one look is enough.
     edits: [
       [
-        "p.sys('umask', [0o022]);",
-        "p.sys('umask', [0o022]); p.sys('prctl', [4, 1, 0, 0, 0]); p.sys('poll', [0, 0, 20]);",
+        "p.sys('umask', [0o022]);\n  // A session",
+        "p.sys('umask', [0o022]); p.sys('prctl', [4, 1, 0, 0, 0]); p.sys('poll', [0, 0, 20]);\n  // A session",
       ],
     ],
     breach: /(memory of|traced) [1-9]/,
