@@ -148,6 +148,11 @@ export function parseGuestWord(text: string): string {
   return text;
 }
 
+/** Parses the pid of a process in a guest. */
+export function parsePid(text: string): number {
+  return parseCount(text, 'pid', 1, 4_194_304);
+}
+
 /** Parses `true` or `false`. */
 export function parseBoolean(text: string): boolean {
   if (text === 'true' || text === 'false') return text === 'true';

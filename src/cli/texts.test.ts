@@ -9,7 +9,7 @@ import { formatCpuTime, formatSpan, secondsSince } from './uptime.ts';
 import { areRequiredMet, formatFindings, formatIssues } from './verbs/check.ts';
 import { formatDaemonStatus } from './verbs/daemon.ts';
 import { formatList, hasLabel } from './verbs/list.ts';
-import { formatProcesses } from './verbs/ps.ts';
+import { formatProcesses, formatTrees } from './verbs/ps.ts';
 import { formatStatus } from './verbs/status.ts';
 
 test('spans of time', () => {
@@ -94,6 +94,31 @@ c        -  broken     -       -  -         -
       `GUEST   XID  PID  GPID  USER  STAT  TIME  COMMAND
 web    1000    5     1     0  S     0:01  a\\x1b[2J b c
 web    1000    5     1  host  S     0:01  [x\\x1b[m]
+`,
+    );
+    const child = (pid: number, ppid: number, name: string): typeof one => ({
+      ...one,
+      pid,
+      ppid,
+      guestPid: pid - 40,
+      name,
+      argv: [],
+    });
+    const tree = [
+      child(41, 7, 'init'),
+      child(42, 41, 'sh'),
+      child(43, 42, 'x\x1b'),
+      child(44, 41, 'cron'),
+      child(50, 9, 'ps'),
+    ];
+    assert.equal(
+      formatTrees([{ name: 'web', xid: 1000, processes: tree }]),
+      `web (1000)
+├─1 [init]
+│ ├─2 [sh]
+│ │ └─3 [x\\x1b]
+│ └─4 [cron]
+└─10 [ps]
 `,
     );
   });

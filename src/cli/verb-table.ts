@@ -25,6 +25,7 @@ import {
   parseKeyValue,
   parseLabel,
   parseMount,
+  parsePid,
   parsePidsLimit,
   parsePrioBias,
   parseRestart,
@@ -394,9 +395,13 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     options: {
       ...ALL,
       signal: value('SIGNAL', 'signal to send, for example HUP', parseSignalName, { short: 's' }),
+      pid: list('PID', 'signal this process, by its pid in the guest, in the place of process 1', parsePid, {
+        short: 'p',
+      }),
     },
     examples: [
       ['vserver kill web', 'end a guest at once'],
+      ['vserver kill -s TERM -p 12 web', 'end one of its processes'],
       ['vserver kill -s HUP web db', 'make two services read their files again'],
     ],
     exits: [],
@@ -431,9 +436,10 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
       'Lists the processes of the named guests, or of all, with their pids in the guest and on the host.',
     operands: [ANY_GUESTS],
     command: 'none',
-    options: ALL,
+    options: { ...ALL, tree: flag('print trees, as pstree does') },
     examples: [
       ['vserver ps', 'processes of all guests'],
+      ['vserver ps --tree web', 'who started whom'],
       ['vserver ps --json web', 'those of one guest, for programs'],
     ],
     exits: [],

@@ -164,10 +164,10 @@ export interface VerbOptions {
   readonly restart: StopOptions;
   readonly exec: ExecOptions;
   readonly enter: { readonly user: string | undefined };
-  readonly kill: AllOptions & { readonly signal: string | undefined };
+  readonly kill: AllOptions & { readonly signal: string | undefined; readonly pid: readonly number[] };
   readonly pause: AllOptions;
   readonly resume: AllOptions;
-  readonly ps: AllOptions;
+  readonly ps: AllOptions & { readonly tree: boolean };
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;

@@ -48,6 +48,7 @@ import { guestPaths } from './paths.ts';
 import { EXECVE } from './plan-command.ts';
 import { planExec } from './plan-exec.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
+import { planSignals } from './plan-signal.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { Registry } from './registry.ts';
@@ -899,6 +900,31 @@ export class Manager {
       this.#remember(guest, { ...live, stopAsked: 'operator' });
     }
     this.host.syscalld.signal(live.initObject, signal);
+  }
+
+  /**
+   * Sends a signal to processes of a guest, named by their pids there.
+   *
+   * @throws StateError guest-stopped, process-not-found: then those before it have got theirs
+   */
+  async signalProcesses(guest: Guest, guestPids: readonly number[], signal: number): Promise<void> {
+    const live = this.#running('signal', guest);
+    const object = this.host.syscalld.newObject();
+    const p = this.host.program();
+    planSignals(p, p.import(live.initObject), object, guestPids, signal);
+    try {
+      await this.host.syscalld.run(`signal processes of guest "${guest.name}"`, p);
+    } catch (error) {
+      if (!(error instanceof StepError) || error.errnoName !== 'ESRCH') throw error;
+      throw new StateError(
+        'process-not-found',
+        `cannot signal processes of guest "${guest.name}": found no process ${error.step?.split(' ').at(-1)}; ` +
+          'need pids as in the guest',
+        { cause: error, hint: `see \`vserver ps ${guest.name}\`, column GPID` },
+      );
+    } finally {
+      this.host.syscalld.drop(object);
+    }
   }
 
   /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */

@@ -30,6 +30,23 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', '--force', name]);
   };
 
+  test('processes of a guest are shown as a tree, and signalled by their pids there', async () => {
+    await withGuest('tree', ['sh', '-c', 'sleep 1234 & sleep 5678; sleep 1'], async () => {
+      const pidOf = async (what: string): Promise<string | undefined> =>
+        new RegExp(`─(\\d+) sleep ${what}$`, 'm').exec(await v.ok(['ps', '--tree', 'tree']))?.[1];
+      const pid = await eventually('both sleep', async () =>
+        (await pidOf('5678')) === undefined ? undefined : await pidOf('1234'),
+      );
+      assert.match(await v.ok(['ps', '--tree', 'tree']), /^tree \(\d+\)\n(.*\n)*.*─\d+ sh -c sleep/);
+      assert.equal(await v.ok(['kill', '-s', 'KILL', '-p', pid, 'tree']), 'tree\n');
+      await eventually('it has ended', async () => ((await pidOf('1234')) === undefined ? true : undefined));
+      assert.notEqual(await pidOf('5678'), undefined, 'and no other');
+      const { code: exit, stderr } = await v.run(['kill', '-p', '31999', 'tree']);
+      assert.equal(exit, 1);
+      assert.match(stderr, /found no process 31999/);
+    });
+  });
+
   test('from creation to deletion', async () => {
     assert.equal(
       await v.ok([

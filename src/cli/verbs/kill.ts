@@ -6,16 +6,20 @@ import type { ParsedVerb } from '../verb-types.ts';
 
 const SIGKILL = 9;
 
-/** `vserver kill`: signals process 1 of guests; with KILL resolves when they have ended. */
+/** `vserver kill`: signals process 1 of guests, and with KILL resolves when they have ended; or other processes. */
 export async function kill(parsed: ParsedVerb<'kill'>, io: Io, services: Services): Promise<VerbResult> {
   const { manager } = services;
-  const { signal: name } = parsed.options;
+  const { signal: name, pid: pids } = parsed.options;
   const signal = name === undefined ? SIGKILL : parseSignal(name);
   return await forEachGuest(
     parsed,
     io,
     services,
     async (guest) => {
+      if (pids.length > 0) {
+        await manager.signalProcesses(guest, pids, signal);
+        return;
+      }
       manager.kill(guest, signal);
       if (signal === SIGKILL) await guest.ended?.promise;
     },

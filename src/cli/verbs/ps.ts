@@ -1,4 +1,4 @@
-import { formatTable } from '../../base/text-table.ts';
+import { escapeControls, formatTable } from '../../base/text-table.ts';
 import { isActive } from '../../guest/guest.ts';
 import { collect } from '../for-each.ts';
 import { type GuestProcess, processesOf } from '../guest-processes.ts';
@@ -28,7 +28,7 @@ export interface GuestProcesses {
 /** `vserver ps`: lists the processes of guests. */
 export async function ps(parsed: ParsedVerb<'ps'>, io: Io, services: Services): Promise<VerbResult> {
   const all = parsed.operands.length === 0;
-  const command = all ? { ...parsed, options: { all } } : parsed;
+  const command = all ? { ...parsed, options: { ...parsed.options, all } } : parsed;
   const { values, exitCode } = await collect(
     command,
     io,
@@ -40,7 +40,8 @@ export async function ps(parsed: ParsedVerb<'ps'>, io: Io, services: Services): 
     }),
     { isMeant: isActive },
   );
-  await io.out(parsed.global.json ? formatJson(values.flatMap(viewProcesses)) : formatProcesses(values));
+  const format = parsed.options.tree ? formatTrees : formatProcesses;
+  await io.out(parsed.global.json ? formatJson(values.flatMap(viewProcesses)) : format(values));
   return exitCode;
 }
 
@@ -55,11 +56,37 @@ export function formatProcesses(guests: readonly GuestProcesses[]): string {
       one.guestUid === undefined ? 'host' : String(one.guestUid),
       one.state,
       formatCpuTime(one.cpuMs),
-      // As ps(1): a process without arguments is shown by its name.
-      one.argv.length === 0 ? `[${one.name}]` : one.argv.join(' '),
+      commandOf(one),
     ]),
   );
   return formatTable(COLUMNS, rows);
+}
+
+/** As ps(1): a process without arguments is shown by its name. */
+function commandOf({ argv, name }: GuestProcess): string {
+  return argv.length === 0 ? `[${name}]` : argv.join(' ');
+}
+
+/** Formats processes as trees, one for each guest, with their pids in the guest. */
+export function formatTrees(guests: readonly GuestProcesses[]): string {
+  return guests.map(({ name, xid, processes }) => `${name} (${xid})\n${formatTree(processes)}`).join('');
+}
+
+function formatTree(processes: readonly GuestProcess[]): string {
+  const pids = new Set(processes.map(({ pid }) => pid));
+  // What was started from outside, by an exec, has its parent there.
+  const children = Map.groupBy(processes, ({ ppid }) => (pids.has(ppid) ? ppid : 0));
+  const below = (pid: number, indent: string): string => {
+    const own = children.get(pid) ?? [];
+    return own
+      .map((one, i) => {
+        const isLast = i === own.length - 1;
+        const line = `${indent}${isLast ? '└─' : '├─'}${one.guestPid} ${escapeControls(commandOf(one))}\n`;
+        return line + below(one.pid, `${indent}${isLast ? '  ' : '│ '}`);
+      })
+      .join('');
+  };
+  return below(0, '');
 }
 
 function viewProcesses({ name, xid, processes }: GuestProcesses): readonly object[] {
@@ -68,6 +95,7 @@ function viewProcesses({ name, xid, processes }: GuestProcesses): readonly objec
     xid,
     pid: one.pid,
     guestPid: one.guestPid,
+    ppid: one.ppid,
     uid: one.uid,
     guestUid: one.guestUid ?? null,
     state: one.state,
