@@ -11,6 +11,7 @@ import { limitsOf } from '../guest/spec.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
 import { type ContextLimits, LIMIT_ROW_SPECS } from '../resources/limit-rows.ts';
 import { LIMIT_KINDS, type LimitKind } from '../resources/limits.ts';
+import { type Pressure, parsePressure } from '../spec/cgroup-files.ts';
 import type { Services } from './io.ts';
 import { secondsSince } from './uptime.ts';
 
@@ -54,6 +55,8 @@ export interface GuestView {
   readonly restart: RestartView;
   /** Null for a guest without a check. */
   readonly health: HealthView | null;
+  /** What its processes wait for; null while it does not run, and where the kernel does not measure it. */
+  readonly pressure: PressureView | null;
   readonly hooks: GuestConfig['hooks'];
   readonly labels: Readonly<Record<string, string>>;
   /** It is deleted when it stops. */
@@ -81,6 +84,9 @@ export interface RestartView {
 
 /** The health check of a guest, and while it runs what it says. */
 export type HealthView = HealthCheck & { readonly now: LiveHealth | null };
+
+/** Pressure of a guest, by resource. */
+export type PressureView = Readonly<Record<'cpu' | 'memory' | 'io', Pressure | null>>;
 
 /** A guest's limits: what was asked for, and while it runs what the kernel says. */
 export interface LimitsView {
@@ -199,6 +205,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
       dueAt: guest.pending?.dueAt ?? null,
     },
     health: viewHealth(guest, config),
+    pressure: run ? viewPressure(guest, services) : null,
     hooks: config.hooks,
     labels: config.labels,
     ephemeral: guest.isEphemeral,
@@ -217,6 +224,15 @@ function viewHealth(guest: Guest, { health }: GuestConfig): HealthView | null {
 function healthOf(guest: Guest): LiveHealth | null {
   if (!guest.live?.config.health || !isActive(guest)) return null;
   return guest.live.health ?? FRESH;
+}
+
+function viewPressure(guest: Guest, { manager }: Services): PressureView | null {
+  const read = (kind: 'cpu' | 'memory' | 'io'): Pressure | null => {
+    const text = manager.readings.pressure(guest.xid, kind);
+    return text === undefined ? null : parsePressure(text);
+  };
+  const pressure = { cpu: read('cpu'), memory: read('memory'), io: read('io') };
+  return Object.values(pressure).every((one) => one === null) ? null : pressure;
 }
 
 /** The state of a guest; one that is stopped and will be started again is `restarting`. */

@@ -108,6 +108,7 @@ export class Manager {
   readonly networks: Networks;
   readonly #restarts: Restarts;
   readonly views: Views;
+  readonly readings: Readings;
   readonly snapshots: Snapshots;
   readonly copies: Copies;
   readonly #bootId = bootId();
@@ -137,6 +138,7 @@ export class Manager {
     this.#restarts = new Restarts(host, this.registry, this.#bootId, (guest, restarts) =>
       this.start(guest, undefined, restarts),
     );
+    this.readings = readings;
     this.views = new Views(host, this.registry, readings);
   }
 

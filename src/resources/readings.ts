@@ -10,7 +10,7 @@ import {
   parseLimit,
   parseNestedKeyed,
 } from '../spec/cgroup-files.ts';
-import { type CgroupFiles, readIfPresent } from './cgroup-fs.ts';
+import { type CgroupFiles, isErrno, readIfPresent } from './cgroup-fs.ts';
 import type { CgroupLayout } from './cgroup-layout.ts';
 
 /** A guest's memory, in bytes. */
@@ -176,7 +176,12 @@ export class Readings {
 
   /** Returns a guest's pressure in the kernel's form; undefined: it does not measure it. */
   pressure(xid: Xid, kind: 'cpu' | 'memory' | 'io'): string | undefined {
-    return this.#unified(xid, `${kind}.pressure`);
+    try {
+      return this.#unified(xid, `${kind}.pressure`);
+    } catch (error) {
+      if (isErrno(error, 'EOPNOTSUPP', 'ENOTSUP')) return undefined; // booted with psi=0
+      throw error;
+    }
   }
 }
 

@@ -10,6 +10,7 @@ import {
   parseLimit,
   parseNestedKeyed,
   parsePids,
+  parsePressure,
   parseWords,
 } from './cgroup-files.ts';
 
@@ -80,4 +81,16 @@ test('finds one number in a flat keyed file', () => {
   );
   assert.equal(flatKeyedValue('a 1\nb 2', 'b'), 2);
   assert.throws(() => flatKeyedValue('a x\n', 'a'), { code: 'malformed-kernel-text' });
+});
+
+test('pressure', () => {
+  const text =
+    'some avg10=1.50 avg60=0.00 avg300=90.01 total=2796478667\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n';
+  assert.deepEqual(parsePressure(text), {
+    some: { avg10: 1.5, avg60: 0, avg300: 90.01, totalUs: 2_796_478_667 },
+    full: { avg10: 0, avg60: 0, avg300: 0, totalUs: 7 },
+  });
+  assert.equal(parsePressure('some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n').full, undefined);
+  for (const bad of ['some avg10=x avg60=0 avg300=0 total=0\n', 'some avg10=1\n', 'some\n'])
+    assert.throws(() => parsePressure(bad), MALFORMED, bad);
 });

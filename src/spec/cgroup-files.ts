@@ -100,6 +100,40 @@ function parsePair(pair: string, line: string): readonly [string, string] {
   return [pair.slice(0, at), pair.slice(at + 1)];
 }
 
+/** One line of a pressure file: percents of the time in which tasks waited, and how long in all. */
+export interface PressureLine {
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+  readonly totalUs: number;
+}
+
+/** What a pressure file says: `some` task waited, or all that could have run did (`full`). */
+export interface Pressure {
+  readonly some: PressureLine | undefined;
+  readonly full: PressureLine | undefined;
+}
+
+/**
+ * Parses cpu.pressure, memory.pressure or io.pressure (Linux 4.20; `full` of the CPU since 5.13).
+ *
+ * @throws StateError malformed-kernel-text
+ */
+export function parsePressure(text: string): Pressure {
+  const fields = parseNestedKeyed(text);
+  const line = (key: string): PressureLine | undefined => {
+    const values = fields.get(key);
+    if (values === undefined) return undefined;
+    const of = (name: string): number => {
+      const number = Number(values.get(name) ?? Number.NaN);
+      if (Number.isNaN(number)) throw malformed('a pressure file', text);
+      return number;
+    };
+    return { avg10: of('avg10'), avg60: of('avg60'), avg300: of('avg300'), totalUs: of('total') };
+  };
+  return { some: line('some'), full: line('full') };
+}
+
 /** Parses cgroup.controllers or cgroup.subtree_control: words on one line. */
 export function parseWords(text: string): readonly string[] {
   return text.split(/\s+/).filter((word) => word !== '');

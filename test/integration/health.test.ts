@@ -151,6 +151,18 @@ describe('health checks', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', '--force', 'on']);
   });
 
+  test('the pressure of a guest whose processes wait is shown', { skip: unmet('psi') }, async () => {
+    const hogs = 'for i in $(seq 20); do (while :; do :; done) & done; wait';
+    await v.ok(['run', '-d', '--name', 'hogs', '--cpus', '0.2', '--', 'sh', '-c', hogs]);
+    await eventually('some pressure', async () => {
+      const [view] = JSON.parse(await v.ok(['inspect', 'hogs'])) as {
+        pressure: { cpu: { some: { totalUs: number } } };
+      }[];
+      return view!.pressure.cpu.some.totalUs > 100_000 ? true : undefined;
+    });
+    await v.ok(['delete', '--force', 'hogs']);
+  });
+
   test('options of a check need one', async () => {
     const { code, stderr } = await v.run(['create', 'x', '--health-retries', '2', '--', 'true']);
     assert.deepEqual([code, /need --health-cmd/.test(stderr)], [2, true]);

@@ -16,6 +16,7 @@ export type Requirement =
   | 'userns'
   | 'fuse'
   | 'busybox'
+  | 'psi'
   | 'network'
   | 'qemu'
   | 'gcc'
@@ -58,6 +59,8 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
     inPrivateMounts(
       'exec 3<>/dev/fuse && mount -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 none /tmp',
     ),
+  /** Pressure is measured: CONFIG_PSI, and no psi=0. */
+  psi: () => succeeds('cat', ['/proc/pressure/cpu']),
   /** A busybox that needs no library, to be a guest's whole userland. */
   busybox: () =>
     inPrivateMounts(
