@@ -32,6 +32,7 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
+  'depends-cycle': { status: 409, exit: 1, meaning: 'guests depend on each other in a circle' },
   'disk-in-use': {
     status: 409,
     exit: 1,

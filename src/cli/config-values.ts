@@ -41,6 +41,12 @@ export function configValuesOf(
         timeout: durationText(options.stopTimeout),
       }),
     ),
+    boot: unlessEmpty(
+      defined({
+        marks: options.mark.length === 0 ? undefined : options.mark,
+        depends: options.depends.length === 0 ? undefined : options.depends,
+      }),
+    ),
     health: healthValuesOf(options),
     restart: options.restart && defined(options.restart),
     limits: unlessEmpty(

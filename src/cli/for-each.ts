@@ -1,8 +1,10 @@
 /**
  * Verbs that work on several guests: each is tried, the failures are told, and the first one gives the exit code.
  */
-import { serializeError } from '../base/errors.ts';
+import { serializeError, UserError } from '../base/errors.ts';
 import type { Guest } from '../guest/guest.ts';
+import type { Registry } from '../guest/registry.ts';
+import type { Turns } from '../guest/turns.ts';
 import { exitCodeOf } from './exit-code.ts';
 import { formatFailure } from './failure.ts';
 import type { Io, Services } from './io.ts';
@@ -26,6 +28,8 @@ export interface EachOptions {
   readonly isMeant?: (guest: Guest) => boolean;
   /** Order of those that `--all` means; by name unless given. */
   readonly compare?: (a: Guest, b: Guest) => number;
+  /** In what order `--all` and `--mark` go over them, and who waits for whom. */
+  readonly turns?: (guests: readonly Guest[]) => Turns<Guest>;
   /** Guests worked on at a time; 1 unless given. */
   readonly parallel?: number;
 }
@@ -35,9 +39,12 @@ export type Outcome<T> =
   | { readonly name: string; readonly value: T }
   | { readonly name: string; readonly error: unknown };
 
-/** Says whether a command line has `--all`. */
-function isForAll(command: GuestsCommand): boolean {
-  return 'all' in command.options && command.options.all === true;
+/** Returns which guests `--all` or `--mark` stand for; undefined without them. */
+function groupOf({ options }: GuestsCommand): ((guest: Guest) => boolean) | undefined {
+  const marks: unknown = 'mark' in options ? options.mark : [];
+  if (Array.isArray(marks) && marks.length > 0)
+    return (guest) => guest.config.boot.marks.some((mark) => marks.includes(mark));
+  return 'all' in options && options.all === true ? () => true : undefined;
 }
 
 /**
@@ -49,22 +56,37 @@ export async function* eachGuest<T>(
   command: GuestsCommand,
   { manager }: Services,
   work: (guest: Guest) => Promise<T>,
-  { isMeant = () => true, compare = () => 0, parallel = 1 }: EachOptions = {},
+  { isMeant = () => true, compare = () => 0, parallel = 1, turns: orderOf }: EachOptions = {},
 ): AsyncGenerator<Outcome<T>> {
   const { registry } = manager;
-  const all = isForAll(command) ? registry.list().filter(isMeant).toSorted(compare) : [];
+  const isInGroup = groupOf(command);
+  if (isInGroup) for (const guest of registry.list()) readAgain(guest, registry);
+  const meant = isInGroup ? registry.list().filter((guest) => isMeant(guest) && isInGroup(guest)) : [];
+  const all = meant.toSorted(compare);
+  const turns = orderOf?.(all);
   const tasks = [
-    ...all.map((guest) => ({ name: guest.name as string, find: () => guest })),
+    ...(turns?.guests ?? all).map((guest) => ({ name: guest.name as string, find: () => guest })),
     // A guest named twice, or by name and xid, is worked on twice: the second time says what state it was in.
     ...command.operands.map((name) => ({ name, find: () => registry.find(name) })),
   ];
   const outcomes = tasks.map((task) => ({ task, ...Promise.withResolvers<Outcome<T>>() }));
   const waiting = outcomes.values();
+  const inTurn = (guest: Guest): Promise<T> => (turns ? turns.take(guest, () => work(guest)) : work(guest));
   const workSome = async (): Promise<void> => {
-    for (const { task, resolve } of waiting) resolve(await outcomeOf(task, work));
+    for (const { task, resolve } of waiting) resolve(await outcomeOf(task, inTurn));
   };
   for (let worker = 0; worker < Math.min(parallel, tasks.length); worker++) void workSome();
   for (const { promise } of outcomes) yield await promise;
+}
+
+/** What was written by hand since counts too; of a file that is broken by now whoever works on the guest will tell. */
+function readAgain(guest: Guest, registry: Registry): void {
+  if (guest.isEphemeral || guest.state !== 'stopped') return;
+  try {
+    guest.config = registry.readConfig(guest.name);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+  }
 }
 
 async function outcomeOf<T>(

@@ -52,6 +52,7 @@ export interface GuestView {
   /** What it sees in its own measure. */
   readonly views: GuestConfig['views'];
   readonly stop: { readonly signal: string; readonly timeoutMs: number };
+  readonly boot: GuestConfig['boot'];
   readonly restart: RestartView;
   /** Null for a guest without a check. */
   readonly health: HealthView | null;
@@ -198,6 +199,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     sysctls: config.sysctls,
     views: config.views,
     stop: { signal: formatSignal(config.stop.signal), timeoutMs: config.stop.timeoutMs },
+    boot: config.boot,
     restart: {
       ...config.restart,
       maxRetries: config.restart.maxRetries ?? null,

@@ -14,7 +14,7 @@ import {
 } from '../base/units.ts';
 import { parseCapability, parseCapabilityExpression } from '../context/capabilities.ts';
 import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
-import { MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
+import { isMark, MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
 import type { GuestMountValues, RestartPolicy, Rlimit, SeccompChoice } from '../guest/config-types.ts';
 import type { QuotaUnit } from '../guest/quota-period.ts';
 
@@ -202,6 +202,12 @@ export function parseEventStart(text: string): EventStart {
 /** Parses names of kinds of events, separated by commas. */
 export function parseEventTypes(text: string): readonly EventType[] {
   return text.split(',').map(oneOf(EVENT_TYPE_NAMES));
+}
+
+/** Parses a mark, the name of a group of guests. */
+export function parseMark(text: string): string {
+  if (!isMark(text)) throw refuse(text, 'a word of letters, digits, "_", "." and "-"');
+  return text;
 }
 
 /** One `--restart`. */

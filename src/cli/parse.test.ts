@@ -71,7 +71,7 @@ describe('values', () => {
       '--shm-size 64m --disk 2g --disk-inodes 1000 --network host --ip 10.0.0.5/24 --ip 2001:DB8::5 --network-interface eth0 --bridge br0 --gateway 10.0.0.1 --traffic-quota 100g/month --dns 10.0.0.53 --dns-search example.org --add-host db:10.0.0.7 --add-host six:[fd00::7] --network-of db --cap-add net_raw --cap-drop CAP_MKNOD --ccaps raw_icmp --bcaps +SYS_NICE,~KILL ' +
       '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
       '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
-      '--stop-timeout 10 --restart on-failure:3 --health-cmd true --health-interval 5 --health-timeout 1s --health-retries 2 ' +
+      '--stop-timeout 10 --restart on-failure:3 --mark default --depends db --health-cmd true --health-interval 5 --health-timeout 1s --health-retries 2 ' +
       '--health-start-period 1m --health-on-failure stop --label a=b --label c --explain --rm -- httpd -f';
     const { options, command } = parse('run', ...argv.split(' '));
     assert.deepEqual(command, ['httpd', '-f']);
@@ -130,6 +130,8 @@ describe('values', () => {
       stopSignal: 'SIGKILL',
       stopTimeout: 10_000,
       restart: { policy: 'on-failure', maxRetries: 3 },
+      mark: ['default'],
+      depends: ['db'],
       healthCmd: 'true',
       healthInterval: 5000,
       healthTimeout: 1000,
@@ -215,6 +217,8 @@ describe('bad command lines', () => {
     '--stop-signal TERMINATE',
     '--stop-timeout soon',
     '--restart sometimes',
+    '--mark=a/b',
+    '--depends 42',
     '--health-cmd=',
     '--health-interval soon',
     '--health-retries 0',
@@ -240,7 +244,14 @@ describe('bad command lines', () => {
       'create --name w --command a b',
       'create --name w -d',
     ],
-    start: ['start', 'start --all web', 'start --force web', 'start --explain=2 web'],
+    start: [
+      'start',
+      'start --all web',
+      'start --mark a web',
+      'start --mark=',
+      'start --force web',
+      'start --explain=2 web',
+    ],
     stop: ['stop', 'stop -t', 'stop -t x web', 'stop --signal TERM web'],
     restart: ['restart', 'restart --timeout -1 web', 'restart -a web'],
     exec: [

@@ -120,9 +120,10 @@ function checkOperands(
   operands: readonly string[],
   options: unknown,
 ): void {
-  const isAll = Reflect.get(Object(options), 'all') === true;
+  const marks: unknown = Reflect.get(Object(options), 'mark');
+  const isAll = Reflect.get(Object(options), 'all') === true || (Array.isArray(marks) && marks.length > 0);
   if (isAll && spec.operands.some((operand) => operand.kind === 'guest')) {
-    if (operands.length > 0) throw usage(verb, 'either guests or --all');
+    if (operands.length > 0) throw usage(verb, 'either guests, or --all or --mark');
     return;
   }
   let rest = operands;

@@ -24,6 +24,7 @@ import {
   parseInterval,
   parseKeyValue,
   parseLabel,
+  parseMark,
   parseMount,
   parsePid,
   parsePidsLimit,
@@ -233,6 +234,16 @@ const CONFIG: OptionTable<ConfigOptions> = {
     parseRestart,
     { choices: RESTART_POLICIES },
   ),
+  mark: list(
+    'MARK',
+    'group of the guest, for start --mark; guests marked default come up with the host',
+    parseMark,
+  ),
+  depends: list(
+    'GUEST',
+    'guest that is started before this one when they are started together',
+    parseGuestName,
+  ),
   healthCmd: value(
     'COMMAND',
     "check of the guest's health, run by its shell: exit code 0 is healthy",
@@ -262,8 +273,11 @@ const CREATE: OptionTable<CreateOptions> = {
   ...CONFIG,
 };
 
+const MARK = list('MARK', 'work on all guests with this mark', parseMark);
+
 const STOP: OptionTable<StopOptions> = {
   ...ALL,
+  mark: MARK,
   timeout: value(
     'DURATION',
     'time until what is left is killed; a bare number counts seconds',
@@ -320,10 +334,11 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     description: 'Starts guests that exist. A guest that runs already is left alone, with a warning.',
     operands: [GUESTS],
     command: 'none',
-    options: { ...ALL, explain: EXPLAIN },
+    options: { ...ALL, mark: MARK, explain: EXPLAIN },
     examples: [
       ['vserver start web db', 'two guests'],
       ['vserver web start', 'the same verb in the order of Linux-VServer'],
+      ['vserver start --mark default', 'all of a group, each behind those it depends on'],
     ],
     exits: [],
   },

@@ -75,6 +75,8 @@ export interface ConfigOptions {
   readonly stopSignal: string | undefined;
   readonly stopTimeout: number | undefined;
   readonly restart: RestartSetting | undefined;
+  readonly mark: readonly string[];
+  readonly depends: readonly string[];
   /** For the guest's shell. */
   readonly healthCmd: string | undefined;
   readonly healthInterval: number | undefined;
@@ -118,11 +120,15 @@ export interface AllOptions {
 
 /** Options of `start`. */
 export interface StartOptions extends AllOptions {
+  /** Groups of guests, in place of names. */
+  readonly mark: readonly string[];
   readonly explain: boolean;
 }
 
 /** Options of `stop` and `restart`. */
 export interface StopOptions extends AllOptions {
+  /** Groups of guests, in place of names. */
+  readonly mark: readonly string[];
   /** Until the processes left are killed; absent: what the guest's configuration says. */
   readonly timeout: number | undefined;
 }

@@ -24,6 +24,11 @@ import type {
   Rlimit,
 } from './config-types.ts';
 
+/** Whether a word can be a mark. */
+export function isMark(word: string): boolean {
+  return /^[\w.-]{1,64}$/.test(word);
+}
+
 /** One thing wrong with a configuration's values. */
 export interface ConfigIssue {
   /** Keys and list positions from the top; for an unknown key, of the mapping that has it. */
@@ -253,6 +258,8 @@ const NEED_TEMPLATE =
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
 const NEED_DURATION = 'a duration with units, for example 10s';
+const NEED_PEER = 'the name of a guest';
+const NEED_MARK = 'a word of letters, digits, "_", "." and "-"';
 const NEED_RETRIES = 'a whole number from 1';
 const NEED_CPUS = 'a number of CPUs from 0.01, for example 1.5';
 
@@ -270,6 +277,26 @@ const stop = z.strictObject(
       description: 'time until every process left is killed',
       example: ['30s'],
     }),
+  },
+  { error: NEED_MAP },
+);
+
+const boot = z.strictObject(
+  {
+    marks: z
+      .array(text(NEED_MARK, isMark), { error: 'a list of marks' })
+      .default([])
+      .meta({
+        description: 'groups for start --mark and stop --mark; guests marked default come up with the host',
+        example: [['default']],
+      }),
+    depends: z
+      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests' })
+      .default([])
+      .meta({
+        description: 'guests that are started before it and stopped after it when they are together',
+        example: [['db']],
+      }),
   },
   { error: NEED_MAP },
 );
@@ -497,7 +524,6 @@ const interfaceName = text(
 
 const NEED_NETWORK = 'a network or an address such as 192.0.2.0/24 or 2001:db8::1';
 const NEED_PORTS = 'a port or a range of ports such as 8000-8999';
-const NEED_PEER = 'the name of a guest';
 const NEED_GROUP = 'a whole number from 0 to 63';
 
 const ports = parsed(z.union([z.int(), z.string()], { error: NEED_PORTS }), NEED_PORTS, parsePorts);
@@ -745,6 +771,7 @@ const schema = z.strictObject(
         example: ['own'],
       }),
     stop: stop.prefault({}).meta({ description: 'how the guest is stopped' }),
+    boot: boot.prefault({}).meta({ description: 'when the guest is started and stopped with others' }),
     restart: restart.prefault({}).meta({ description: 'when the guest is started again by itself' }),
     health: health.prefault({}).meta({ description: 'a check whether the guest does what it is for' }),
     hooks: hooks.prefault({}).meta({
@@ -1072,6 +1099,7 @@ function complete(config: Parsed): GuestConfig {
       signal: config.stop.signal ?? parseSignal(isOwn ? 'RTMIN+3' : 'TERM'),
       timeoutMs: config.stop.timeout,
     },
+    boot: config.boot,
     restart: {
       policy: config.restart.policy,
       ...(config.restart.maxRetries === undefined ? {} : { maxRetries: config.restart.maxRetries }),

@@ -172,6 +172,7 @@ interface KeyInfo {
 /** Keys that only group others. */
 const SECTIONS: ReadonlySet<string> = new Set([
   'stop',
+  'boot',
   'restart',
   'health',
   'hooks',

@@ -87,6 +87,14 @@ export type GuestMount =
       readonly sizeBytes: number;
     };
 
+/** When a guest is started and stopped together with others. */
+export interface BootOrder {
+  /** Groups it belongs to, for `start --mark` and `stop --mark`; those of `default` come up with the host. */
+  readonly marks: readonly string[];
+  /** Names of guests that are started before it, and stopped after it. */
+  readonly depends: readonly string[];
+}
+
 /** When a guest that ends is started again. */
 export interface RestartPolicy {
   /** `on-failure`: if its exit code is not 0; `unless-stopped`: as `always`, but not with the host if it was stopped. */
@@ -166,6 +174,7 @@ export interface GuestConfig {
   readonly init: InitStyle;
   readonly stop: { readonly signal: number; readonly timeoutMs: number };
   readonly restart: RestartPolicy;
+  readonly boot: BootOrder;
   readonly hooks: GuestHooks;
   readonly health?: HealthCheck | undefined;
   readonly limits: GuestLimits;
@@ -212,6 +221,7 @@ export interface GuestConfigValues {
   readonly domainname?: string;
   readonly init?: InitStyle;
   readonly stop?: { readonly signal?: string | number; readonly timeout?: string };
+  readonly boot?: Partial<BootOrder>;
   readonly restart?: {
     readonly policy?: RestartPolicy['policy'];
     readonly maxRetries?: number;

@@ -149,6 +149,7 @@ export class Manager {
     this.#events.onFailure = (error) => this.onFailure('keep an event', error);
     this.views.onFailure = (what, error) => this.onFailure(what, error);
     this.#events.open();
+    this.#restarts.onFailure = this.onFailure;
     this.#restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const known = new Set<number>([...this.networks.recover(held), ...this.views.recover(held)]);
@@ -1097,9 +1098,9 @@ export class Manager {
       try {
         return await readRows(this.host, guest, guest.live);
       } catch (error) {
-        // What the kernel says of a process that has just ended, or is about to.
+        // What is said of a guest that has just ended, or is about to.
         const name = error instanceof StepError ? error.errnoName : Reflect.get(Object(error), 'code');
-        if (name !== 'ESRCH' && name !== 'ENOENT') throw error;
+        if (name !== 'ESRCH' && name !== 'ENOENT' && name !== 'cgroup-missing') throw error;
       }
     }
     return configuredRows(this.host, guest.isEphemeral ? guest.config : this.registry.readConfig(guest.name));

@@ -20,8 +20,12 @@ import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import type { Registry } from './registry.ts';
 import { type NextStart, startAfter, startAfterFailure } from './restart-policy.ts';
+import { Turns } from './turns.ts';
 
 const TICK_MS = 10;
+/** Guests with this mark come up with the host, as in Linux-VServer. */
+const BOOT_MARK = 'default';
+const MAX_PARALLEL = 16;
 
 /** Starts a guest as `Manager.start` does; `restarts` is for the record of the run. */
 export type StartGuest = (guest: Guest, restarts: number) => Promise<unknown>;
@@ -51,7 +55,9 @@ export class Restarts {
     const { restart: policy } = guest.config;
     // The control plane took it down with itself: it comes up again with it.
     if (run.stopAsked === 'shutdown')
-      return this.#isKeptUp(guest) ? this.#put(guest, { delayMs: 0, restarts: 0 }) : undefined;
+      return this.#isKeptUp(guest) || guest.config.boot.marks.includes(BOOT_MARK)
+        ? this.#put(guest, { delayMs: 0, restarts: 0 })
+        : undefined;
     const next = startAfter(policy, {
       cause: exit.cause,
       exitCode: exit.code,
@@ -121,13 +127,37 @@ export class Restarts {
       for (const guest of this.#registry.list()) {
         const isFresh = guest.state === 'stopped' && guest.live === undefined && !guest.pending;
         if (!isFresh || !this.#isForBoot(guest)) continue;
-        this.#put(guest, { delayMs: 0, restarts: 0 });
-        this.schedule(guest);
+        const { delayMs, restarts } = this.#put(guest, { delayMs: 0, restarts: 0 });
+        this.#host.events.publish(guest, 'restart.scheduled', { delayMs, restarts });
       }
       writeVolatile(booted, this.#bootId);
     }
-    for (const guest of this.#registry.list()) if (guest.pending) this.#setTimer(guest, guest.pending);
+    const due: Guest[] = [];
+    for (const guest of this.#registry.list()) {
+      if (guest.pending && guest.pending.delayMs === 0) due.push(guest);
+      else if (guest.pending) this.#setTimer(guest, guest.pending);
+    }
+    void this.#startTogether(due);
   }
+
+  /** Those that come up with the control plane or the host, each behind those it depends on. */
+  async #startTogether(guests: readonly Guest[]): Promise<void> {
+    let turns: Turns<Guest>;
+    try {
+      turns = Turns.toStart(guests);
+    } catch (error) {
+      // A circle has no order: better all of them in any than none.
+      this.onFailure('order the guests that come up', error);
+      for (const guest of guests) if (guest.pending) this.#setTimer(guest, guest.pending);
+      return;
+    }
+    await turns.each(MAX_PARALLEL, async (guest) => {
+      if (guest.pending) await this.#run(guest, guest.pending);
+    });
+  }
+
+  /** Told of failures that no caller waits for. */
+  onFailure: (what: string, error: unknown) => void = () => {};
 
   /** Nothing is started by itself until `begin`; what is due stays on record. */
   hold(): void {
@@ -151,6 +181,7 @@ export class Restarts {
   }
 
   #isForBoot(guest: Guest): boolean {
+    if (guest.config.boot.marks.includes(BOOT_MARK)) return true;
     const wanted = this.#isKeptUp(guest)
       ? readIfThere(guestPaths(this.#host.paths, guest.name).wanted)
       : undefined;

@@ -52,6 +52,15 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     process.kill(status.vserverdPid, 'SIGKILL');
   };
 
+  /** Takes what a boot of the host takes: the run directory is in memory. */
+  const bootHost = async (): Promise<void> => {
+    const status = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { syscalldPid: number };
+    await v.ok(['daemon', 'stop', '--guests']);
+    await eventually('its end', () => (existsSync(`/proc/${status.syscalldPid}`) ? undefined : true));
+    rmSync(join(v.root, 'run'), { recursive: true });
+    await v.ok(['daemon', 'start']);
+  };
+
   for (const [style, command] of [
     ['fake', ['sh', '-c', 'echo up; sleep 1000']],
     ['own', ['sh', '-c', 'echo up; while :; do sleep 1; done']],
@@ -212,10 +221,7 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['create', 'created', '--restart', 'always', '--', 'sleep', '1000']);
     await v.ok(['wait', 'done']);
     await v.ok(['stop', '-t', '0', 'always', 'stopped']);
-    await v.ok(['daemon', 'stop', '--guests']);
-    // What a boot takes: the run directory is in memory.
-    rmSync(join(v.root, 'run'), { recursive: true });
-    await v.ok(['daemon', 'start']);
+    await bootHost();
     for (const name of ['job', 'always', 'unless']) await inState(name, 'running');
     for (const name of ['never', 'done', 'stopped', 'created'])
       assert.equal((await inspect(name)).state, 'stopped', name);
@@ -224,6 +230,39 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     await killVserverd();
     await eventually('another vserverd', async () => ((await v.run(['list'])).code === 0 ? true : undefined));
     assert.equal((await inspect('always')).state, 'stopped');
+  });
+
+  test('guests of a mark start behind those they depend on and stop before them, also with the host', async () => {
+    const order = async (type: string, since: number): Promise<readonly string[]> =>
+      (await v.ok(['events', '--json', '--type', type, '--since', String(since)]))
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => (JSON.parse(line) as Event).guest);
+    const last = async (): Promise<number> =>
+      (JSON.parse((await v.ok(['events', '--json'])).trim().split('\n').at(-1)!) as Event).seq;
+    // By name they would come the other way round.
+    for (const [name, ...depends] of [['a', 'b'], ['b', 'c'], ['c']] as const) {
+      const options = depends.flatMap((other) => ['--depends', other]);
+      await v.ok(['create', name!, '--mark', 'default', ...options, '--', 'sleep', '1000']);
+    }
+    await v.ok(['create', 'other', '--', 'sleep', '1000']);
+    const begin = await last();
+    assert.equal(await v.ok(['start', '--mark', 'default']), 'c\nb\na\n');
+    assert.deepEqual(await order('started', begin), ['c', 'b', 'a']);
+    assert.equal(await v.ok(['stop', '-t', '0', '--mark', 'default']), 'a\nb\nc\n');
+    assert.deepEqual(await order('stopped', begin), ['a', 'b', 'c']);
+    await bootHost();
+    await inState('a', 'running');
+    assert.deepEqual(await order('started', begin), ['c', 'b', 'a', 'c', 'b', 'a']);
+    assert.equal((await inspect('other')).state, 'stopped');
+    await v.ok(['set', 'c', 'boot.depends=[a]']);
+    const circle = await v.run(['stop', '--mark', 'default']);
+    assert.deepEqual(
+      [circle.code, /in a circle|without a circle/.test(circle.stderr)],
+      [1, true],
+      circle.stderr,
+    );
+    await v.ok(['set', 'c', '--unset', 'boot.depends']);
   });
 
   test('a guest that goes with its run has no policy', async () => {

@@ -1,6 +1,7 @@
 import { StateError } from '../../base/errors.ts';
 import { checkHost, type HostFinding } from '../../guest/check.ts';
 import type { Guest } from '../../guest/guest.ts';
+import { Turns } from '../../guest/turns.ts';
 import { eachGuest, MAX_PARALLEL, tellFailure, warn } from '../for-each.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
@@ -66,7 +67,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
       { ...parsed, operands: [], options: { all: true } },
       services,
       (guest) => manager.stop(guest, { reason: 'shutdown' }),
-      { isMeant: hasRun, parallel: MAX_PARALLEL },
+      { isMeant: hasRun, parallel: MAX_PARALLEL, turns: Turns.toStop },
     );
     for await (const outcome of stop) {
       if ('error' in outcome) await tellFailure(outcome.error, io, 'daemon');

@@ -1,4 +1,5 @@
 import { StateError } from '../../base/errors.ts';
+import { Turns } from '../../guest/turns.ts';
 import { collect, forEachGuest, MAX_PARALLEL, warn } from '../for-each.ts';
 import { unenforcedLimits } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
@@ -35,6 +36,6 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
         );
       }
     },
-    { isMeant, parallel: MAX_PARALLEL },
+    { isMeant, parallel: MAX_PARALLEL, turns: Turns.toStart },
   );
 }

@@ -1,3 +1,4 @@
+import { Turns } from '../../guest/turns.ts';
 import { forEachGuest, MAX_PARALLEL, warn } from '../for-each.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import type { ParsedVerb } from '../verb-types.ts';
@@ -12,6 +13,6 @@ export async function stop(parsed: ParsedVerb<'stop'>, io: Io, services: Service
       const exit = await services.manager.stop(guest, { timeoutMs: parsed.options.timeout });
       if (exit === undefined) await warn(io, `guest "${guest.name}" is stopped already`);
     },
-    { isMeant: (guest) => guest.state !== 'stopped', parallel: MAX_PARALLEL },
+    { isMeant: (guest) => guest.state !== 'stopped', parallel: MAX_PARALLEL, turns: Turns.toStop },
   );
 }
