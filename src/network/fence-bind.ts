@@ -1,7 +1,7 @@
 /** The program of the fence for bind(2). */
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_ADDR, UPDATE } from '../sys/bpf/uapi.ts';
-import { bindingKey, countBinding, dropOwnBinding, setWildState, unlessRoom } from './fence-bindings.ts';
+import { addToUsage, bindingKey, dropOwnBinding, setWildState, unlessRoom } from './fence-bindings.ts';
 import {
   type Family,
   readPortAndProtocol,
@@ -172,7 +172,7 @@ function reservePort(f: FenceCode): void {
   a.store(10, FRAME.binding + BINDING.count, 1, 8);
   f.update('ports', FRAME.portKey, FRAME.binding, UPDATE.ifMissing);
   a.jumpIf(0, '!=', 0, 'in use');
-  countBinding(f);
+  addToUsage(f, 1);
   a.move(2, 0).label('port is reserved');
   writeUserPort(f, 2);
   f.setStateFlags(STATE_FLAG.registered | STATE_FLAG.moved);

@@ -1,7 +1,16 @@
 /** Parts of the fence's programs about `ports`: which sockets of a context are bound where. */
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { type FenceCode, FRAME, reg } from './fence-code.ts';
-import { BINDING, BINDINGS_MAX, type KIND, PORT, STATE, STATE_FLAG, USAGE } from './fence-maps.ts';
+import {
+  BINDING,
+  BINDINGS_MAX,
+  DATAGRAMS_MAX,
+  type KIND,
+  PORT,
+  STATE,
+  STATE_FLAG,
+  USAGE,
+} from './fence-maps.ts';
 
 /** Writes the `ports` key of the socket's binding, as its state has it; uses r1. */
 export function bindingKey(f: FenceCode): void {
@@ -63,25 +72,24 @@ export function enterBinding(f: FenceCode): void {
   a.label(full);
 }
 
-/** Goes to a label if the context has as many bindings as it may have. */
-export function unlessRoom(f: FenceCode, target: string): void {
+/** Goes to a label if the context has as many as it may have. */
+export function unlessRoom(f: FenceCode, target: string, what: UsageKind = 'bindings'): void {
   const { a } = f;
-  const room = a.fresh('room for a binding');
+  const room = a.fresh(`room for ${what}`);
   a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, target);
-  a.load(1, 0, USAGE.bindings, 8).jumpIf(1, '<', BINDINGS_MAX, room).goto(target).label(room);
+  a.load(1, 0, USAGE[what], 8).jumpIf(1, '<', MOST[what], room).goto(target).label(room);
 }
 
-/** Counts one more binding of the context. */
-export function countBinding(f: FenceCode): void {
-  addToUsage(f, 1);
-}
-
-function addToUsage(f: FenceCode, count: 1 | -1): void {
+/** Counts one more or less of the context of the state at r7; uses r0 to r5. */
+export function addToUsage(f: FenceCode, count: 1 | -1, what: UsageKind = 'bindings'): void {
   const { a } = f;
   const none = a.fresh('no usage');
   a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, none);
-  a.move(1, count).atomicAdd(0, USAGE.bindings, 1).label(none);
+  a.move(1, count).atomicAdd(0, USAGE[what], 1).label(none);
 }
+
+type UsageKind = 'bindings' | 'datagrams';
+const MOST: Readonly<Record<UsageKind, number>> = { bindings: BINDINGS_MAX, datagrams: DATAGRAMS_MAX };
 
 /** Notes in the state that the socket is bound to a wildcard, at no port yet. */
 export function setWildState(f: FenceCode, kind: typeof KIND.any4 | typeof KIND.any6): void {

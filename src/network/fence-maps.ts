@@ -116,10 +116,12 @@ export const DENIAL = {
 /** Value of a denial. */
 export const DENIED = { count: 0, last: 8, bytes: 16 } as const;
 
-/** `usage`: nid → u64 elements of `ports`. */
-export const USAGE = { bindings: 0, bytes: 8 } as const;
-/** So that no context takes the ports of all: TCP sockets bound to a port, and UDP sockets. */
+/** `usage`: nid → u64 elements of `ports`, u64 UDP sockets. */
+export const USAGE = { bindings: 0, datagrams: 8, bytes: 16 } as const;
+/** So that no context takes the ports of all: TCP sockets bound to a port, and bound UDP sockets. */
 export const BINDINGS_MAX = 8192;
+/** So that no context takes all of `sockets`. */
+export const DATAGRAMS_MAX = 8192;
 
 /** `counters`: nid → for tcp4, udp4, other4, tcp6, udp6, other6: u64 packets and bytes in, packets and bytes out. */
 export const COUNTER = { kinds: 6, packets: 0, contents: 8, sent: 16, kindBytes: 32, bytes: 192 } as const;
@@ -155,7 +157,7 @@ const SOCKETS = 32_768;
  * Number of what is in the maps: raised with every change of a map's layout or meaning, so that a vserverd finds out that
  * a fence is of another one's making.
  */
-export const FENCE_VERSION = 2;
+export const FENCE_VERSION = 3;
 
 /** The maps in the order in which programs count them. */
 export const FENCE_MAP_NAMES = [

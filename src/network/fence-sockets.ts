@@ -2,7 +2,7 @@
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
 import { EbpfAssembler } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_OPS, SOCKOPT, TCP_LISTEN_EVENT, UPDATE } from '../sys/bpf/uapi.ts';
-import { bindingKey, dropBinding, enterBinding } from './fence-bindings.ts';
+import { addToUsage, bindingKey, dropBinding, enterBinding, unlessRoom } from './fence-bindings.ts';
 import { AF_INET, FenceCode, type FenceTarget, FRAME, PROTOCOL, reg } from './fence-code.ts';
 import {
   BINDING,
@@ -37,7 +37,12 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   a.jumpIf(2, '==', SOCKET_TYPE.datagram, 'datagram').jumpIf(2, '!=', SOCKET_TYPE.stream, 'other');
   a.jumpIf(1, '==', PROTOCOL.tcp, 'keep').goto('other');
   a.label('datagram');
-  for (const protocol of [PROTOCOL.udp, PROTOCOL.icmp, PROTOCOL.icmp6]) a.jumpIf(1, '==', protocol, 'keep');
+  for (const protocol of [PROTOCOL.icmp, PROTOCOL.icmp6]) a.jumpIf(1, '==', protocol, 'keep');
+  a.jumpIf(1, '!=', PROTOCOL.udp, 'other').move(7, reg(10)).alu(7, '+', FRAME.initial);
+  unlessRoom(f, 'too many', 'datagrams');
+  addToUsage(f, 1, 'datagrams');
+  a.goto('keep').label('too many');
+  f.refuse('socket-type', 'ENOBUFS');
   a.label('other');
   f.refuse('socket-type', 'EPROTONOSUPPORT');
   a.label('raw').store(10, FRAME.small, reg(9), 4);
@@ -60,17 +65,26 @@ export function releaseProgram(target: FenceTarget): EbpfProgram {
   const f = new FenceCode(target, 'socket');
   // No program of the cgroup uses this map: named here, it lives as long as they do (see `recoverFence`).
   f.a.loadMap(1, 'sockets');
-  loadOwnState(f);
+  loadFencedState(f);
+  f.a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.udp, 'no datagrams');
+  addToUsage(f, -1, 'datagrams');
+  f.a.label('no datagrams');
+  unlessOwn(f);
   dropBinding(f);
   return f.finishOpen();
 }
 
-/** r7 = the state of the context's socket if it was bound itself, r9 = its cookie; all else goes to `pass`. */
-function loadOwnState(f: FenceCode): void {
+/** r7 = the state of the context's socket; any other goes to `pass`. */
+function loadFencedState(f: FenceCode): void {
   const { a } = f;
   a.loadMap(1, 'state').move(2, reg(6)).move(3, 0).move(4, 0).call('sk_storage_get');
   a.jumpIf(0, '==', 0, 'pass').move(7, reg(0));
   f.ifStateFlag(STATE_FLAG.pass, true, 'pass');
+}
+
+/** r9 = the socket's cookie; goes to `pass` unless it was bound itself. */
+function unlessOwn(f: FenceCode): void {
+  const { a } = f;
   a.move(1, reg(6)).call('get_socket_cookie').move(9, reg(0));
   a.load(1, 7, STATE.cookie, 8).jumpIf(1, '!=', reg(9), 'pass');
 }
@@ -79,7 +93,8 @@ function loadOwnState(f: FenceCode): void {
 export function postBindProgram(target: FenceTarget): EbpfProgram {
   const f = new FenceCode(target, 'socket');
   const { a } = f;
-  loadOwnState(f);
+  loadFencedState(f);
+  unlessOwn(f);
   a.load(1, 6, SOCK.protocol, 4).jumpIf(1, '==', PROTOCOL.udp, 'udp');
   f.ifStateFlag(STATE_FLAG.registered, true, 'moved');
   a.load(1, 6, SOCK.sourcePort, 4).store(7, STATE.port, reg(1), 2).goto('pass');

@@ -422,4 +422,25 @@ names.update(held=held, answer=answer)`);
       assert.equal(await two.get("code(tcp, ('0.0.0.0', 80))"), 'ok');
     });
   });
+
+  test('no context takes the UDP sockets of all', async () => {
+    await withWorld(async (world) => {
+      const [two, three] = [await guest(world, 2), await guest(world, 3)];
+      await two.run(`
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (9000, 9000))
+held = []
+def more():
+    held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+while len(held) < 8300:
+    answer = code(more)
+    if answer != 'ok': break
+names.update(held=held, more=more, answer=answer)`);
+      assert.deepEqual(await two.get('[len(held), answer]'), [8192, 'ENOBUFS']);
+      assert.equal(await three.get('code(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)'), 'ok');
+      await two.run('for s in held[:10]: s.close()');
+      assert.equal(await two.get('code(more)'), 'ok', 'a closed one makes room');
+      assert.equal(await two.get('code(socket.socket)'), 'ok', 'TCP sockets are not counted');
+    });
+  });
 });
