@@ -155,7 +155,7 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
           lower: layerOf(captured, isDataOnly),
           upper: undefined,
           attachAt: place.dir,
-          detachedLayers: false,
+          detachedLayers: true,
           hostUsr: false,
         };
         await withOpened(

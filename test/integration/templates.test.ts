@@ -120,14 +120,14 @@ async function importing(
 /** A path that leads to what a guest would find: in the descriptors of a worker that waits. */
 async function rootOf({ machine, libDir, held }: Place, { lower }: Template): Promise<string> {
   if (lower.kind === 'tree') return lower.path;
-  const mounts = new ImageMounts(machine.syscalld, libDir, () => false);
+  const mounts = new ImageMounts(machine.syscalld, libDir, () => true);
   const layer = await mounts.layer(lower);
   const p = new Program(machine.abi);
   const root = planMergedView(p, {
     lower: layer,
     upper: undefined,
     attachAt: libDir,
-    detachedLayers: false,
+    detachedLayers: true,
     hostUsr: false,
   });
   const pid = p.sys('getpid', []);
