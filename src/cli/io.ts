@@ -25,8 +25,8 @@ export interface ControlPlane {
   readonly vserverdPid: number;
   readonly syscalldPid: number;
   readonly startedAt: string;
-  /** Ends vserverd and syscalld after the present verb. Running guests are not touched. */
-  shutdown(): void;
+  /** Ends vserverd and syscalld after the present verb; resolves when nothing is left of them on the host. Running guests are not touched. */
+  shutdown(): Promise<void>;
 }
 
 /** What the verbs work on. */

@@ -61,9 +61,13 @@ async function serve(): Promise<void> {
     vserverdPid: process.pid,
     syscalldPid: process.ppid,
     startedAt: new Date().toISOString(),
-    shutdown: () => {
+    shutdown: async () => {
       isEnding = true;
-      void shutdown(manager, history, syscalld, sessions);
+      // First, so that nobody comes any more: the next client starts anew.
+      syscalld.shutdown();
+      await history.close();
+      await manager.close();
+      void leave(sessions);
     },
   };
   const sessions = new Map<number, Session>();
@@ -121,17 +125,8 @@ async function serve(): Promise<void> {
   );
 }
 
-async function shutdown(
-  manager: Manager,
-  history: HistoryRecorder,
-  syscalld: Syscalld,
-  sessions: ReadonlyMap<number, Session>,
-): Promise<void> {
-  // First, so that nobody comes any more: the next client starts anew.
-  syscalld.shutdown();
-  await history.close();
-  await manager.close();
-  // Who came before is served to the end, unless that is far off.
+/** Ends this process when who came before is served to the end, unless that is far off. */
+async function leave(sessions: ReadonlyMap<number, Session>): Promise<void> {
   for (let waitedMs = 0; sessions.size > 0 && waitedMs < SERVED_TIMEOUT_MS; waitedMs += 10) await sleep(10);
   // What is still queued for the client goes out first.
   setTimeout(() => process.exit(0), 20);

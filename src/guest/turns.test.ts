@@ -11,7 +11,7 @@ const SOME = guests({ app: ['db', 'cache'], cache: [], db: ['disk'], disk: [], o
 test('each comes behind those it depends on, and goes before them', () => {
   const names = (turns: Turns<Dependent>): readonly string[] => turns.guests.map(({ name }) => name);
   assert.deepEqual(names(Turns.toStart(SOME)), ['disk', 'db', 'cache', 'app', 'other']);
-  assert.deepEqual(names(Turns.toStop(SOME)), ['other', 'app', 'cache', 'db', 'disk']);
+  assert.deepEqual(names(Turns.toStop(SOME)), ['app', 'cache', 'db', 'disk', 'other']);
 });
 
 test('a turn comes when those before are done, well or not; who waits for nobody does not wait', async () => {

@@ -19,18 +19,19 @@ export class Turns<G extends Dependent> {
     for (const guest of guests) this.#done.set(guest, Promise.withResolvers<void>());
   }
 
-  /** Each guest behind those it depends on, as far as they are among them. @throws StateError depends-cycle */
+  /** Each guest behind those it depends on, as far as they are among them; otherwise as given. @throws StateError depends-cycle */
   static toStart<G extends Dependent>(guests: readonly G[]): Turns<G> {
-    const { order, dependsOn } = sorted(guests);
-    return new Turns(order, dependsOn);
+    const dependsOn = dependenciesOf(guests);
+    return new Turns(sorted(guests, dependsOn), dependsOn);
   }
 
-  /** Each guest behind those that depend on it. @throws StateError depends-cycle */
+  /** Each guest behind those that depend on it; otherwise as given. @throws StateError depends-cycle */
   static toStop<G extends Dependent>(guests: readonly G[]): Turns<G> {
-    const { order, dependsOn } = sorted(guests);
-    const dependents = new Map<G, G[]>(order.map((guest) => [guest, []]));
+    const dependsOn = dependenciesOf(guests);
+    sorted(guests, dependsOn); // tells a circle as the configurations have it
+    const dependents = new Map<G, G[]>(guests.map((guest) => [guest, []]));
     for (const [guest, others] of dependsOn) for (const other of others) dependents.get(other)?.push(guest);
-    return new Turns(order.toReversed(), dependents);
+    return new Turns(sorted(guests, dependents), dependents);
   }
 
   /** Does the work when the turn of that guest has come: when the work on those before it is over, well or not. */
@@ -53,19 +54,17 @@ export class Turns<G extends Dependent> {
   }
 }
 
+function dependenciesOf<G extends Dependent>(guests: readonly G[]): ReadonlyMap<G, readonly G[]> {
+  const byName = new Map(guests.map((guest) => [guest.name, guest]));
+  return new Map(
+    guests.map((guest) => [guest, guest.config.boot.depends.flatMap((name) => byName.get(name) ?? [])]),
+  );
+}
+
 function sorted<G extends Dependent>(
   guests: readonly G[],
-): { readonly order: readonly G[]; readonly dependsOn: ReadonlyMap<G, readonly G[]> } {
-  const byName = new Map(guests.map((guest) => [guest.name, guest]));
-  const dependsOn = new Map<G, readonly G[]>(
-    guests.map((guest) => [
-      guest,
-      guest.config.boot.depends.flatMap((name) => {
-        const other = byName.get(name);
-        return other ? [other] : [];
-      }),
-    ]),
-  );
+  waitsFor: ReadonlyMap<G, readonly G[]>,
+): readonly G[] {
   const order: G[] = [];
   const seen = new Set<G>();
   const visit = (guest: G, path: readonly G[]): void => {
@@ -77,10 +76,10 @@ function sorted<G extends Dependent>(
       );
     }
     if (seen.has(guest)) return;
-    for (const other of dependsOn.get(guest) ?? []) visit(other, [...path, guest]);
+    for (const other of waitsFor.get(guest) ?? []) visit(other, [...path, guest]);
     seen.add(guest);
     order.push(guest);
   };
   for (const guest of guests) visit(guest, []);
-  return { order, dependsOn };
+  return order;
 }

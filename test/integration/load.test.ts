@@ -178,6 +178,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
 
   /** What is made once and kept: contexts made ahead, workers parked, buffers. */
   async function warmUp(): Promise<void> {
+    await v.ok(['stat', '--since', '1m']); // the history of what guests use
     await v.ok(['run', '--', 'true']);
     await v.ok(['exec', 'neighbour', 'true']);
     await setTimeout(300);

@@ -84,7 +84,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
       { details: { guests: running.map((guest) => guest.name) } },
     );
   }
-  controlPlane.shutdown();
+  await controlPlane.shutdown();
   return 0;
 }
 
