@@ -151,11 +151,14 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
         const before = listing(place.tree);
         const captured = await capture(place);
         assert.deepEqual(listing(place.tree), before, 'the tree was changed');
+        // Attached, as kernels before 6.15 want their layers.
+        const attachAt = join(place.dir, 'attach');
+        mkdirSync(attachAt);
         const view = {
           lower: layerOf(captured, isDataOnly),
           upper: undefined,
-          attachAt: place.dir,
-          detachedLayers: true,
+          attachAt,
+          detachedLayers: false,
           hostUsr: false,
         };
         await withOpened(

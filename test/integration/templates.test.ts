@@ -118,16 +118,19 @@ async function importing(
 }
 
 /** A path that leads to what a guest would find: in the descriptors of a worker that waits. */
-async function rootOf({ machine, libDir, held }: Place, { lower }: Template): Promise<string> {
+async function rootOf({ machine, dir, libDir, held }: Place, { lower }: Template): Promise<string> {
   if (lower.kind === 'tree') return lower.path;
-  const mounts = new ImageMounts(machine.syscalld, libDir, () => true);
+  // Attached, as kernels before 6.15 want their layers.
+  const mounts = new ImageMounts(machine.syscalld, libDir, () => false);
   const layer = await mounts.layer(lower);
+  const attachAt = join(dir, 'attach');
+  mkdirSync(attachAt, { recursive: true });
   const p = new Program(machine.abi);
   const root = planMergedView(p, {
     lower: layer,
     upper: undefined,
-    attachAt: libDir,
-    detachedLayers: true,
+    attachAt,
+    detachedLayers: false,
     hostUsr: false,
   });
   const pid = p.sys('getpid', []);
