@@ -731,6 +731,9 @@ export class Manager {
     }
     if (this.#commands.exited(object, waitStatus)) return;
     this.#brokerExited(object);
+    void this.#attempt('go on with the views of guests', async () => {
+      if (await this.views.exited(object)) await this.#contexts.renew();
+    });
     this.#contexts.exited(object); // or somebody else's, who hears of it in another way
   }
 
