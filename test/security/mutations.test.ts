@@ -190,8 +190,8 @@ const MUTATIONS: readonly Mutation[] = [
     check: a9,
     edits: [
       [
-        'this.host.syscalld.signal(live.initObject, signal);\n  }\n\n  /** Takes a guest off',
-        'process.kill(live.initPid, signal);\n  }\n\n  /** Takes a guest off',
+        "stopAsked: 'operator' });\n    }\n    this.host.syscalld.signal(live.initObject, signal);",
+        "stopAsked: 'operator' });\n    }\n    process.kill(live.initPid, signal);",
       ],
     ],
     breach: /dead/,
