@@ -538,11 +538,14 @@ describe('template of an archive', { skip: unmet('root') }, () => {
         const got = program.sys('lgetxattr', [join(root, 'etc/ping'), attribute, value, 64], { ignore: [] });
         return (await place.machine.syscalld.run('read an attribute', program)).result(got);
       };
-      const missing = -(place.machine.abi.errnos['ENODATA'] ?? 0);
+      const { ENODATA = 0, EOPNOTSUPP = 0 } = place.machine.abi.errnos;
+      const missing = -ENODATA;
+      // An overlay does not show its own names at all before Linux 6.7.
+      const unseen = [missing, -EOPNOTSUPP];
       assert.equal(await has('user.kept'), 3);
       assert.equal(await has('security.capability'), 20);
-      assert.equal(await has('trusted.overlay.opaque'), missing);
-      assert.equal(await has('trusted.overlay.redirect'), missing);
+      assert.ok(unseen.includes(await has('trusted.overlay.opaque')));
+      assert.ok(unseen.includes(await has('trusted.overlay.redirect')));
       assert.equal(await has('user.overlay.opaque'), missing);
     });
   });
