@@ -3,6 +3,7 @@
  *
  * @see loop(4); LOOP_CONFIGURE since Linux 5.8. Numbers and layout are the same on all architectures (linux/loop.h).
  */
+import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 
 const LOOP_CONFIGURE = 0x4c0a;
@@ -18,7 +19,6 @@ const FLAGS_AT = 8 + 52;
 /** Somebody else may take the free device first: so many are asked for. */
 const TRIES = 4;
 const DEVICE = '/dev/loop';
-const DECIMAL_BYTES = 21;
 
 /** Adds the steps that make a file a device, and open that. The device goes with its last user. */
 export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isReadOnly: boolean }): Result {
@@ -34,9 +34,7 @@ export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isRea
   const done = p.label();
   for (let attempt = 1; attempt <= TRIES; attempt++) {
     const free = p.sys('ioctl', [control, LOOP_CTL_GET_FREE, 0], { about: 'free loop device' });
-    const path = p.data(DEVICE.length + DECIMAL_BYTES, `"${DEVICE}<n>"`);
-    p.putText(path, DEVICE);
-    p.itoa(path.at(DEVICE.length), free);
+    const path = planNumberPath(p, DEVICE, free);
     const fd = p.sys('openat', [at, path, p.flags(isReadOnly ? 'O_RDONLY' : 'O_RDWR', 'O_CLOEXEC'), 0], {
       about: 'loop device',
     });
