@@ -65,9 +65,12 @@ async function serve(): Promise<void> {
       isEnding = true;
       // First, so that nobody comes any more: the next client starts anew.
       syscalld.shutdown();
-      await history.close();
-      await manager.close();
-      void leave(sessions);
+      try {
+        await history.close().catch((error: unknown) => history.onFailure(error)); // a full disk keeps nobody here
+        await manager.close();
+      } finally {
+        void leave(sessions);
+      }
     },
   };
   const sessions = new Map<number, Session>();
