@@ -116,6 +116,17 @@ describe('cgroup driver', { skip: unmet('root', 'cgroup2') }, () => {
     });
   });
 
+  test('pressure is measured at the directory of a guest alone', { skip: unmet('psi') }, async () => {
+    await inGuest(12, {}, async (xid, plan) => {
+      const [guest = ''] = plan.directories;
+      const isOn = [driver.directory, guest, plan.leaf].map((path) =>
+        cgroupFiles.read(`${path}/cgroup.pressure`).trim(),
+      );
+      assert.deepEqual(isOn, ['0', '1', '0'], `guest ${xid}`);
+      assert.match(cgroupFiles.read(`${guest}/cpu.pressure`), /^some /);
+    });
+  });
+
   test('binds a guest to CPUs from its start or later, and lets it go', async (t) => {
     if (!enforces('cpuset')) return t.skip('no cpuset controller');
     const allowed = (pid: number): string =>
