@@ -14,14 +14,21 @@ function sample(guest: string, at: number, values: Partial<HistorySample>): Hist
     tasks: 1,
     receivedBytes: null,
     sentBytes: null,
+    forks: null,
     ...values,
   };
 }
 
 test('what was used between samples, a start in between included', () => {
   const histories = historiesOf([
-    sample('a', 100, { cpuUserUs: 5e6, receivedBytes: 1000, sentBytes: 5, residentBytes: 7 * 1024 ** 2 }),
-    sample('a', 160, { cpuUserUs: 8e6, receivedBytes: 1500, sentBytes: 5, tasks: 4 }),
+    sample('a', 100, {
+      cpuUserUs: 5e6,
+      receivedBytes: 1000,
+      sentBytes: 5,
+      residentBytes: 7 * 1024 ** 2,
+      forks: 10,
+    }),
+    sample('a', 160, { cpuUserUs: 8e6, receivedBytes: 1500, sentBytes: 5, tasks: 4, forks: 12 }),
     // Another run: what it has counted is its own.
     sample('a', 220, {
       cpuUserUs: 9e6,
@@ -29,6 +36,7 @@ test('what was used between samples, a start in between included', () => {
       receivedBytes: 20,
       sentBytes: 30,
       uptimeSeconds: 10,
+      forks: 1,
     }),
     sample('b', 220, { cpuUserUs: 1e9 }),
   ]);
@@ -45,6 +53,7 @@ test('what was used between samples, a start in between included', () => {
         maxTasks: 4,
         receivedBytes: 520,
         sentBytes: 30,
+        forks: 3,
         samples: 3,
       },
       {
@@ -57,6 +66,7 @@ test('what was used between samples, a start in between included', () => {
         maxTasks: 1,
         receivedBytes: null,
         sentBytes: null,
+        forks: null,
         samples: 1,
       },
     ],
@@ -64,9 +74,9 @@ test('what was used between samples, a start in between included', () => {
   assert.equal(
     formatHistories(histories),
     [
-      'NAME  SEEN  %CPU  USER  SYSTEM  MAX RSS  MAX TASKS  RECEIVED  SENT',
-      'a       2m  12.5  0:12    0:03     7MiB          4      520B   30B',
-      'b       0s   0.0  0:00    0:00     1MiB          1         -     -',
+      'NAME  SEEN  %CPU  USER  SYSTEM  MAX RSS  MAX TASKS  FORKS  RECEIVED  SENT',
+      'a       2m  12.5  0:12    0:03     7MiB          4      3      520B   30B',
+      'b       0s   0.0  0:00    0:00     1MiB          1      -         -     -',
       '',
     ].join('\n'),
   );

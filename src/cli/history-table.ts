@@ -19,6 +19,8 @@ export interface GuestHistory {
   /** Null: never with addresses of its own. */
   readonly receivedBytes: number | null;
   readonly sentBytes: number | null;
+  /** Threads too; null: nobody counted them. */
+  readonly forks: number | null;
   readonly samples: readonly HistorySample[];
 }
 
@@ -30,11 +32,12 @@ const COLUMNS = [
   { title: 'SYSTEM', align: 'right' },
   { title: 'MAX RSS', align: 'right' },
   { title: 'MAX TASKS', align: 'right' },
+  { title: 'FORKS', align: 'right' },
   { title: 'RECEIVED', align: 'right' },
   { title: 'SENT', align: 'right' },
 ] as const;
 
-type Counter = 'cpuUserUs' | 'cpuSystemUs' | 'receivedBytes' | 'sentBytes';
+type Counter = 'cpuUserUs' | 'cpuSystemUs' | 'receivedBytes' | 'sentBytes' | 'forks';
 
 /**
  * Sums up samples of each guest.
@@ -57,6 +60,7 @@ export function historiesOf(samples: readonly HistorySample[]): readonly GuestHi
       maxTasks: Math.max(...own.map(({ tasks }) => tasks)),
       receivedBytes: grown('receivedBytes'),
       sentBytes: grown('sentBytes'),
+      forks: grown('forks'),
       samples: own,
     };
   });
@@ -85,6 +89,7 @@ export function formatHistories(histories: readonly GuestHistory[]): string {
         formatCpuTime(one.cpuSystemUs / 1000),
         size(one.maxResidentBytes),
         String(one.maxTasks),
+        one.forks === null ? '-' : String(one.forks),
         size(one.receivedBytes),
         size(one.sentBytes),
       ];

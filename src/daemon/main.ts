@@ -51,7 +51,7 @@ async function serve(): Promise<void> {
   manager.onFailure = (what, error) => {
     log.error({ err: error }, `cannot ${what}`);
   };
-  const history = new HistoryRecorder(host, manager.registry, manager.networks);
+  const history = new HistoryRecorder(host, manager);
   history.onFailure = (error) => {
     log.error({ err: error }, 'cannot write the history of what guests use');
   };
@@ -117,6 +117,7 @@ async function serve(): Promise<void> {
   await manager.recover(objects);
   await host.prepare();
   await manager.views.prepare();
+  await manager.forks.prepare();
   await templates.sweep();
   await store.sweep();
   repaired.resolve();

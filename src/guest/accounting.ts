@@ -112,6 +112,8 @@ export interface GuestAccount {
   readonly processes: ProcessTotals;
   /** Of its network context, which it may share; undefined without addresses of its own. */
   readonly traffic: NetworkCounters | undefined;
+  /** Threads too; undefined where nobody counts them. */
+  readonly forks: number | undefined;
 }
 
 /** Reads all that is known of each running guest. One that ends meanwhile is left out. */
@@ -119,6 +121,7 @@ export function accountGuests(
   host: Host,
   guests: readonly Guest[],
   traffic: ReadonlyMap<number, NetworkCounters>,
+  forks: ReadonlyMap<number, number>,
 ): readonly GuestAccount[] {
   const byXid = new Map(guests.map((guest) => [guest.xid as number, guest]));
   return statGuests(host, guests).flatMap((row) => {
@@ -131,6 +134,7 @@ export function accountGuests(
       usage,
       processes: totalsOf(host.cgroups.pids(guest.xid)),
       traffic: nid === undefined ? undefined : traffic.get(nid),
+      forks: forks.get(guest.xid),
     };
   });
 }

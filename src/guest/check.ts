@@ -52,7 +52,7 @@ export async function checkHost(host: Host, registry: Registry): Promise<readonl
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
-  findings.push(await checkInterface(host), checkViews(host), checkServers());
+  findings.push(await checkInterface(host), checkViews(host), checkForks(host), checkServers());
   return [...findings, ...checkRest(host, registry)];
 }
 
@@ -70,6 +70,12 @@ function checkViews({ views, viewsMissing = 'not made yet' }: Host): HostFinding
   const ok = views !== undefined;
   const detail = ok ? 'fuse, for /proc/meminfo and its like' : `${viewsMissing}; modprobe fuse`;
   return { name: 'views', isRequired: false, ok, detail };
+}
+
+function checkForks({ forksMissing: missing }: Host): HostFinding {
+  const help = 'need Linux 5.15 with BPF, and CAP_PERFMON';
+  const detail = missing === undefined ? 'counted by eBPF' : `not counted: ${missing}; ${help}`;
+  return { name: 'forks', isRequired: false, ok: missing === undefined, detail };
 }
 
 /** The host's own servers may all be on its loopback, where a guest has its own. */

@@ -9,8 +9,7 @@ import { History, type HistoryRow, type HistorySample } from '../resources/histo
 import { uptimeMs } from './accounting.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
-import type { Networks } from './networks.ts';
-import type { Registry } from './registry.ts';
+import type { Manager } from './manager.ts';
 
 const INTERVAL_MS = { min: 10_000, max: 60_000 } as const;
 /** A pass may take a thousandth of the time until the next. */
@@ -18,20 +17,27 @@ const SHARE_OF_CPU = 1 / 1000;
 /** Guests looked at in one go: who comes meanwhile waits a millisecond or two. */
 const CHUNK = 25;
 
+/** What is read of all guests at once. */
+interface Counts {
+  readonly traffic: ReadonlyMap<number, NetworkCounters>;
+  readonly forks: ReadonlyMap<number, number>;
+}
+
+/** Where what guests use is read. */
+type AccountedParts = Pick<Manager, 'registry' | 'networks' | 'forks'>;
+
 /** Records what the guests of an instance use. */
 export class HistoryRecorder {
   readonly #host: Host;
-  readonly #registry: Registry;
-  readonly #networks: Networks;
+  readonly #parts: AccountedParts;
   readonly #history: History;
   #timer: NodeJS.Timeout | undefined;
   #pass: Promise<void> | undefined;
   #isClosed = false;
 
-  constructor(host: Host, registry: Registry, networks: Networks) {
+  constructor(host: Host, parts: AccountedParts) {
     this.#host = host;
-    this.#registry = registry;
-    this.#networks = networks;
+    this.#parts = parts;
     this.#history = new History(join(host.paths.lib, 'accounting.db'));
   }
 
@@ -66,20 +72,21 @@ export class HistoryRecorder {
   }
 
   async #record(): Promise<void> {
-    const guests = this.#registry.list().filter(isActive);
+    const { registry, networks, forks } = this.#parts;
+    const guests = registry.list().filter(isActive);
     if (guests.length === 0) return;
-    const traffic = await this.#networks.allTraffic();
+    const counts = { traffic: await networks.allTraffic(), forks: await forks.counts(guests) };
     const rows: HistoryRow[] = [];
     for (let at = 0; at < guests.length; at += CHUNK) {
-      rows.push(...guests.slice(at, at + CHUNK).flatMap((guest) => this.#row(guest, traffic)));
+      rows.push(...guests.slice(at, at + CHUNK).flatMap((guest) => this.#row(guest, counts)));
       await pause();
     }
     await this.#history.write(Math.floor(Date.now() / 1000), rows);
   }
 
-  #row(guest: Guest, traffic: ReadonlyMap<number, NetworkCounters>): readonly HistoryRow[] {
+  #row(guest: Guest, counts: Counts): readonly HistoryRow[] {
     const nid = guest.live?.network?.nid;
-    const counters = nid === undefined ? undefined : traffic.get(nid);
+    const counters = nid === undefined ? undefined : counts.traffic.get(nid);
     try {
       const sample = this.#host.cgroups.sample(guest.xid);
       return [
@@ -92,6 +99,7 @@ export class HistoryRecorder {
           tasks: sample.pids ?? 0,
           receivedBytes: counters ? sumOf(counters, ({ received }) => received) : null,
           sentBytes: counters ? sumOf(counters, ({ sent }) => sent) : null,
+          forks: counts.forks.get(guest.xid) ?? null,
         },
       ];
     } catch (error) {

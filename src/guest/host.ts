@@ -64,6 +64,8 @@ export class Host {
   views: ViewsObjects | undefined;
   /** Why there are none. */
   viewsMissing: string | undefined;
+  /** Why nobody counts forks. */
+  forksMissing: string | undefined;
   readonly #filters = new Map<string, Uint8Array>();
   #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
   readonly #socketFilters = new Map<RawAccess | undefined, Uint8Array>();

@@ -1,12 +1,11 @@
 /**
  * The load averages of guests: all are sampled in one pass, every five seconds for as long as anybody asks.
  */
-import { statSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Xid } from '../base/ids.ts';
 import { TaskCounts } from '../resources/task-counts.ts';
 import { type LoadAverages, nextLoad } from '../views/load.ts';
 import type { LoadSample } from '../views/sample.ts';
+import { cgroupIdOf, instanceCgroupId } from './cgroup-ids.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
 import type { Registry } from './registry.ts';
@@ -18,7 +17,6 @@ const IDLE_MS = 15 * 60_000;
 interface Known {
   /** Of the run it is about. */
   readonly initPid: number;
-  readonly cgroup: bigint;
   readonly atMs: number;
   readonly sample: LoadSample;
 }
@@ -78,8 +76,7 @@ export class Loads {
   }
 
   async #sampleAll(): Promise<void> {
-    const { directory } = this.#host.cgroups;
-    const counts = await this.#counts.sample(inodeOf(directory));
+    const counts = await this.#counts.sample(instanceCgroupId(this.#host));
     const nowMs = Date.now();
     for (const guest of this.#registry.list()) {
       const { xid, live } = guest;
@@ -89,20 +86,15 @@ export class Loads {
       }
       const known = this.#known.get(xid);
       const before = known?.initPid === live.initPid ? known : undefined;
-      const cgroup = before?.cgroup ?? inodeOf(join(directory, String(xid)));
-      const { running, blocked, total } = counts.get(cgroup) ?? { running: 0, blocked: 0, total: 0 };
+      const count = counts.get(cgroupIdOf(this.#host, guest));
+      const { running, blocked, total } = count ?? { running: 0, blocked: 0, total: 0 };
       const seconds = Math.max(0, nowMs - (before?.atMs ?? Date.parse(live.startedAt))) / 1000;
       const averages: LoadAverages = nextLoad(before?.sample.averages, running + blocked, seconds);
       // Its socket broker is below its cgroup, and none of its tasks.
       const own = Math.max(0, total - (live.network?.process ? 1 : 0));
       const sample = { averages, running, blocked, total: own };
-      this.#known.set(xid, { initPid: live.initPid, cgroup, atMs: nowMs, sample });
+      this.#known.set(xid, { initPid: live.initPid, atMs: nowMs, sample });
     }
     this.#sampledAtMs = nowMs;
   }
-}
-
-/** The id of a cgroup is the number of its inode; 0: it has just ended. */
-function inodeOf(directory: string): bigint {
-  return statSync(directory, { bigint: true, throwIfNoEntry: false })?.ino ?? 0n;
 }

@@ -27,6 +27,7 @@ import { type Context, type ContextRequest, Contexts } from './contexts.ts';
 import { Copies } from './copies.ts';
 import type { EventJournal } from './event-journal.ts';
 import { causeOf, exitCodeOfInit } from './exit-status.ts';
+import { Forks } from './forks.ts';
 import {
   type Guest,
   type GuestExit,
@@ -111,6 +112,7 @@ export class Manager {
   readonly readings: Readings;
   readonly snapshots: Snapshots;
   readonly copies: Copies;
+  readonly forks: Forks;
   readonly #bootId = bootId();
   readonly #byInit = new Map<number, Guest>();
   readonly #commands: Commands;
@@ -124,6 +126,7 @@ export class Manager {
     this.storage = storage;
     this.snapshots = new Snapshots(host);
     this.copies = new Copies(this);
+    this.forks = new Forks(host, this.registry);
     this.#contexts = new Contexts(host, this.registry);
     this.#commands = new Commands(host);
     this.#hooks = new Hooks(host, this.#commands);
@@ -152,7 +155,8 @@ export class Manager {
     this.#restarts.onFailure = this.onFailure;
     this.#restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
-    const known = new Set<number>([...this.networks.recover(held), ...this.views.recover(held)]);
+    const parts = [this.networks, this.views, this.forks];
+    const known = new Set<number>(parts.flatMap((part) => part.recover(held)));
     for (const record of this.registry.load(this.#bootId)) {
       const object = processes.get(record.initObject);
       // By pid too: a former syscalld had other objects of the same ids.
@@ -804,6 +808,7 @@ export class Manager {
         if (run.logObject) this.host.syscalld.drop(run.logObject);
       }
       this.#oom.end(guest);
+      void this.#attempt('forget forks', () => this.forks.end(guest));
       const facts = { EXIT_CODE: exit.code ?? '', CAUSE: exit.cause };
       await this.#hooks.try(guest, 'postStop', facts);
       await this.#attempt(`clean up guest "${guest.name}"`, () => this.#removeCgroup(guest.xid));
@@ -1143,6 +1148,7 @@ export class Manager {
     await this.#contexts.close();
     await this.networks.end();
     this.views.end();
+    this.forks.close();
     this.host.cgroups.removeInstance();
   }
 

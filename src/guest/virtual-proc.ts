@@ -215,7 +215,7 @@ async function virtualizationOf(manager: Manager, { guest, live }: Running): Pro
     held: guest.state === 'paused' ? total : 0,
     loadUpdates: Math.max(0, Math.floor(ranSeconds / LOAD_INTERVAL_SECONDS)),
     load: averages,
-    totalForks: 0,
+    totalForks: (await manager.forks.counts([guest])).get(guest.xid) ?? 0,
   });
 }
 

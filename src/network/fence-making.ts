@@ -2,7 +2,7 @@
 import type { Abi } from '../sys/abi.ts';
 import {
   explainLoad,
-  type ProgramSpec,
+  type PlacedProgram,
   planAttachProgram,
   planDetachAll,
   planLink,
@@ -99,7 +99,7 @@ async function makePart(
 export async function attachPrograms(
   syscalld: Syscalld,
   handles: FenceHandles,
-  specs: readonly ProgramSpec[],
+  specs: readonly PlacedProgram[],
 ): Promise<void> {
   const begin = (): { readonly p: Program; readonly maps: Data } => {
     const p = new Program(syscalld.abi);
@@ -134,7 +134,7 @@ export async function attachPrograms(
   }
 }
 
-function refusedProgram(specs: readonly ProgramSpec[], error: StepError): ProgramSpec | undefined {
+function refusedProgram(specs: readonly PlacedProgram[], error: StepError): PlacedProgram | undefined {
   return specs.find(({ name }) => error.step === `bpf load "${name}"`);
 }
 

@@ -1,5 +1,5 @@
 /** All programs of the fence, and where each goes. */
-import type { ProgramSpec } from '../sys/bpf/load.ts';
+import type { PlacedProgram } from '../sys/bpf/load.ts';
 import { connectProgram, sendProgram } from './fence-addresses.ts';
 import { bindProgram } from './fence-bind.ts';
 import type { FenceTarget } from './fence-code.ts';
@@ -14,7 +14,7 @@ import {
 } from './fence-sockets.ts';
 
 /** Builds them; the one that gives sockets their state comes last but the one that finds listeners, so that no socket is half fenced. */
-export function fencePrograms(target: FenceTarget): readonly ProgramSpec[] {
+export function fencePrograms(target: FenceTarget): readonly PlacedProgram[] {
   const address = { type: 'cgroupSockAddr' } as const;
   const socket = { type: 'cgroupSock' } as const;
   const postBind = postBindProgram(target);
@@ -79,6 +79,6 @@ export function fencePrograms(target: FenceTarget): readonly ProgramSpec[] {
 }
 
 /** The program that finds listeners: the only one that is not attached to the cgroup. */
-export function lookupSpec(): ProgramSpec {
+export function lookupSpec(): PlacedProgram {
   return { type: 'skLookup', name: 'lookup', attach: 'BPF_SK_LOOKUP', program: lookupProgram() };
 }

@@ -27,6 +27,7 @@ function row(guest: string, cpuUserUs = 1): HistoryRow {
     tasks: 3,
     receivedBytes: null,
     sentBytes: 7,
+    forks: 3,
   };
 }
 

@@ -21,6 +21,8 @@ export interface HistoryRow {
   /** Null without addresses of its own. */
   readonly receivedBytes: number | null;
   readonly sentBytes: number | null;
+  /** Threads too; null where nobody counted them. */
+  readonly forks: number | null;
 }
 
 /** A row, and when it was written: seconds of the epoch. */
@@ -54,7 +56,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS pass(at INTEGER PRIMARY KEY, kind INTEGER NOT NULL);
   CREATE TABLE IF NOT EXISTS sample(
     at INTEGER NOT NULL, guest INTEGER NOT NULL, uptime INTEGER NOT NULL, user INTEGER NOT NULL,
-    system INTEGER NOT NULL, resident INTEGER NOT NULL, tasks INTEGER NOT NULL, received INTEGER, sent INTEGER,
+    system INTEGER NOT NULL, resident INTEGER NOT NULL, tasks INTEGER NOT NULL, received INTEGER, sent INTEGER, forks INTEGER,
     PRIMARY KEY(at, guest)) WITHOUT ROWID;
 `;
 
@@ -103,11 +105,12 @@ export class History {
 
   #writeRows(db: DatabaseSync, at: number, rows: readonly HistoryRow[]): void {
     db.prepare('INSERT INTO pass VALUES(?, ?)').run(at, kindOfPass(at, this.#last));
-    this.#insert ??= db.prepare('INSERT INTO sample VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)');
+    this.#insert ??= db.prepare('INSERT INTO sample VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
     for (const row of rows) {
-      const { uptimeSeconds, cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes } = row;
+      const { uptimeSeconds, cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes, forks } =
+        row;
       const id = this.#idOf(db, row.guest);
-      const counts = [cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes];
+      const counts = [cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes, forks];
       this.#insert.run(at, id, uptimeSeconds, ...counts);
     }
   }
@@ -151,7 +154,7 @@ export class History {
     return await this.#use((db) => {
       const samples = db.prepare(
         `SELECT name AS guest, at, uptime AS uptimeSeconds, user AS cpuUserUs, system AS cpuSystemUs,
-          resident AS residentBytes, tasks, received AS receivedBytes, sent AS sentBytes
+          resident AS residentBytes, tasks, received AS receivedBytes, sent AS sentBytes, forks
         FROM sample JOIN guest ON guest.id = sample.guest WHERE at >= ? ORDER BY name, at`,
       );
       const wanted = names && new Set(names);
@@ -191,6 +194,10 @@ export class History {
     const db = new Database(this.#path);
     try {
       db.exec(SCHEMA);
+      // One of a former version has no column for them.
+      const columns = db.prepare('PRAGMA table_info(sample)').all();
+      if (!columns.some(({ name }) => name === 'forks'))
+        db.exec('ALTER TABLE sample ADD COLUMN forks INTEGER');
       this.#rows = Number(db.prepare('SELECT count(*) AS count FROM sample').get()?.['count']);
       if (Number(db.prepare('SELECT count(*) AS count FROM guest').get()?.['count']) > NAMES_MAX)
         db.exec('DELETE FROM guest WHERE id NOT IN (SELECT guest FROM sample)');

@@ -5,7 +5,7 @@
 import { StateError } from '../base/errors.ts';
 import { EbpfAssembler } from '../sys/bpf/assembler.ts';
 import { KernelTypes } from '../sys/bpf/kernel-types.ts';
-import { type ProgramSpec, planIterate, planIterator, planLoad, planMapTable } from '../sys/bpf/load.ts';
+import { type PlacedProgram, planIterate, planIterator, planLoad, planMapTable } from '../sys/bpf/load.ts';
 import { planCreateMap, planLookupBatch } from '../sys/bpf/map.ts';
 import { Program } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
@@ -77,7 +77,7 @@ export class TaskCounts {
 
   async #make(instance: bigint): Promise<{ readonly map: number; readonly link: number }> {
     const types = KernelTypes.ofKernel();
-    const spec: ProgramSpec = {
+    const spec: PlacedProgram = {
       name: 'count_tasks',
       type: 'tracing',
       attach: 'BPF_TRACE_ITER',

@@ -16,6 +16,7 @@ interface Account {
   readonly memory: Readonly<Record<string, number | null>>;
   readonly io: { readonly writeBytes: number };
   readonly openFiles: number;
+  readonly forks: number | null;
 }
 
 describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
@@ -40,6 +41,10 @@ describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bu
   const accountOf = async (name: string): Promise<Account> => {
     const [account] = JSON.parse(await v.ok(['stat', '--json', name])) as [Account];
     return account;
+  };
+  const xidOf = async (name: string): Promise<number> => {
+    const [{ xid }] = JSON.parse(await v.ok(['inspect', name])) as [{ xid: number }];
+    return xid;
   };
 
   test('has the columns of vserver-stat, the host first', async () => {
@@ -75,6 +80,36 @@ describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bu
     // Of the shell three more than of a process with three; sleep has them too.
     assert.ok(openFiles >= 2 * 6, `${openFiles} open files`);
     await v.ok(['stop', '-t', '0', 'busy']);
+  });
+
+  test('counts forks exactly, also those while vserverd is dead', async () => {
+    await start('forking', 'echo ready; exec sleep 1000');
+    const forks = async (): Promise<number> => {
+      const { forks } = await accountOf('forking');
+      assert.ok(forks !== null, 'this kernel counts them');
+      return forks;
+    };
+    // The shell, which process 1 made.
+    assert.equal(await forks(), 1);
+    const fork = async (count: number): Promise<void> => {
+      const script = `i=0; while [ $i -lt ${count} ]; do (:); i=$((i+1)); done`;
+      await v.ok(['exec', 'forking', 'sh', '-c', script]);
+    };
+    await fork(137);
+    assert.equal(await forks(), 138);
+    const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+    process.kill(vserverdPid, 'SIGKILL');
+    await eventually('the next vserverd', async () =>
+      (await v.run(['list'])).code === 0 ? true : undefined,
+    );
+    await fork(5);
+    assert.equal(await forks(), 143);
+    assert.match(await v.ok(['procfs', `virtual/${await xidOf('forking')}/cvirt`]), /^total_forks:\t143$/m);
+    const [history] = JSON.parse(await v.ok(['stat', '--since', '1h', '--json', 'forking'])) as [
+      { readonly samples: readonly { readonly forks: number }[] },
+    ];
+    assert.equal(history.samples.at(-1)?.forks, 143);
+    await v.ok(['stop', '-t', '0', 'forking']);
   });
 
   test('what was used is remembered, also of guests that are gone and by the next vserverd', async () => {

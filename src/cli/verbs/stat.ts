@@ -18,13 +18,13 @@ import type { ParsedVerb } from '../verb-types.ts';
 export async function stat(parsed: ParsedVerb<'stat'>, io: Io, services: Services): Promise<VerbResult> {
   const { since } = parsed.options;
   if (since !== undefined) return await statSince(since, parsed, io, services);
-  const { host, networks, registry } = services.manager;
+  const { host, networks, registry, forks } = services.manager;
   const isForAll = parsed.operands.length === 0;
   const { values: guests, exitCode } = isForAll
     ? { values: registry.list().filter(isActive), exitCode: 0 }
     : await collect(parsed, io, services, async (guest): Promise<Guest> => running(guest));
   if (parsed.global.json) {
-    const accounts = accountGuests(host, guests, await networks.allTraffic());
+    const accounts = accountGuests(host, guests, await networks.allTraffic(), await forks.counts(guests));
     await io.out(formatJson(accounts.map(viewAccount)));
   } else {
     await io.out(formatStat(isForAll ? statAll(host, guests) : statGuests(host, guests)));
@@ -56,7 +56,7 @@ function running(guest: Guest): Guest {
 }
 
 /** What a guest uses, as JSON: times in microseconds, sizes in bytes; null is what nothing on this host counts. */
-function viewAccount({ row, usage, processes, traffic }: GuestAccount): object {
+function viewAccount({ row, usage, processes, traffic, forks }: GuestAccount): object {
   return {
     ...viewRow(row),
     cpu: {
@@ -85,6 +85,7 @@ function viewAccount({ row, usage, processes, traffic }: GuestAccount): object {
       writeBytes: usage.ioWriteBytes ?? processes.ioWriteBytes,
     },
     openFiles: processes.openFiles,
+    forks: forks ?? null,
     network: traffic ?? null,
   };
 }

@@ -10,10 +10,16 @@ import { ATTACH_TYPE, type AttachType, COMMAND, PROGRAM_TYPE, type ProgramType }
 export interface ProgramSpec {
   readonly name: string;
   readonly type: ProgramType;
-  readonly attach: AttachType;
+  /** Left out: a raw tracepoint. */
+  readonly attach?: AttachType;
   readonly program: EbpfProgram;
   /** Tracing only: id of the kernel's function it stands for. */
   readonly attachTo?: number;
+}
+
+/** A program that is attached at a place of its own. */
+export interface PlacedProgram extends ProgramSpec {
+  readonly attach: AttachType;
 }
 
 /**
@@ -38,6 +44,8 @@ const LOAD = {
 const ATTACH = { target: 0, program: 4, type: 8, flags: 12, bytes: 16 } as const;
 /** LINK_CREATE: u32 program, u32 target, u32 attach type, u32 flags. */
 const LINK = { program: 0, target: 4, type: 8, bytes: 16 } as const;
+/** RAW_TRACEPOINT_OPEN: u64 name, u32 program. */
+const RAW_TRACEPOINT = { name: 0, program: 8, bytes: 16 } as const;
 /** ITER_CREATE: u32 link, u32 flags. */
 const ITER_BYTES = 8;
 /** PROG_QUERY: u32 target, u32 attach type, u32 flags, u32 attach flags (out), u64 ids, u32 count (in, out). */
@@ -63,7 +71,7 @@ function planLoadAttr(p: Program, spec: ProgramSpec, maps: Data): Data {
   p.pointer(attr.at(LOAD.instructions, 8), p.data(code));
   p.pointer(attr.at(LOAD.licence, 8), p.text('Dual MIT/GPL'));
   p.putText(attr.at(LOAD.name), spec.name.slice(0, NAME_BYTES));
-  p.put(attr.at(LOAD.attach, 4), ATTACH_TYPE[spec.attach]);
+  p.put(attr.at(LOAD.attach, 4), spec.attach === undefined ? 0 : ATTACH_TYPE[spec.attach]);
   p.put(attr.at(LOAD.attachTo, 4), spec.attachTo ?? 0);
   p.pointer(attr.at(LOAD.maps, 8), maps);
   return attr;
@@ -79,7 +87,7 @@ export function planLoad(p: Program, spec: ProgramSpec, maps: Data): Result {
  * Adds the step that attaches a program to a cgroup. It stays as long as the cgroup, whatever becomes of us; guests may
  * attach more below, which can only refuse more (BPF_F_ALLOW_MULTI, Linux 4.15).
  */
-export function planAttachProgram(p: Program, spec: ProgramSpec, program: Result, cgroup: Result): void {
+export function planAttachProgram(p: Program, spec: PlacedProgram, program: Result, cgroup: Result): void {
   const attr = p.data(ATTACH.bytes, `<attach ${spec.attach}>`);
   p.store(attr.at(ATTACH.target, 4), cgroup);
   p.store(attr.at(ATTACH.program, 4), program);
@@ -127,7 +135,7 @@ export function planDetachAll(p: Program, attach: AttachType, cgroup: Result): v
 }
 
 /** Adds the step that attaches a program to a network namespace, as long as the result, a link, is open (Linux 5.9). */
-export function planLink(p: Program, spec: ProgramSpec, program: Result, target: Result): Result {
+export function planLink(p: Program, spec: PlacedProgram, program: Result, target: Result): Result {
   const attr = p.data(LINK.bytes, `<link ${spec.attach}>`);
   p.store(attr.at(LINK.program, 4), program);
   p.store(attr.at(LINK.target, 4), target);
@@ -135,8 +143,17 @@ export function planLink(p: Program, spec: ProgramSpec, program: Result, target:
   return p.sys('bpf', [COMMAND.BPF_LINK_CREATE, attr, LINK.bytes], { about: `link "${spec.name}"` });
 }
 
+/** Adds the step that runs a program at a tracepoint, as long as the result, a link, is open (Linux 4.17). */
+export function planRawTracepoint(p: Program, name: string, program: Result): Result {
+  const attr = p.data(RAW_TRACEPOINT.bytes, `<tracepoint ${name}>`);
+  p.pointer(attr.at(RAW_TRACEPOINT.name, 8), p.text(name));
+  p.store(attr.at(RAW_TRACEPOINT.program, 4), program);
+  const what = { about: `attach to "${name}"` };
+  return p.sys('bpf', [COMMAND.BPF_RAW_TRACEPOINT_OPEN, attr, RAW_TRACEPOINT.bytes], what);
+}
+
 /** Adds the step that makes an iterator of a program, which lasts as long as the result, a link, is open (Linux 5.8). */
-export function planIterator(p: Program, spec: ProgramSpec, program: Result): Result {
+export function planIterator(p: Program, spec: PlacedProgram, program: Result): Result {
   const attr = p.data(LINK.bytes, `<iterator ${spec.name}>`);
   p.store(attr.at(LINK.program, 4), program);
   p.put(attr.at(LINK.type, 4), ATTACH_TYPE[spec.attach]);

@@ -16,6 +16,8 @@ export interface MapSpec {
   readonly entries: number;
   /** BPF_F_…; memory is taken with each element where the kind of map can do that. */
   readonly flags?: number;
+  /** Memory is taken for all at once: for programs at tracepoints, before Linux 6.1 (kernel/bpf/verifier.c). */
+  readonly isPreallocated?: boolean;
 }
 
 /** MAP_CREATE: u32 type, key, value, entries, flags, inner, node; char name[16]; u32 ifindex, btf, key type, value type. */
@@ -37,7 +39,8 @@ const GROWING: readonly MapType[] = ['hash', 'perCpuHash', 'longestPrefix', 'soc
 /** Adds the step that makes a map; its result is the map's descriptor. */
 export function planCreateMap(p: Program, name: string, spec: MapSpec): Result {
   const attr = p.data(CREATE.bytes, `<map ${name}>`);
-  const flags = (spec.flags ?? 0) | (GROWING.includes(spec.type) ? BPF_F_NO_PREALLOC : 0);
+  const isGrowing = GROWING.includes(spec.type) && !spec.isPreallocated;
+  const flags = (spec.flags ?? 0) | (isGrowing ? BPF_F_NO_PREALLOC : 0);
   p.put(attr.at(CREATE.type, 4), MAP_TYPE[spec.type]);
   p.put(attr.at(CREATE.key, 4), spec.keyBytes);
   p.put(attr.at(CREATE.value, 4), spec.valueBytes);

@@ -23,6 +23,7 @@ export const COMMAND: Readonly<
     | 'BPF_PROG_GET_FD_BY_ID'
     | 'BPF_MAP_GET_FD_BY_ID'
     | 'BPF_OBJ_GET_INFO_BY_FD'
+    | 'BPF_RAW_TRACEPOINT_OPEN'
     | 'BPF_PROG_QUERY'
     | 'BPF_BTF_LOAD'
     | 'BPF_MAP_LOOKUP_BATCH'
@@ -43,6 +44,7 @@ export const COMMAND: Readonly<
   BPF_MAP_GET_FD_BY_ID: 14,
   BPF_OBJ_GET_INFO_BY_FD: 15,
   BPF_PROG_QUERY: 16,
+  BPF_RAW_TRACEPOINT_OPEN: 17,
   BPF_BTF_LOAD: 18,
   BPF_MAP_LOOKUP_BATCH: 24,
   BPF_MAP_LOOKUP_AND_DELETE_BATCH: 25,
@@ -76,6 +78,7 @@ export const PROGRAM_TYPE = {
   cgroupSkb: 8,
   cgroupSock: 9,
   sockOps: 13,
+  rawTracepoint: 17,
   cgroupSockAddr: 18,
   cgroupSockopt: 25,
   tracing: 26,
