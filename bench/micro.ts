@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { ControlPlane } from './control-plane.ts';
 import { nativeProgram, run } from './native-programs.ts';
 import type { Result, Scenario } from './scenario.ts';
+import { ServiceCgroup } from './service-cgroup.ts';
 import { bootstrap, compare, geometricMean, median } from './statistics.ts';
 
 const EACH = { relation: 'at least', value: 0.97 } as const;
@@ -27,7 +28,12 @@ function* measure(): Iterable<Result> {
   const program = join(directory, 'micro');
   copyFileSync(nativeProgram('micro'), program);
   const guests = { guest: [], 'guest without filter': ['--security-opt', 'seccomp=unconfined'] } as const;
-  const subjects: (readonly [string, () => string])[] = [['host', () => run(program, [])]];
+  using service = new ServiceCgroup();
+  const [shell, ...words] = service.commandLine(program);
+  const subjects: (readonly [string, () => string])[] = [
+    ['host', () => run(program, [])],
+    ['service of the host', () => run(shell, words)],
+  ];
   for (const [index, [name, flags]] of Object.entries(guests).entries()) {
     const guest = `g${index}`;
     const where = ['--network', 'none', '--volume', `${directory}:/bench:ro`];
@@ -43,14 +49,18 @@ function* measure(): Iterable<Result> {
       if (subject !== undefined && output !== undefined && round >= 0) add(samples.get(subject[0]), output);
     }
   }
-  const host = samples.get('host') ?? new Map();
-  for (const name of Object.keys(guests)) yield* compareWith(host, name, samples.get(name) ?? new Map());
-  // What is left when the filter's share is taken out.
+  const of = (name: string): Rounds => samples.get(name) ?? new Map();
+  const host = of('host');
+  for (const name of Object.keys(guests)) yield* compareWith(host, name, of(name));
+  // What a service costs that systemd started, and what a guest costs over that.
+  yield* compareWith(host, 'service of the host', of('service of the host'));
   yield* compareWith(
-    samples.get('guest without filter') ?? new Map(),
-    'filter alone',
-    samples.get('guest') ?? new Map(),
+    of('service of the host'),
+    'guest without filter, of a service',
+    of('guest without filter'),
   );
+  // What is left when all but the filter's share is taken out.
+  yield* compareWith(of('guest without filter'), 'filter alone', of('guest'));
 }
 
 function* compareWith(peer: Rounds, name: string, subject: Rounds): Iterable<Result> {
