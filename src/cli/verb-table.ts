@@ -569,7 +569,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   procfs: {
     summary: "print files of Linux-VServer's Proc-FS",
     description:
-      'Prints a file of the Proc-FS of Linux-VServer as its kernel did, or the names in a directory: virtual/XID with info, status, limit, sched, cvirt and cacct of a running guest, virtnet/NID with info and status of its network, and info and status of all.',
+      'Prints a file of the Proc-FS of Linux-VServer as its kernel did, or the names in a directory: virtual/XID with info, status, limit, sched, cvirt, cacct and nsproxy of a running guest, virtnet/NID with info and status of its network, and info and status of all. The same are files below the run directory: /run/vserver/proc.',
     operands: [{ name: 'PATH', kind: 'text', min: 0, isMany: false, check: parseText }],
     command: 'none',
     options: {},

@@ -720,6 +720,7 @@ const VIEWS: Readonly<Record<ViewGroup, string>> = {
   uptime: "uptime (virt_uptime); its first number is always the guest's",
   disk: 'diskstats',
   pressure: 'pressure, of CPU, memory and io',
+  vinfo: "the guest's own part of the Proc-FS, below /proc/driver (off: hide_vinfo)",
 };
 
 const views = z.strictObject(

@@ -52,6 +52,7 @@ import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planSignals } from './plan-signal.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
+import { ProcFs } from './proc-fs.ts';
 import { Registry } from './registry.ts';
 import { Restarts } from './restarts.ts';
 import { Snapshots } from './snapshots.ts';
@@ -142,7 +143,7 @@ export class Manager {
       this.start(guest, undefined, restarts),
     );
     this.readings = readings;
-    this.views = new Views(host, this.registry, readings);
+    this.views = new Views(host, this.registry, readings, new ProcFs(this));
   }
 
   // ---- start-up and repair ----------------------------------------------------------------------------------------
@@ -1147,7 +1148,7 @@ export class Manager {
     this.#oom.close();
     await this.#contexts.close();
     await this.networks.end();
-    this.views.end();
+    await this.views.end();
     this.forks.close();
     this.host.cgroups.removeInstance();
   }

@@ -8,6 +8,7 @@ import type { Arg, Program, Result } from '../sys/program.ts';
 import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planAttach, planOpenDirectory } from './plan-paths.ts';
+import { PROC_FS_NAME } from './proc-fs.ts';
 
 /** Name of the relay's socket in the run directory. */
 export const VIEWS_SOCKET = 'views.sock';
@@ -140,23 +141,50 @@ function planListener(p: Program, runDirectory: string): Result {
 /** Adds the steps that make a detached mount of each file of a guest. */
 export function planViewMounts(
   p: Program,
-  { mount, namespace }: ViewsMount,
+  views: ViewsMount,
   xid: number,
   files: readonly ViewFile[],
 ): readonly Result[] {
-  const directory = String(xid);
+  return planClones(
+    p,
+    views,
+    String(xid),
+    files.map(({ name }) => name),
+  );
+}
+
+/** Adds the steps that mount the Proc-FS below the run directory, readable by who may enter that. */
+export function planProcFs(p: Program, views: ViewsMount, run: string): void {
+  const [tree] = planClones(p, views, '.', [PROC_FS_NAME]);
+  const path = `${run}/${PROC_FS_NAME}`;
+  p.sys('mkdirat', [p.flags('AT_FDCWD'), path, 0o555], { about: `"${path}"`, ignore: ['EEXIST'] });
+  if (tree) planAttach(p, tree, path, `on "${path}"`);
+}
+
+/** Adds the steps that unmount it, whoever is in there. */
+export function planProcFsEnd(p: Program, run: string): void {
+  const path = `${run}/${PROC_FS_NAME}`;
+  p.sys('umount2', [path, p.flags('MNT_DETACH')], { about: `"${path}"` });
+  p.sys('unlinkat', [p.flags('AT_FDCWD'), path, p.flags('AT_REMOVEDIR')], { about: `"${path}"` });
+}
+
+/** Adds the steps that make a detached mount of each of these names in a directory of the file system. */
+function planClones(
+  p: Program,
+  { mount, namespace }: ViewsMount,
+  directory: string,
+  names: readonly string[],
+): readonly Result[] {
   const home = namespace === undefined ? undefined : planOpenNamespace(p, '/proc/self/ns/mnt');
   const enter = (to: Arg): Result =>
     p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
   if (namespace !== undefined) enter(namespace);
   // All entries at once (READDIRPLUS): what follows need not ask for each.
   const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
-  const listed = p.sys('openat', [mount, directory, open, 0], { about: `views of context ${xid}` });
+  const listed = p.sys('openat', [mount, directory, open, 0], { about: `views in "${directory}"` });
   p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
-  const mounts = files.map(({ name }) =>
-    p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }),
-  );
+  const mounts = names.map((name) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
   if (home) enter(home);
   return mounts;
 }

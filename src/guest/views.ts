@@ -7,21 +7,10 @@ import { join } from 'node:path';
 import { isXid, type Xid } from '../base/ids.ts';
 import type { Readings } from '../resources/readings.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
-import {
-  attrBody,
-  entryBody,
-  FUSE,
-  FUSE_ERRNO,
-  type FuseNode,
-  type FuseRequest,
-  initBody,
-  lookupName,
-  readdirBody,
-  readdirRange,
-  statfsBody,
-} from '../spec/fuse-wire.ts';
+import { FUSE_ERRNO, type FuseNode } from '../spec/fuse-wire.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
+import { answerFuse, type FuseEntry, type FuseTree } from '../sys/fuse-tree.ts';
 import { bootTimeSeconds, identifyProcess, isAlive, type ProcessIdentity } from '../sys/process.ts';
 import { type HeldObject, StepError } from '../sys/syscalld.ts';
 import {
@@ -33,7 +22,7 @@ import {
   visibleCpus,
 } from '../views/cpu.ts';
 import { formatDiskstats } from '../views/disk.ts';
-import { VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
+import { NODES, VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
 import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import { type Guest, isActive } from './guest.ts';
@@ -41,17 +30,18 @@ import { GUEST_LEVEL, type Host } from './host.ts';
 import { Loads } from './loads.ts';
 import {
   importViews,
+  planProcFs,
+  planProcFsEnd,
   planViews,
   planViewsAgain,
   planViewsTakeover,
   VIEWS_SOCKET,
   type ViewsObjects,
 } from './plan-views.ts';
+import { isProcFsMounted, isProcFsNode, PROC_FS_NAME, PROC_FS_ROOT, type ProcFs } from './proc-fs.ts';
 import type { Registry } from './registry.ts';
 
 const ROOT_NODE = 1;
-/** Of nodes: `xid × NODES + number`; number 0 is the guest's directory. */
-const NODES = 256;
 const RECONNECT_MS = 100;
 
 /** What `run/views.json` holds. */
@@ -65,10 +55,6 @@ interface FileInfo {
   readonly holdMs: number;
 }
 
-interface Entry extends FuseNode {
-  readonly name: string;
-}
-
 /** Looked at once: fifteen looks at files that are there anyway took a tenth of a start. */
 let filesOfHost: readonly ViewFile[] | undefined;
 
@@ -79,11 +65,12 @@ export function viewFilesOf(groups: readonly ViewGroup[]): readonly ViewFile[] {
 }
 
 /** Keeps the views of one instance. */
-export class Views {
+export class Views implements FuseTree {
   readonly #host: Host;
   readonly #registry: Registry;
   readonly #readings: Readings;
   readonly #loads: Loads;
+  readonly #procFs: ProcFs;
   readonly #told = new Set<string>();
   #record: ViewsRecord | undefined;
   /** A relay that a former syscalld started. */
@@ -91,10 +78,11 @@ export class Views {
   #relay: FuseRelay | undefined;
   #isEnding = false;
 
-  constructor(host: Host, registry: Registry, readings: Readings) {
+  constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs) {
     this.#host = host;
     this.#registry = registry;
     this.#readings = readings;
+    this.#procFs = procFs;
     this.#loads = new Loads(host, registry, GUEST_LEVEL);
   }
 
@@ -124,7 +112,11 @@ export class Views {
   /** Makes the file system, unless it is there, and serves it. Without it guests have no views, and `check` says why. */
   async prepare(): Promise<void> {
     try {
-      this.#record ??= (await this.#takeOver()) ?? (await this.#make());
+      this.#record ??= await this.#takeOver();
+      if (!this.#record) {
+        await this.#hideProcFs(); // of a relay that is no more
+        this.#record = await this.#make();
+      }
     } catch (error) {
       if (!(error instanceof StepError)) throw error;
       this.#host.viewsMissing = error.message;
@@ -132,6 +124,24 @@ export class Views {
     }
     this.#host.views = this.#record.objects;
     await this.#connect();
+    await this.#showProcFs();
+  }
+
+  /** Mounts the Proc-FS on the host, unless it is there. */
+  async #showProcFs(): Promise<void> {
+    const { paths, syscalld, views } = this.#host;
+    if (!views || isProcFsMounted(paths.run)) return;
+    const p = this.#host.program();
+    planProcFs(p, importViews(p, views), paths.run);
+    await syscalld.run('show the Proc-FS', p);
+  }
+
+  async #hideProcFs(): Promise<void> {
+    const { paths, syscalld } = this.#host;
+    if (!isProcFsMounted(paths.run)) return;
+    const p = this.#host.program();
+    planProcFsEnd(p, paths.run);
+    await syscalld.run('end the Proc-FS', p);
   }
 
   async #takeOver(): Promise<ViewsRecord | undefined> {
@@ -210,14 +220,16 @@ export class Views {
     this.#relay = await FuseRelay.connect(
       this.#host.paths.run,
       VIEWS_SOCKET,
-      (request) => this.#answer(request),
+      (request) => (isProcFsNode(request.node) ? this.#procFs.answer(request) : answerFuse(this, request)),
       lost,
     );
   }
 
   /** Ends them if no guest runs; else the relay goes on, for the next vserverd. */
-  end(): void {
+  async end(): Promise<void> {
     this.#isEnding = true;
+    // While it is served: nobody on the host shall wait there for who does not come.
+    await this.#hideProcFs();
     this.#relay?.close();
     if (!this.#record || this.#registry.list().some(isActive)) return;
     this.#host.syscalld.signal(this.#record.objects.relay, SIGKILL);
@@ -227,38 +239,23 @@ export class Views {
 
   // ---- requests ---------------------------------------------------------------------------------------------------
 
-  #answer({ opcode, node, body }: FuseRequest): FuseReply | Promise<FuseReply> {
-    switch (opcode) {
-      case FUSE.init: {
-        const init = initBody(body);
-        return init ? { body: init } : { errno: FUSE_ERRNO.EPROTO };
-      }
-      case FUSE.lookup: {
-        const found = this.#lookup(node, lookupName(body));
-        return found ? { body: entryBody(found) } : { errno: FUSE_ERRNO.ENOENT };
-      }
-      case FUSE.getattr:
-        return { body: attrBody({ node, isDirectory: isDirectory(node) }) };
-      case FUSE.statfs:
-        return { body: statfsBody() };
-      case FUSE.readdir:
-      case FUSE.readdirplus:
-        return { body: readdirBody(entriesOf(node), readdirRange(body), opcode === FUSE.readdirplus) };
-      case FUSE.read:
-        return this.#read(node);
-      default:
-        return { errno: FUSE_ERRNO.ENOSYS };
-    }
-  }
-
   /** Guests are not listed, and every number is there: contexts are made before their guest is known. */
-  #lookup(node: number, name: string): FuseNode | undefined {
+  lookup(node: number, name: string): FuseNode | undefined {
+    if (node === ROOT_NODE && name === PROC_FS_NAME) return { node: PROC_FS_ROOT, isDirectory: true };
     if (node !== ROOT_NODE) return entriesOf(node).find((one) => one.name === name);
     const xid = /^[1-9]\d*$/.test(name) ? Number(name) : 0;
     return isXid(xid) ? { node: xid * NODES, isDirectory: true } : undefined;
   }
 
-  #read(node: number): FuseReply | Promise<FuseReply> {
+  attributes(node: number): FuseNode {
+    return { node, isDirectory: isDirectory(node) };
+  }
+
+  entries(node: number): readonly FuseEntry[] {
+    return entriesOf(node);
+  }
+
+  read(node: number): FuseReply | Promise<FuseReply> {
     const [xid, number] = [Math.floor(node / NODES), node % NODES];
     const file = fileNumbered(number);
     const guest = isXid(xid) ? this.#registry.numbered(xid) : undefined;
@@ -359,14 +356,18 @@ function isDirectory(node: number): boolean {
 }
 
 /** What is in a directory; nothing in a file, and nothing is told of the root. */
-function entriesOf(node: number): readonly Entry[] {
+function entriesOf(node: number): readonly FuseEntry[] {
   if (node === ROOT_NODE) return [];
   const [guest, number] = [node - (node % NODES), node % NODES];
-  const within = (files: readonly { readonly number: number; readonly name: string }[]): readonly Entry[] =>
-    files.map((file) => ({ name: file.name, node: guest + file.number, isDirectory: 'files' in file }));
-  if (number === 0) return within(VIEW_FILES);
+  if (number === 0)
+    return VIEW_FILES.map((file) => ({
+      name: file.name,
+      node: guest + file.number,
+      isDirectory: file.path.endsWith('/'),
+    }));
   const directory = VIEW_FILES.find((one) => one.number === number);
-  return directory && 'files' in directory ? within(directory.files) : [];
+  const files = directory && 'files' in directory ? directory.files : [];
+  return files.map((file) => ({ name: file.name, node: guest + file.number, isDirectory: false }));
 }
 
 function fileNumbered(number: number): FileInfo | undefined {

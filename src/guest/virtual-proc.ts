@@ -2,6 +2,7 @@
  * The Proc-FS of Linux-VServer: `virtual/XID/…` of running guests, `virtnet/NID/…` of their networks, and what there is of
  * all, as texts in the original's formats.
  */
+import { machine, release, type, version } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import { formatIpAddress, lastOf, parseIpPrefix } from '../base/ip.ts';
 import type { Traffic, TrafficKind } from '../network/rules.ts';
@@ -14,6 +15,7 @@ import {
   formatContextsStatus,
   formatInterfaceInfo,
   formatLimits,
+  formatNames,
   formatNetworkInfo,
   formatNetworkStatus,
   formatNetworksStatus,
@@ -31,7 +33,7 @@ import { capabilityBound, rawAccess } from './spec.ts';
  */
 const INTERFACE = { version: 0x00020301, syscall: 236, features: 0x01000ff1 } as const;
 
-const CONTEXT_FILES = ['info', 'status', 'limit', 'sched', 'cvirt', 'cacct'] as const;
+const CONTEXT_FILES = ['info', 'status', 'limit', 'sched', 'cvirt', 'cacct', 'nsproxy'] as const;
 const NETWORK_FILES = ['info', 'status'] as const;
 const SUMMARIES = ['info', 'status'] as const;
 
@@ -46,6 +48,7 @@ const FLAG = {
   virtCpu: 1n << 18n,
   virtLoad: 1n << 19n,
   hideMount: 1n << 24n,
+  hideVinfo: 1n << 26n,
   stateAdmin: 1n << 34n,
   helper: 1n << 36n,
   rebootKill: 1n << 37n,
@@ -62,26 +65,33 @@ const LOAD_INTERVAL_SECONDS = 5;
 const TICKS_PER_SECOND = 100;
 const US_PER_TICK = 10_000;
 
+/** Who looks: the host sees all guests, a guest itself. */
+export type Viewer = Guest | 'host';
+
 /** Lists the names in a directory, those of directories with "/"; undefined when it is none. */
-export function listVirtual(manager: Manager, path: string): readonly string[] | undefined {
+export function listVirtual(
+  manager: Manager,
+  path: string,
+  viewer: Viewer = 'host',
+): readonly string[] | undefined {
   const [area, id, ...rest] = path.split('/').filter((part) => part !== '');
   if (rest.length > 0) return undefined;
   if (area === undefined) return ['virtual/', 'virtnet/'];
   const isContext = area === 'virtual';
   if (!isContext && area !== 'virtnet') return undefined;
   const ids = isContext
-    ? runningOf(manager).map(({ guest }) => guest.xid as number)
-    : [...networksOf(manager).keys()];
+    ? runningOf(manager, viewer).map(({ guest }) => guest.xid as number)
+    : [...networksOf(manager, viewer).keys()];
   if (id === undefined) return [...SUMMARIES, ...ids.toSorted((a, b) => a - b).map((one) => `${one}/`)];
   return ids.map(String).includes(id) ? (isContext ? CONTEXT_FILES : NETWORK_FILES) : undefined;
 }
 
 /** Reads a file. @throws UserError no-such-file */
-export async function readVirtual(manager: Manager, path: string): Promise<string> {
+export async function readVirtual(manager: Manager, path: string, viewer: Viewer = 'host'): Promise<string> {
   const [area, ...parts] = path.split('/').filter((part) => part !== '');
   const isDeeper = parts.length > 2;
   const read = area === 'virtual' ? readContext : area === 'virtnet' ? readNetwork : undefined;
-  const text = isDeeper ? undefined : await read?.(manager, parts);
+  const text = isDeeper ? undefined : await read?.(manager, parts, viewer);
   if (text !== undefined) return text;
   throw new UserError(
     'no-such-file',
@@ -94,15 +104,18 @@ interface Running {
   readonly live: LiveRecord;
 }
 
-function runningOf(manager: Manager): readonly Running[] {
-  return manager.registry
-    .list()
-    .flatMap((guest) => (guest.live && isActive(guest) ? [{ guest, live: guest.live }] : []));
+function runningOf(manager: Manager, viewer: Viewer): readonly Running[] {
+  return (viewer === 'host' ? manager.registry.list() : [viewer]).flatMap((guest) =>
+    guest.live && isActive(guest) ? [{ guest, live: guest.live }] : [],
+  );
 }
 
 /** Guests by the network context they are in; the first is the one it is named after, if that runs. */
-function networksOf(manager: Manager): ReadonlyMap<number, readonly Running[]> {
-  const isolated = runningOf(manager).filter(({ live }) => live.network !== undefined);
+function networksOf(manager: Manager, viewer: Viewer): ReadonlyMap<number, readonly Running[]> {
+  const isolated = runningOf(manager, 'host').filter(
+    ({ live }) =>
+      live.network !== undefined && (viewer === 'host' || live.network.nid === viewer.live?.network?.nid),
+  );
   const byNid = Map.groupBy(isolated, ({ live }) => live.network?.nid ?? 0);
   return new Map(
     [...byNid].map(([nid, members]) => [
@@ -115,8 +128,9 @@ function networksOf(manager: Manager): ReadonlyMap<number, readonly Running[]> {
 async function readContext(
   manager: Manager,
   [first, second]: readonly string[],
+  viewer: Viewer,
 ): Promise<string | undefined> {
-  const running = runningOf(manager);
+  const running = runningOf(manager, viewer);
   const count = running.length;
   if (second === undefined) {
     if (first === 'info') return formatInterfaceInfo(INTERFACE);
@@ -131,18 +145,19 @@ async function readContext(
     });
   }
   const found = running.find(({ guest }) => String(guest.xid) === first);
-  return found && (await readContextFile(manager, found, second));
+  return found && (await readContextFile(manager, found, second, viewer));
 }
 
 async function readContextFile(
   manager: Manager,
   running: Running,
   file: string,
+  viewer: Viewer,
 ): Promise<string | undefined> {
   const { guest, live } = running;
   switch (file) {
     case 'info':
-      return formatContextInfo({ xid: guest.xid, initPid: live.initPid });
+      return formatContextInfo({ xid: guest.xid, initPid: viewer === 'host' ? live.initPid : 1 });
     case 'status':
       return statusOf(manager, running);
     case 'limit':
@@ -153,6 +168,8 @@ async function readContextFile(
       return await virtualizationOf(manager, running);
     case 'cacct':
       return await accountingOf(manager, guest);
+    case 'nsproxy':
+      return namesOf(running);
     default:
       return undefined;
   }
@@ -168,6 +185,7 @@ function statusOf(manager: Manager, { guest, live }: Running): string {
     [config.views.includes('memory'), FLAG.virtMem],
     [config.views.includes('cpu'), FLAG.virtCpu],
     [config.views.includes('load'), FLAG.virtLoad],
+    [!config.views.includes('vinfo'), FLAG.hideVinfo],
   ];
   const always = FLAG.namespace | FLAG.virtUptime | FLAG.hideMount;
   const states = FLAG.stateAdmin | FLAG.helper | FLAG.rebootKill;
@@ -219,6 +237,18 @@ async function virtualizationOf(manager: Manager, { guest, live }: Running): Pro
   });
 }
 
+/** What uname(2) says there: the names it was started with. */
+function namesOf({ guest, live }: Running): string {
+  return formatNames({
+    sysname: type(),
+    nodename: live.config.hostname ?? guest.name,
+    release: release(),
+    version: version(),
+    machine: machine(),
+    domainname: live.config.domainname ?? '(none)',
+  });
+}
+
 async function accountingOf(manager: Manager, guest: Guest): Promise<string> {
   const traffic = await manager.networks.traffic(guest);
   if (traffic === undefined) return formatAccounting({});
@@ -247,8 +277,12 @@ async function accountingOf(manager: Manager, guest: Guest): Promise<string> {
   });
 }
 
-function readNetwork(manager: Manager, [first, second]: readonly string[]): string | undefined {
-  const networks = networksOf(manager);
+function readNetwork(
+  manager: Manager,
+  [first, second]: readonly string[],
+  viewer: Viewer,
+): string | undefined {
+  const networks = networksOf(manager, viewer);
   if (second === undefined) {
     if (first === 'info') return formatInterfaceInfo(INTERFACE);
     return first === 'status'

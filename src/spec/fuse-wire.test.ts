@@ -60,7 +60,7 @@ describe('init', () => {
     const body = initBody(Buffer.concat([words(7, 45, 4096, 0xffffffff), Buffer.alloc(48)]));
     assert.ok(body);
     assert.deepEqual([body.length, u32(body, 0), u32(body, 4)], [64, 7, 31]);
-    assert.equal(u32(body, 12), (1 << 13) | (1 << 18) | (1 << 24));
+    assert.equal(u32(body, 12), (1 << 12) | (1 << 13) | (1 << 18) | (1 << 24));
     assert.equal(initBody(words(7, 31, 0, 0))?.readUInt32LE(12), 0);
   });
 
@@ -78,6 +78,17 @@ test('attributes are those of a file of sysfs, or of a directory', () => {
   assert.equal(directory.length, 128);
   assert.deepEqual([u64(directory, 0), u64(directory, 40), u32(directory, 40 + 60)], [512n, 512n, 0o040555]);
   assert.equal(statfsBody().length, 80);
+});
+
+test('what may go or change is asked for each time, all else once', () => {
+  const [name, attributes] = [16, 24];
+  const stays = entryBody({ node: 512, isDirectory: true });
+  assert.deepEqual([u64(stays, name), u64(stays, attributes)], [10n ** 9n, 10n ** 9n]);
+  const goes = entryBody({ node: 512, isDirectory: true, mayGo: true });
+  assert.deepEqual([u64(goes, name), u64(goes, attributes)], [0n, 10n ** 9n]);
+  const changes = attrBody({ node: 512, isDirectory: true, changedAtMs: 1234 });
+  const [time, nanoseconds] = [16 + 32, 16 + 52];
+  assert.deepEqual([u64(changes, 0), u64(changes, time), u32(changes, nanoseconds)], [0n, 1n, 234_000_000]);
 });
 
 test('as many entries are listed as fit, from where the kernel is', () => {

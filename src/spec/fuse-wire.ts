@@ -22,7 +22,7 @@ export const FUSE = {
 } as const;
 
 /** The same on every architecture that Node runs on (asm-generic/errno.h). */
-export const FUSE_ERRNO = { ENOENT: 2, EIO: 5, ENOSYS: 38, EPROTO: 71 } as const;
+export const FUSE_ERRNO = { ENOENT: 2, ESRCH: 3, EIO: 5, ENOSYS: 38, EPROTO: 71 } as const;
 
 const REQUEST_BYTES = 40;
 const ANSWER_BYTES = 16;
@@ -34,11 +34,11 @@ const INIT_BYTES = 64;
 const STATFS_BYTES = 80;
 const MAJOR = 7;
 const MINOR_MIN = 31;
-/** FUSE_DO_READDIRPLUS, FUSE_PARALLEL_DIROPS, FUSE_NO_OPENDIR_SUPPORT. */
-const INIT_FLAGS = (1 << 13) | (1 << 18) | (1 << 24);
+/** FUSE_AUTO_INVAL_DATA, which lists a directory anew whose time has changed; FUSE_DO_READDIRPLUS, …PARALLEL_DIROPS, …NO_OPENDIR_SUPPORT. */
+const INIT_FLAGS = (1 << 12) | (1 << 13) | (1 << 18) | (1 << 24);
 /** The least the kernel takes: nothing is written. */
 const MAX_WRITE_BYTES = 4096;
-/** Names and attributes never change: the kernel asks once. */
+/** Of names and attributes that never change: the kernel asks once. */
 const VALID_SECONDS = 10 ** 9;
 /** What sysfs says of its files too: their length is known only once they are read. */
 const FILE_BYTES = 4096;
@@ -57,6 +57,10 @@ export interface FuseRequest {
 export interface FuseNode {
   readonly node: number;
   readonly isDirectory: boolean;
+  /** Its name may be gone the next time. */
+  readonly mayGo?: boolean;
+  /** When what it lists last changed, of a directory where that may happen. */
+  readonly changedAtMs?: number;
 }
 
 /** Returns the request a message is; undefined: it is none. */
@@ -118,8 +122,8 @@ export function initBody(body: Buffer): Buffer | undefined {
 export function entryBody(node: FuseNode): Buffer {
   const out = Buffer.alloc(ENTRY_BYTES);
   writeU64(out, 0, BigInt(node.node));
-  writeU64(out, 16, BigInt(VALID_SECONDS));
-  writeU64(out, 24, BigInt(VALID_SECONDS));
+  writeU64(out, 16, BigInt(node.mayGo ? 0 : VALID_SECONDS));
+  writeU64(out, 24, BigInt(node.changedAtMs === undefined ? VALID_SECONDS : 0));
   writeAttr(out, ENTRY_BYTES - ATTR_BYTES, node);
   return out;
 }
@@ -127,7 +131,7 @@ export function entryBody(node: FuseNode): Buffer {
 /** Returns the body that answers GETATTR. */
 export function attrBody(node: FuseNode): Buffer {
   const out = Buffer.alloc(ATTR_OUT_BYTES + ATTR_BYTES);
-  writeU64(out, 0, BigInt(VALID_SECONDS));
+  writeU64(out, 0, BigInt(node.changedAtMs === undefined ? VALID_SECONDS : 0));
   writeAttr(out, ATTR_OUT_BYTES, node);
   return out;
 }
@@ -166,9 +170,11 @@ export function readdirBody(
   return Buffer.concat(parts);
 }
 
-function writeAttr(out: Buffer, at: number, { node, isDirectory }: FuseNode): void {
+function writeAttr(out: Buffer, at: number, { node, isDirectory, changedAtMs = 0 }: FuseNode): void {
   writeU64(out, at, BigInt(node));
   if (!isDirectory) writeU64(out, at + 8, BigInt(FILE_BYTES));
+  writeU64(out, at + 32, BigInt(Math.floor(changedAtMs / 1000)));
+  writeU32(out, at + 52, (changedAtMs % 1000) * 1e6);
   writeU32(out, at + 60, isDirectory ? S_IFDIR | 0o555 : S_IFREG | 0o444);
   writeU32(out, at + 64, isDirectory ? 2 : 1);
   writeU32(out, at + 80, FILE_BYTES);

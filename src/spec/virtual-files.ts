@@ -157,6 +157,26 @@ export function formatVirtualization(status: VirtualizationStatus): string {
   );
 }
 
+/** `XID/nsproxy`: what uname(2) says in there. */
+export interface ContextNames {
+  readonly sysname: string;
+  readonly nodename: string;
+  readonly release: string;
+  readonly version: string;
+  readonly machine: string;
+  readonly domainname: string;
+}
+
+/** Formats the names of a context. Its limits of System V IPC are not told: only who is in there can read them. */
+export function formatNames(names: ContextNames): string {
+  const { sysname, nodename, release, version, machine, domainname } = names;
+  return (
+    `NSProxy:\t${NO_ADDRESS} [${NO_ADDRESS},${NO_ADDRESS},${NO_ADDRESS}]\n` +
+    `SysName:\t${sysname}\nNodeName:\t${nodename}\nRelease:\t${release}\n` +
+    `Version:\t${version}\nMachine:\t${machine}\nDomainName:\t${domainname}\n`
+  );
+}
+
 /** Messages, or packets, and bytes. */
 export interface Transfer {
   readonly count: number;

@@ -1,9 +1,14 @@
 /** The files of a guest that are views: their numbers, their names, and what they are shown over. */
 
 /** What of a guest is shown in its own measure. */
-export const VIEW_GROUPS = ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure'] as const;
+export const VIEW_GROUPS = ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure', 'vinfo'] as const;
 /** One of them. */
 export type ViewGroup = (typeof VIEW_GROUPS)[number];
+
+/** Of nodes of the file system: `xid × NODES + number`; number 0 is the guest's directory. */
+export const NODES = 256;
+/** Number of a guest's own part of the Proc-FS; those after it are of what is in there. */
+export const OWN_PROC_FS = 128;
 
 /** One file or directory. */
 export interface ViewFile {
@@ -51,4 +56,6 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
       { number: 13, name: 'io', holdMs: SOON_MS },
     ],
   },
+  // Every kernel has this directory, and in there nothing of a guest's, mostly nothing at all: /proc takes no new names.
+  { number: OWN_PROC_FS, name: 'driver', path: '/proc/driver/', group: 'vinfo', holdMs: SOON_MS },
 ];

@@ -1,8 +1,11 @@
 /** The files of Linux-VServer's Proc-FS, of running guests. The formats are those of src/spec/virtual-files.test.ts. */
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { type OpenInstance, openInstance } from '../lib/instance.ts';
+import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
+import { readContexts } from '../lib/virtual-reader.ts';
 
 describe('Proc-FS', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
   let v: OpenInstance;
@@ -19,7 +22,10 @@ describe('Proc-FS', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busyb
   test('has the contexts that run, and their files', async () => {
     assert.equal(await v.ok(['procfs']), 'virtual/\nvirtnet/\n');
     assert.equal(await v.ok(['procfs', '/proc/virtual']), 'info\nstatus\n4242/\n');
-    assert.equal(await v.ok(['procfs', 'virtual/4242']), 'info\nstatus\nlimit\nsched\ncvirt\ncacct\n');
+    assert.equal(
+      await v.ok(['procfs', 'virtual/4242']),
+      'info\nstatus\nlimit\nsched\ncvirt\ncacct\nnsproxy\n',
+    );
     assert.equal(await v.ok(['procfs', 'virtnet']), 'info\nstatus\n');
     assert.match(await v.ok(['procfs', 'virtual/info']), /^VCIVersion:\t0002:0301\n/);
     assert.match(await v.ok(['procfs', 'virtual/status']), /^#CTotal:\t1\n#CActive:\t1\n/);
@@ -62,5 +68,119 @@ describe('Proc-FS', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busyb
       assert.equal(code, 2, path);
       assert.match(stderr, /no such file in the Proc-FS/);
     }
+  });
+});
+
+describe('Proc-FS as files', { skip: unmet('root', 'overlay', 'fuse') }, () => {
+  let v: OpenInstance;
+  let directory: string;
+  before(async () => {
+    v = await openInstance();
+    directory = join(v.root, 'run/proc');
+    await v.ok(['run', '-d', '--name', 'one', '--xid', '4242', '-m', '64m', '--', 'sleep', '1000']);
+    await v.ok(['run', '-d', '--name', 'two', '--xid', '4243', '--', 'sleep', '1000']);
+  });
+  after(async () => {
+    await v.close();
+  });
+
+  const list = (...path: readonly string[]): readonly string[] =>
+    readdirSync(join(directory, ...path)).toSorted();
+  const read = (...path: readonly string[]): string => readFileSync(join(directory, ...path), 'latin1');
+  const relayPid = (): number =>
+    (JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }).relay
+      .pid;
+
+  test('is on the host what the verb prints, for root alone', async () => {
+    assert.deepEqual(list(), ['virtnet', 'virtual']);
+    assert.deepEqual(list('virtual'), ['4242', '4243', 'info', 'status']);
+    const files = ['cacct', 'cvirt', 'info', 'limit', 'nsproxy', 'sched', 'status'];
+    assert.deepEqual(list('virtual/4242'), files);
+    for (const file of ['virtual/info', 'virtual/status', 'virtual/4242/info', 'virtual/4243/nsproxy'])
+      assert.equal(read(file), await v.ok(['procfs', file]), file);
+    assert.equal(statSync(join(directory, 'virtual/4242/limit')).mode & 0o777, 0o444);
+    assert.throws(() => read('virtual/4244/info'), { code: 'ENOENT' });
+    assert.equal(statSync(join(v.root, 'run')).mode & 0o077, 0, 'others do not come so far');
+  });
+
+  test('is understood by who knows the original', async () => {
+    const contexts = readContexts(directory);
+    assert.deepEqual(
+      contexts.map(({ xid, name }) => [xid, name]),
+      [
+        [4242, 'one'],
+        [4243, 'two'],
+      ],
+    );
+    const [one] = contexts;
+    assert.equal(one?.threads, 2);
+    assert.equal(one.limits.get('RSS')?.hard, (64 * 1024 * 1024) / 4096);
+    assert.equal(one.limits.get('PROC')?.current, 2);
+    assert.ok(one.uptimeSeconds >= 0 && one.uptimeSeconds < 60, `up ${one.uptimeSeconds} s`);
+    assert.deepEqual(one.sockets.get('INET'), [0, 0, 0, 0, 0, 0]);
+    assert.ok((one.limits.get('RSS')?.current ?? 0) > 0);
+    // The same as `vserver stat`, whose columns are those of vserver-stat.
+    const row = (await v.ok(['stat'])).split('\n').find((line) => line.startsWith('4242 '));
+    assert.equal(row?.split(/ +/)[1], String(one.limits.get('PROC')?.current));
+  });
+
+  test('knows at once who has come and who has gone', async () => {
+    await v.ok(['run', '-d', '--name', 'three', '--xid', '4244', '--', 'sleep', '1000']);
+    assert.deepEqual(list('virtual'), ['4242', '4243', '4244', 'info', 'status']);
+    assert.match(read('virtual/4244/info'), /^ID:\t4244\n/);
+    await v.ok(['delete', '--force', 'three']);
+    assert.deepEqual(list('virtual'), ['4242', '4243', 'info', 'status']);
+    assert.throws(() => read('virtual/4244/info'), { code: 'ENOENT' });
+  });
+
+  test('shows a guest itself and no other', async () => {
+    const out = await v
+      .ok([
+        'exec',
+        'one',
+        'sh',
+        '-c',
+        'cd /proc/driver; ls . virtual virtual/4242; grep -h . virtual/status virtual/4242/info; cat virtual/4243/info 2>&1',
+      ])
+      .catch((error: Error) => error.message);
+    assert.match(out, /virtual:\n4242\ninfo\nstatus\n\nvirtual\/4242:\ncacct\n/);
+    assert.match(out, /#CTotal:\t1\n[\s\S]*ID:\t4242\n[\s\S]*Init:\t1\n/);
+    assert.match(out, /virtual\/4243\/info: No such file or directory/);
+    await v.ok(['create', 'hidden', '--command', 'sleep 1000']);
+    await v.ok(['set', 'hidden', 'views.vinfo=false']);
+    await v.ok(['start', 'hidden']);
+    assert.equal((await v.run(['exec', 'hidden', 'ls', '/proc/driver/virtual'])).code, 2);
+    const { xid } = JSON.parse(await v.ok(['inspect', 'hidden']))[0] as { xid: number };
+    const flags = BigInt(`0x${/^Flags:\t(.*)$/m.exec(read(`virtual/${xid}/status`))?.[1]}`);
+    assert.equal((flags >> 26n) & 1n, 1n, 'hide_vinfo');
+    await v.ok(['delete', '--force', 'hidden']);
+  });
+
+  test('comes back whoever dies', async () => {
+    const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+    process.kill(vserverdPid, 'SIGKILL');
+    // Whoever reads waits for the next one.
+    assert.match(read('virtual/4242/info'), /^ID:\t4242\n/);
+    const pid = relayPid();
+    process.kill(pid, 'SIGKILL');
+    await eventually('another relay', () => (relayPid() === pid ? undefined : true));
+    await eventually('the files of it', () => {
+      try {
+        return list('virtual').includes('4242') ? true : undefined;
+      } catch {
+        return undefined; // ENOTCONN, then ENOENT
+      }
+    });
+    assert.match(read('virtual/4243/info'), /^ID:\t4243\n/);
+  });
+
+  test('is gone when the control plane is stopped, and there when it is started', async () => {
+    const isMounted = (): boolean => readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${directory} `);
+    assert.ok(isMounted());
+    await v.ok(['daemon', 'stop', '--guests']);
+    await eventually('its end', () => (isMounted() ? undefined : true));
+    assert.equal(readdirSync(join(v.root, 'run')).includes('proc'), false);
+    assert.equal(await v.ok(['procfs', 'virtual']), 'info\nstatus\n');
+    assert.deepEqual(list('virtual'), ['info', 'status']);
   });
 });
