@@ -5,11 +5,12 @@ import { formatSignal } from '../base/signals.ts';
 import { formatCpus } from '../base/units.ts';
 import type { GuestConfig, HealthCheck, RestartPolicy } from '../guest/config-types.ts';
 import { type Guest, type GuestExit, type GuestState, isActive, type LiveHealth } from '../guest/guest.ts';
+import { isFenced } from '../guest/guest-limits.ts';
 import { FRESH } from '../guest/health.ts';
 import { guestPaths } from '../guest/paths.ts';
 import { limitsOf } from '../guest/spec.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
-import { type ContextLimits, LIMIT_ROW_SPECS } from '../resources/limit-rows.ts';
+import { type ContextLimits, LIMIT_ROWS, limitRowSpec } from '../resources/limit-rows.ts';
 import { LIMIT_KINDS, type LimitKind } from '../resources/limits.ts';
 import { type Pressure, parsePressure } from '../spec/cgroup-files.ts';
 import type { Services } from './io.ts';
@@ -152,7 +153,7 @@ export function unenforcedLimits(
   const controllers = limitKeys(
     unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100),
   );
-  const rows = Object.values(LIMIT_ROW_SPECS).filter(
+  const rows = LIMIT_ROWS.map((name) => limitRowSpec(name, isFenced(config.network))).filter(
     ({ limit, scope }) =>
       limit !== undefined && scope === 'none' && config.limits.context[limit] !== undefined,
   );

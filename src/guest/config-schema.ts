@@ -437,7 +437,11 @@ const limits = z.strictObject(
       .meta({ description: 'LOCKS: file locks; counted, but nothing enforces it', example: [256] }),
     sockets: countOrMax(0)
       .optional()
-      .meta({ description: 'SOCK: sockets; counted, but nothing enforces it', example: [500] }),
+      .meta({
+        description:
+          'SOCK: IPv4 and IPv6 sockets of a guest with addresses of its own, but for those it accepts; of another guest counted, but nothing enforces it',
+        example: [500],
+      }),
     messageQueues: sizeOrMax(0)
       .optional()
       .meta({ description: 'MSGQ: bytes in message queues', example: ['1m'] }),

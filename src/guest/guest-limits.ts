@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
 import { idRangeOf } from '../context/id-map.ts';
+import type { SocketUsage } from '../network/rules.ts';
 import {
   type ContextLimits,
   ipcSysctlsBetween,
@@ -11,15 +12,22 @@ import {
   LIMIT_ROWS,
   type LimitRowName,
   type LimitRowSpec,
+  limitRowSpec,
+  unenforced,
 } from '../resources/limit-rows.ts';
 import { parseProcStatus } from '../spec/proc-status.ts';
 import { lockedBytesOf, locksOf, totalsOf, virtualPagesOf } from '../sys/process-totals.ts';
 import { StepError } from '../sys/syscalld.ts';
-import type { GuestConfig } from './config-types.ts';
+import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import type { Guest, LimitMark, LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
 import { type ProcessLimit, planIpcSysctls, planIpcUsage, planProcessLimits } from './plan-limits.ts';
 import { rlimitNumber, rlimitsOfCommand } from './spec.ts';
+
+/** Whether a guest's limit of sockets is one of its own network context. */
+export function isFenced({ mode, shareWith }: GuestNetwork): boolean {
+  return mode === 'isolated' && shareWith === undefined;
+}
 
 /** A row of the table; numbers are in the original's units. Null: nothing on this host counts it. */
 export interface LimitRow extends LimitRowSpec {
@@ -44,7 +52,7 @@ interface Reading {
 /** Rows of a guest that does not run: what it would be allowed. */
 export function configuredRows(host: Host, config: GuestConfig): readonly LimitRow[] {
   return LIMIT_ROWS.map((name) => ({
-    ...specOf(host, name),
+    ...specOf(host, name, config),
     current: null,
     min: null,
     max: null,
@@ -56,16 +64,22 @@ export function configuredRows(host: Host, config: GuestConfig): readonly LimitR
 /**
  * Reads the table of a running guest.
  *
+ * @param sockets of a guest with addresses of its own
  * @throws StateError cgroup-missing; StepError when it has just ended
  */
-export async function readRows(host: Host, guest: Guest, live: LiveRecord): Promise<readonly LimitRow[]> {
-  const readings = await readAll(host, guest, live);
+export async function readRows(
+  host: Host,
+  guest: Guest,
+  live: LiveRecord,
+  sockets: SocketUsage | undefined,
+): Promise<readonly LimitRow[]> {
+  const readings = await readAll(host, guest, live, sockets);
   return LIMIT_ROWS.map((name) => {
     const reading = readings[name];
     const { current } = reading;
     const { min, max, hits } = seen(guest, name, reading);
     return {
-      ...specOf(host, name),
+      ...specOf(host, name, live.config),
       current: current ?? null,
       min: min ?? null,
       max: max ?? null,
@@ -80,9 +94,10 @@ export async function resetRows(
   host: Host,
   guest: Guest,
   live: LiveRecord,
+  sockets: SocketUsage | undefined,
   what: { readonly hits: boolean; readonly minMax: boolean },
 ): Promise<Readonly<Record<string, LimitMark>>> {
-  const readings = await readAll(host, guest, live);
+  const readings = await readAll(host, guest, live, sockets);
   const marks: Record<string, LimitMark> = {};
   for (const name of LIMIT_ROWS) {
     const { current, peak, hits } = readings[name];
@@ -127,6 +142,7 @@ async function readAll(
   host: Host,
   guest: Guest,
   live: LiveRecord,
+  sockets: SocketUsage | undefined,
 ): Promise<Readonly<Record<LimitRowName, Reading>>> {
   const { pageBytes } = host.abi;
   const usage = host.cgroups.read(guest.xid);
@@ -148,7 +164,7 @@ async function readAll(
     FILES: { current: openFiles },
     OFD: { current: openFiles },
     LOCKS: { current: locksOf(pids) },
-    SOCK: { current: socketsOf(live) },
+    SOCK: sockets ? { ...sockets, hits: sockets.refused } : { current: socketsOf(live) },
     MSGQ: { current: ipc.messageBytes },
     SHM: { current: ipc.sharedPages },
     SEMA: { current: ipc.semaphoreSets },
@@ -173,7 +189,7 @@ async function readIpc(
   };
 }
 
-/** Sockets of the guest's own network namespace; those on the host's stack are not among them. */
+/** Sockets of the network namespace of a guest without addresses of its own, of all families. */
 function socketsOf({ initPid, config }: LiveRecord): number | undefined {
   if (config.network.mode === 'host') return undefined;
   const text = readFileSync(`/proc/${initPid}/net/sockstat`, 'utf8');
@@ -181,11 +197,10 @@ function socketsOf({ initPid, config }: LiveRecord): number | undefined {
 }
 
 /** Where the host has no controller a row of the cgroups' is nobody's. */
-function specOf(host: Host, name: LimitRowName): LimitRowSpec {
-  const spec = LIMIT_ROW_SPECS[name];
+function specOf(host: Host, name: LimitRowName, { network }: GuestConfig): LimitRowSpec {
+  const spec = limitRowSpec(name, isFenced(network));
   const kind = name === 'PROC' ? 'pids' : name === 'RSS' ? 'memoryBytes' : undefined;
-  if (kind === undefined || host.cgroups.capabilities().enforced.includes(kind)) return spec;
-  return { ...spec, scope: 'none', mechanism: 'nothing', errno: '' };
+  return kind === undefined || host.cgroups.capabilities().enforced.includes(kind) ? spec : unenforced(spec);
 }
 
 function limitsOfRow(

@@ -1079,18 +1079,17 @@ export class Manager {
           this.host.cgroups.apply(guest.xid, limitsOf(guest.live.config));
           throw error;
         }
+        const live = (await this.networks.change(guest, guest.live, config)) ?? guest.live;
         this.#remember(guest, {
-          ...guest.live,
+          ...live,
           config: {
-            ...guest.live.config,
+            ...live.config,
             limits: config.limits,
             scheduler: config.scheduler,
             restart: config.restart,
             health: config.health,
           },
         });
-        const live = await this.networks.change(guest, guest.live, config.network);
-        if (live) this.#remember(guest, live);
       }
       writeDurable(paths.config, edited);
       guest.config = config;
@@ -1105,7 +1104,7 @@ export class Manager {
   async limitRows(guest: Guest): Promise<readonly LimitRow[]> {
     if (guest.live && isActive(guest)) {
       try {
-        return await readRows(this.host, guest, guest.live);
+        return await readRows(this.host, guest, guest.live, await this.networks.sockets(guest));
       } catch (error) {
         // What is said of a guest that has just ended, or is about to.
         const name = error instanceof StepError ? error.errnoName : Reflect.get(Object(error), 'code');
@@ -1119,7 +1118,8 @@ export class Manager {
   async resetLimits(guest: Guest, what: { readonly hits: boolean; readonly minMax: boolean }): Promise<void> {
     await this.exclusive(guest, async () => {
       const live = this.#running('reset limits of', guest);
-      this.#remember(guest, { ...live, limitMarks: await resetRows(this.host, guest, live, what) });
+      const marks = await resetRows(this.host, guest, live, await this.networks.sockets(guest), what);
+      this.#remember(guest, { ...live, limitMarks: marks });
     });
   }
 

@@ -10,7 +10,14 @@ import { firstOf, formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix 
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import { FENCE_VERSION } from '../network/fence-maps.ts';
-import type { BothWays, Denial, NetworkCounters, NetworkRules, OwnAddress } from '../network/rules.ts';
+import type {
+  BothWays,
+  Denial,
+  NetworkCounters,
+  NetworkRules,
+  OwnAddress,
+  SocketUsage,
+} from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { isLocalAddress } from '../sys/local-address.ts';
 import type { Program, Result } from '../sys/program.ts';
@@ -178,6 +185,7 @@ export class Networks {
     const { addresses, policy, bandwidth, quota } = config.network;
     const { peers = [], ...rest } = policy ?? {};
     const raw = rawAccess(config);
+    const { sockets } = config.limits.context;
     return {
       ...addressesOf(addresses.map(parseIpPrefix)),
       policy: {
@@ -187,6 +195,7 @@ export class Networks {
       },
       ...(bandwidth === undefined ? {} : { bandwidth }),
       ...(quota === undefined ? {} : { quota: quotaRules(quota) }),
+      ...(sockets === undefined ? {} : { sockets }),
     };
   }
 
@@ -405,9 +414,22 @@ export class Networks {
 
   /** What every network context has sent and received, by its number; none without a fence of our own. */
   async allTraffic(): Promise<ReadonlyMap<number, NetworkCounters>> {
-    if (this.#isForeign() || !this.#registry.list().some((one) => one.live?.network && isActive(one)))
-      return new Map();
-    return await (await this.#openFence()).fence.readAllCounters();
+    return this.#hasFence() ? await (await this.#openFence()).fence.readAllCounters() : new Map();
+  }
+
+  #hasFence(): boolean {
+    return !this.#isForeign() && this.#registry.list().some((one) => one.live?.network && isActive(one));
+  }
+
+  /** Returns how many sockets a guest has and had on the host's stack, with those it shares its network with. */
+  async sockets(guest: Guest): Promise<SocketUsage | undefined> {
+    const network = isActive(guest) ? guest.live?.network : undefined;
+    return network && (await this.allSockets()).get(network.nid);
+  }
+
+  /** How many sockets every network context has and had, by its number; none without a fence of our own. */
+  async allSockets(): Promise<ReadonlyMap<number, SocketUsage>> {
+    return this.#hasFence() ? await (await this.#openFence()).fence.readSockets() : new Map();
   }
 
   /** Lists what a guest's network context was refused, the latest first. */
@@ -444,18 +466,23 @@ export class Networks {
    *
    * @returns its record after that; undefined when nothing changes before its next start
    */
-  async change(guest: Guest, live: LiveRecord, after: GuestNetwork): Promise<LiveRecord | undefined> {
+  async change(
+    guest: Guest,
+    live: LiveRecord,
+    { network: after, limits }: GuestConfig,
+  ): Promise<LiveRecord | undefined> {
     if (live.link) return await changeLink(this.#host, guest, live, after);
     const before = live.config.network;
     if (!live.network || after.mode !== 'isolated' || after.shareWith !== before.shareWith) return undefined;
     const added = after.addresses.filter((one) => !before.addresses.includes(one)).map(parseIpPrefix);
     const removed = before.addresses.filter((one) => !after.addresses.includes(one)).map(parseIpPrefix);
-    if (isDeepStrictEqual(before, after)) return undefined;
+    const { sockets } = live.config.limits.context;
+    if (isDeepStrictEqual(before, after) && sockets === limits.context.sockets) return undefined;
     const { nid } = live.network;
     const { fence } = await this.#openFence();
     await fence.setNetwork(
       nid,
-      this.#rules({ ...live.config, network: after }),
+      this.#rules({ ...live.config, limits, network: after }),
       this.quotas.spentBefore(guest),
     );
     this.quotas.opened(guest, after.quota, fence);

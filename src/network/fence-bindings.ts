@@ -73,7 +73,7 @@ export function enterBinding(f: FenceCode): void {
 }
 
 /** Goes to a label if the context has as many as it may have. */
-export function unlessRoom(f: FenceCode, target: string, what: UsageKind = 'bindings'): void {
+export function unlessRoom(f: FenceCode, target: string, what: keyof typeof MOST = 'bindings'): void {
   const { a } = f;
   const room = a.fresh(`room for ${what}`);
   a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, target);
@@ -88,8 +88,11 @@ export function addToUsage(f: FenceCode, count: 1 | -1, what: UsageKind = 'bindi
   a.move(1, count).atomicAdd(0, USAGE[what], 1).label(none);
 }
 
-type UsageKind = 'bindings' | 'datagrams';
-const MOST: Readonly<Record<UsageKind, number>> = { bindings: BINDINGS_MAX, datagrams: DATAGRAMS_MAX };
+type UsageKind = 'bindings' | 'datagrams' | 'sockets';
+const MOST: Readonly<Record<'bindings' | 'datagrams', number>> = {
+  bindings: BINDINGS_MAX,
+  datagrams: DATAGRAMS_MAX,
+};
 
 /** Notes in the state that the socket is bound to a wildcard, at no port yet. */
 export function setWildState(f: FenceCode, kind: typeof KIND.any4 | typeof KIND.any6): void {

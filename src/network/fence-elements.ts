@@ -45,6 +45,8 @@ const ALL_BITS = 128;
 /** Of fd76:7365:7276:6572::/64, a unique local prefix (RFC 4193): own ::1 of context n is the n-th address. */
 const LOOPBACK6_PREFIX = [0xfd, 0x76, 0x73, 0x65, 0x72, 0x76, 0x65, 0x72, 0, 0, 0, 0, 0, 0] as const;
 const GROUPS_MAX = 64;
+/** More than there can be. */
+const SOCKETS_MAX = 0xffffffff;
 const NO_ADDRESS = new Uint8Array(ADDRESS_BYTES);
 
 /** One element of a map. */
@@ -172,7 +174,7 @@ function prefixKey(nid: Nid, { address, prefix }: Network): Uint8Array {
 
 function network(
   nid: Nid,
-  { policy = {} }: NetworkRules,
+  { policy = {}, sockets }: NetworkRules,
   addresses4: readonly Own[],
   addresses6: readonly Own[],
 ): Uint8Array {
@@ -195,7 +197,7 @@ function network(
     (policy.lowPorts === 'any' ? NETWORK_FLAG.lowPortsAny : 0) |
     (addresses4.length > 1 ? NETWORK_FLAG.sources4 : 0) |
     (addresses6.length > 1 ? NETWORK_FLAG.sources6 : 0);
-  bytes.set(words(flags));
+  bytes.set(words(flags, Math.min(sockets ?? SOCKETS_MAX, SOCKETS_MAX)));
   bytes.set(long(groups), NETWORK.groups);
   bytes.set(loopback4(nid), NETWORK.loopback4);
   bytes.set(addresses4[0]?.address ?? NO_ADDRESS, NETWORK.primary4);

@@ -18,11 +18,12 @@ export const GLOBALS = { generation: 0, flags: 8, bytes: 16 } as const;
 export const GLOBAL_FLAG = { ranges: 1, rates: 2, quotas: 4 } as const;
 
 /**
- * `networks`: nid → u32 flags, u64 groups; own loopback and first address of each family, and the broadcast address of the
+ * `networks`: nid → u32 flags, u32 sockets it may have, u64 groups; own loopback and first address of each family, and the broadcast address of the
  * first IPv4 address's network (zero: none).
  */
 export const NETWORK = {
   flags: 0,
+  sockets: 4,
   groups: 8,
   loopback4: 16,
   primary4: 32,
@@ -72,7 +73,7 @@ export const LISTENER_SLOTS = 4;
  * `state`, for each socket: u32 nid; u16 the port it asked for, u16 flags; u64 cookie of the socket that was bound (an
  * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address of
  * its binding, the socket's protocol, the kind of the binding, and 1 if its last packet was between the context's own
- * addresses.
+ * addresses; u32 low half of the cookie of the socket that was counted when it was made, which an accepted one is not.
  */
 export const STATE = {
   nid: 0,
@@ -84,6 +85,7 @@ export const STATE = {
   protocol: 40,
   kind: 41,
   itself: 42,
+  made: 44,
   bytes: 48,
 } as const;
 /** Flags of a socket. */
@@ -116,8 +118,11 @@ export const DENIAL = {
 /** Value of a denial. */
 export const DENIED = { count: 0, last: 8, bytes: 16 } as const;
 
-/** `usage`: nid → u64 elements of `ports`, u64 UDP sockets. */
-export const USAGE = { bindings: 0, datagrams: 8, bytes: 16 } as const;
+/**
+ * `usage`: nid → u64 elements of `ports`, u64 UDP sockets; u64 sockets of socket(2), the most there were, and those refused
+ * since there were as many as there may be.
+ */
+export const USAGE = { bindings: 0, datagrams: 8, sockets: 16, peak: 24, refused: 32, bytes: 40 } as const;
 /** So that no context takes the ports of all: TCP sockets bound to a port, and bound UDP sockets. */
 export const BINDINGS_MAX = 8192;
 /** So that no context takes all of `sockets`. */
@@ -157,7 +162,7 @@ const SOCKETS = 32_768;
  * Number of what is in the maps: raised with every change of a map's layout or meaning, so that a vserverd finds out that
  * a fence is of another one's making.
  */
-export const FENCE_VERSION = 3;
+export const FENCE_VERSION = 4;
 
 /** The maps in the order in which programs count them. */
 export const FENCE_MAP_NAMES = [

@@ -3,8 +3,8 @@ import { endianness } from 'node:os';
 import type { BatchLayout } from '../sys/bpf/map.ts';
 import { ADDRESS_BYTES, formatAddress } from './address.ts';
 import { REASONS } from './fence-code.ts';
-import { COUNTER, DENIAL, DENIED, SPENT } from './fence-maps.ts';
-import type { Denial, NetworkCounters, Spent, Traffic } from './rules.ts';
+import { COUNTER, DENIAL, DENIED, SPENT, USAGE } from './fence-maps.ts';
+import type { Denial, NetworkCounters, SocketUsage, Spent, Traffic } from './rules.ts';
 
 const LE = endianness() === 'LE';
 const NS_PER_MS = 1_000_000n;
@@ -63,6 +63,20 @@ export function parseSpent(
       view.getUint32(layout.keys + 4 * i, LE),
       { bytes: of(SPENT.used), period: of(SPENT.period) },
     ] as const;
+  });
+}
+
+/** Reads one batch of the sockets of contexts. */
+export function parseSockets(
+  bytes: Uint8Array,
+  layout: BatchLayout,
+): readonly (readonly [nid: number, usage: SocketUsage])[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return Array.from({ length: batchCount(bytes, layout) }, (_, i) => {
+    const value = layout.values + i * USAGE.bytes;
+    const of = (at: number): number => Number(view.getBigUint64(value + at, LE));
+    const usage = { current: of(USAGE.sockets), peak: of(USAGE.peak), refused: of(USAGE.refused) };
+    return [view.getUint32(layout.keys + 4 * i, LE), usage] as const;
   });
 }
 

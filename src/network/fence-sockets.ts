@@ -14,6 +14,7 @@ import {
   PORT,
   STATE,
   STATE_FLAG,
+  USAGE,
 } from './fence-maps.ts';
 
 /** SOCK_STREAM, SOCK_DGRAM, SOCK_RAW where they are as on most architectures. */
@@ -40,7 +41,6 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   for (const protocol of [PROTOCOL.icmp, PROTOCOL.icmp6]) a.jumpIf(1, '==', protocol, 'keep');
   a.jumpIf(1, '!=', PROTOCOL.udp, 'other').move(7, reg(10)).alu(7, '+', FRAME.initial);
   unlessRoom(f, 'too many', 'datagrams');
-  addToUsage(f, 1, 'datagrams');
   a.goto('keep').label('too many');
   f.refuse('socket-type', 'ENOBUFS');
   a.label('other');
@@ -55,20 +55,49 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   f.refuse('socket-type', 'EPERM');
 
   a.label('keep').loadMap(1, 'state').move(2, reg(6)).move(3, reg(10)).alu(3, '+', FRAME.initial);
-  a.move(4, CREATE_IF_MISSING).call('sk_storage_get').jumpIf(0, '!=', 0, 'pass');
+  a.move(4, CREATE_IF_MISSING).call('sk_storage_get').jumpIf(0, '!=', 0, 'kept');
   f.refuse('socket-type', 'ENOBUFS');
+  a.label('kept').move(7, reg(0));
+  f.ifStateFlag(STATE_FLAG.pass, true, 'pass');
+  countSocket(f);
   return f.finish();
 }
 
-/** Frees the port of a socket that is closed. Accepted sockets have a copy of the listener's state: not theirs. */
+/** Counts the new socket whose state is at r7, or refuses it: the context has as many as it may have. */
+function countSocket(f: FenceCode): void {
+  const { a } = f;
+  a.loadMap(1, 'usage').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, 'pass').move(8, reg(0));
+  a.loadMap(1, 'networks').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, 'room');
+  a.load(1, 0, NETWORK.sockets, 4);
+  a.load(2, 8, USAGE.sockets, 8).jumpIf(2, '<', reg(1), 'room');
+  a.move(1, 1).atomicAdd(8, USAGE.refused, 1);
+  f.refuse('too-many', 'ENOBUFS');
+  a.label('room').move(1, 1).atomicAdd(8, USAGE.sockets, 1);
+  a.load(1, 8, USAGE.sockets, 8).load(2, 8, USAGE.peak, 8).jumpIf(1, '<=', reg(2), 'no peak');
+  a.store(8, USAGE.peak, reg(1), 8).label('no peak');
+  a.move(1, reg(6)).call('get_socket_cookie').store(7, STATE.made, reg(0), 4);
+  unlessDatagrams(f, 'pass');
+  addToUsage(f, 1, 'datagrams');
+}
+
+/** Goes to a label unless the socket is one of UDP; not only its protocol says so, a raw socket may have the same. */
+function unlessDatagrams(f: FenceCode, target: string): void {
+  f.a.load(1, 6, SOCK.type, 4).jumpIf(1, '!=', SOCKET_TYPE.datagram, target);
+  f.a.load(1, 6, SOCK.protocol, 4).jumpIf(1, '!=', PROTOCOL.udp, target);
+}
+
+/** Frees the port and the place of a socket that is closed. Accepted sockets have a copy of the listener's state: not theirs. */
 export function releaseProgram(target: FenceTarget): EbpfProgram {
   const f = new FenceCode(target, 'socket');
   // No program of the cgroup uses this map: named here, it lives as long as they do (see `recoverFence`).
   f.a.loadMap(1, 'sockets');
   loadFencedState(f);
-  f.a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.udp, 'no datagrams');
+  f.a.move(1, reg(6)).call('get_socket_cookie').load(1, 7, STATE.made, 4);
+  f.a.jumpIf32(0, '!=', reg(1), 'not counted');
+  addToUsage(f, -1, 'sockets');
+  unlessDatagrams(f, 'not counted');
   addToUsage(f, -1, 'datagrams');
-  f.a.label('no datagrams');
+  f.a.label('not counted');
   unlessOwn(f);
   dropBinding(f);
   return f.finishOpen();

@@ -45,8 +45,15 @@ import {
   USAGE,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
-import { batchCount, parseAllCounters, parseCounters, parseDenials, parseSpent } from './fence-reading.ts';
-import type { Denial, NetworkCounters, NetworkRules, Nid, Spent } from './rules.ts';
+import {
+  batchCount,
+  parseAllCounters,
+  parseCounters,
+  parseDenials,
+  parseSockets,
+  parseSpent,
+} from './fence-reading.ts';
+import type { Denial, NetworkCounters, NetworkRules, Nid, SocketUsage, Spent } from './rules.ts';
 
 export type { FenceHandles } from './fence-making.ts';
 
@@ -239,6 +246,15 @@ export class Fence {
     return spent;
   }
 
+  /** Returns how many sockets each context has and had. */
+  async readSockets(): Promise<ReadonlyMap<Nid, SocketUsage>> {
+    const usage = new Map<Nid, SocketUsage>();
+    const spec = { keyBytes: 4, valueBytes: USAGE.bytes };
+    for await (const { out, layout } of this.#readMap('usage', spec, USAGE_BATCH))
+      for (const [nid, found] of parseSockets(out, layout)) usage.set(nid, found);
+    return usage;
+  }
+
   /** Forgets the fence: the maps go with its last program, that is, with the cgroup. */
   close(): void {
     for (const object of Object.values(this.handles.objects)) this.#syscalld.drop(object);
@@ -357,6 +373,7 @@ const NOTHING: Known['elements'] = new Map();
 const DENIALS_BATCH = 1024;
 const COUNTERS_BATCH = 128;
 const SPENT_BATCH = 1024;
+const USAGE_BATCH = 1024;
 const BATCH_POSITION_BYTES = 8;
 
 function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {

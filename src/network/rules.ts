@@ -98,6 +98,8 @@ export interface NetworkRules {
   readonly policy?: NetworkPolicy;
   readonly bandwidth?: Bandwidth;
   readonly quota?: TrafficQuota;
+  /** Sockets of socket(2), of both families, that may be there at a time; what is accepted does not count. */
+  readonly sockets?: number;
 }
 
 /** Packets and bytes, IP headers included. */
@@ -117,6 +119,13 @@ export type TrafficKind = 'tcp4' | 'udp4' | 'other4' | 'tcp6' | 'udp6' | 'other6
 
 /** What a network context has received and sent since it was set up. */
 export type NetworkCounters = Readonly<Record<TrafficKind, BothWays>>;
+
+/** Sockets of a network context by socket(2): those there are, the most there were, and those refused by their limit. */
+export interface SocketUsage {
+  readonly current: number;
+  readonly peak: number;
+  readonly refused: number;
+}
 
 /** Why something was refused. */
 export type DenialReason =

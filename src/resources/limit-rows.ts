@@ -2,8 +2,8 @@
  * The limits table of Linux-VServer (`/proc/virtual/XID/limit`, `vlimit`): its rows, what each counts, and what enforces a
  * limit today.
  *
- * Three rows are the cgroups' own (limits.ts: PROC, RSS). For the others there is no controller: an IPC namespace has
- * limits of its own, setrlimit(2) holds per process or per user, and two rows nothing in the kernel can limit.
+ * Two rows are the cgroups' own (limits.ts: PROC, RSS). For the others there is no controller: an IPC namespace has limits
+ * of its own, the network fence counts sockets, setrlimit(2) holds per process or per user, and two rows nothing can limit.
  */
 
 /** Rows in the order of the table. */
@@ -117,7 +117,7 @@ export const LIMIT_ROW_SPECS: Readonly<Record<LimitRowName, LimitRowSpec>> = {
     'EMFILE',
   ]),
   LOCKS: row('LOCKS', ['locks', 10, 'count'], 'fileLocks', 'fileLocks', ['none', 'nothing', '']),
-  SOCK: row('SOCK', ['nsock', 16, 'count'], 'sockets', 'sockets', ['none', 'nothing', '']),
+  SOCK: row('SOCK', ['nsock', 16, 'count'], 'sockets', 'sockets', ['guest', 'network fence', 'ENOBUFS']),
   MSGQ: row('MSGQ', ['msgqueue', 12, 'bytes'], 'messageQueues', 'messageQueueBytes', [
     'guest',
     'kernel.msgmni, msgmnb; RLIMIT_MSGQUEUE',
@@ -136,6 +136,17 @@ export const LIMIT_ROW_SPECS: Readonly<Record<LimitRowName, LimitRowSpec>> = {
   SEMS: row('SEMS', ['nsems', 21, 'count'], 'semaphores', 'semaphores', ['guest', 'kernel.sem', 'ENOSPC']),
   DENT: row('DENT', ['dentry', 22, 'count'], 'dentries', 'dentries', ['none', 'nothing', '']),
 };
+
+/** Returns what is known of a row for one guest: sockets are limited where the fence is around them. */
+export function limitRowSpec(name: LimitRowName, isFenced: boolean): LimitRowSpec {
+  const spec = LIMIT_ROW_SPECS[name];
+  return name === 'SOCK' && !isFenced ? unenforced(spec) : spec;
+}
+
+/** Says that nobody enforces a row. */
+export function unenforced(spec: LimitRowSpec): LimitRowSpec {
+  return { ...spec, scope: 'none', mechanism: 'nothing', errno: '' };
+}
 
 /** Resource limits of setrlimit(2) that stand for limits of a guest, soft and hard alike. */
 export function rlimitsOf(limits: ContextLimits): Readonly<Record<string, number>> {

@@ -29,6 +29,43 @@ names.update(address=address, uring=uring)
 `;
 
 describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
+  test('a context has no more sockets than it may, whatever becomes of them', async () => {
+    await withWorld(async (world) => {
+      const { fence } = world;
+      const two = await guest(world, 2, only(2, { sockets: 5 }));
+      const usage = async (): Promise<unknown> => (await fence.readSockets()).get(2);
+      await two.run(
+        [
+          'kinds = [(2, 1), (10, 1), (2, 2), (10, 2), (2, 1)]',
+          'def make(n): return [socket.socket(*kinds[i]) for i in range(n)]',
+          's = make(5)',
+        ].join('\n'),
+      );
+      assert.deepEqual(
+        await two.get(
+          '[code(socket.socket, 2, 1), code(socket.socket, 10, 2), code(socket.socket, socket.AF_UNIX)]',
+        ),
+        ['ENOBUFS', 'ENOBUFS', 'ok'],
+      );
+      assert.deepEqual(await usage(), { current: 5, peak: 5, refused: 2 });
+      // What is accepted is a copy of the listener's, and nobody's when it is closed.
+      await two.run(
+        [
+          '[x.close() for x in s[1:]]; l = s[0]; l.listen()',
+          'for i in range(20):',
+          "    c = socket.socket(); c.connect(('127.0.0.1', l.getsockname()[1])); a, _p = l.accept(); a.close(); c.close()",
+          'l.close()',
+        ].join('\n'),
+      );
+      assert.deepEqual(await usage(), { current: 0, peak: 5, refused: 2 });
+      await fence.setNetwork(2, only(2, { sockets: 2 }));
+      assert.equal(await two.get('code(make, 3)'), 'ENOBUFS');
+      await fence.setNetwork(2, only(2));
+      await two.run('s = make(5) + make(5)');
+      assert.deepEqual(await usage(), { current: 10, peak: 10, refused: 3 });
+    });
+  });
+
   test('policy: egress rules by network, port and protocol, live; denials are counted', async () => {
     await withWorld(async (world) => {
       const { outside, fence } = world;

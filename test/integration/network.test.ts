@@ -149,6 +149,31 @@ describe('network', { skip: unmet('root', 'overlay', 'network') }, () => {
   const ask = (address: string, port: number, kind = 'tcp'): string =>
     host.run(PYTHON, '-c', CLIENT, address, String(port), kind).split(' ').slice(0, 2).join(' ');
 
+  test('a guest that runs into its limit of sockets gets ENOBUFS, and the limit changes while it runs', async () => {
+    await guest('few', '--ip', '10.9.0.5', '-v', `${buildProbe()}:/probe:ro`);
+    await v.ok(['stop', '-t', '0', 'few']);
+    await v.ok(['set', 'few', 'limits.sockets=12']);
+    await v.ok(['start', 'few']);
+    const take = async (): Promise<unknown> => {
+      const found = parseFindings(await v.ok(['exec', 'few', '/probe', 'limits', 'SOCK']));
+      return [found['SOCK'], found['SOCK taken']];
+    };
+    const row = async (): Promise<unknown> => {
+      const rows = JSON.parse(await v.ok(['limit', 'few', '--json'])) as readonly Record<string, unknown>[];
+      const { current, max, hard, hits, scope, errno } = rows.find(({ row }) => row === 'SOCK') ?? {};
+      return { current, max, hard, hits, scope, errno };
+    };
+    assert.deepEqual(await take(), ['ENOBUFS', 12]);
+    const whose = { scope: 'guest', errno: 'ENOBUFS' };
+    assert.deepEqual(await row(), { current: 0, max: 12, hard: 12, hits: 1, ...whose });
+    const { stderr } = await v.run(['limit', '-c', 'few', '--nsock', '7']);
+    assert.equal(stderr, '', 'nothing is unenforced');
+    assert.deepEqual(await take(), ['ENOBUFS', 7]);
+    await v.ok(['limit', 'few', '--reset']);
+    assert.deepEqual(await row(), { current: 0, max: 0, hard: 7, hits: 0, ...whose });
+    await v.ok(['delete', '--force', 'few']);
+  });
+
   test('the guest sees its addresses and no other, and names are found', async () => {
     await guest('web', '--ip', '10.9.0.5/24', '--ip', '10.9.0.6/24', '--ip', 'fd09::5/64');
     const lines = (await v.ok(['exec', 'web', 'ip', '-o', 'addr'])).trim().split('\n');

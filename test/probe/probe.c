@@ -1009,6 +1009,7 @@ static long lock_one(void)
 }
 
 static long open_one(void) { return open("/dev/null", O_RDONLY); }
+static long socket_one(void) { return socket(*taken % 2 ? AF_INET6 : AF_INET, SOCK_STREAM, 0); }
 
 static long share_one(void)
 {
@@ -1052,6 +1053,7 @@ static long take_locked(void) { return take(lock_one); }
 static long take_memory(void) { return take(touch_one); }
 static long take_anonymous(void) { return take(map_writable); }
 static long take_files(void) { return take(open_one); }
+static long take_sockets(void) { return take(socket_one); }
 
 static long take_ids(long (*one)(void))
 {
@@ -1076,7 +1078,7 @@ static void verb_limits(int argc, char **argv)
 	} rows[] = {
 		{ "PROC", take_processes }, { "VM", take_space }, { "VML", take_locked }, { "RSS", take_memory },
 		{ "ANON", take_anonymous }, { "FILES", take_files }, { "MSGQ", take_queues }, { "SHM", take_shared },
-		{ "SEMA", take_sets }, { "SEMS", take_semaphores },
+		{ "SEMA", take_sets }, { "SEMS", take_semaphores }, { "SOCK", take_sockets },
 	};
 	taken = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	for (int k = 0; k < argc; k++)
