@@ -17,6 +17,19 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a file for an image has a name that no file can have, which is a bug',
   },
+  'archive-damaged': {
+    status: 409,
+    exit: 1,
+    meaning: 'the files in an archive of a guest are not what was exported',
+  },
+  'archive-missing': { status: 404, exit: 1, meaning: 'an archive of a guest cannot be opened' },
+  'archive-reaches-host': {
+    status: 409,
+    exit: 1,
+    meaning:
+      'an archive of a guest has a configuration that reaches the host, which nobody has said to trust',
+  },
+  'archive-unwritable': { status: 409, exit: 1, meaning: 'an archive of a guest cannot be written' },
   'busybox-broken': { status: 409, exit: 1, meaning: 'the busybox of the host cannot be used in a guest' },
   'busybox-missing': { status: 409, exit: 1, meaning: 'the host has no static busybox for the template' },
   cancelled: { status: 409, exit: 1, meaning: 'work was cancelled by its caller before it was done' },
@@ -105,6 +118,8 @@ export const ERROR_CODES = {
     meaning: 'the host has no merged /usr, so its programs cannot be shown in a guest',
   },
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
+  'image-missing': { status: 409, exit: 1, meaning: 'the store lacks an image that a guest needs' },
+  'object-damaged': { status: 500, exit: 1, meaning: 'a file in the store is damaged' },
   'image-damaged': { status: 500, exit: 1, meaning: 'an image in the store is damaged' },
   'image-too-big': {
     status: 400,

@@ -262,6 +262,8 @@ describe('bad command lines', () => {
       'exec -e = web ls',
       'exec --rm web ls',
     ],
+    export: ['export', 'export web other', 'export -o', 'export --all', 'export --zstd=x web'],
+    import: ['import', 'import a 42', 'import a b c', 'import --xid 1 a', 'import --max-size x a'],
     enter: ['enter', 'enter web sh', 'enter -u', 'enter -i web'],
     kill: [
       'kill',

@@ -807,6 +807,47 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  export: {
+    summary: 'write a guest to an archive',
+    description:
+      "Writes the guest's files and configuration to a tar archive that other tools can read too, and `vserver import` makes a guest of, here or elsewhere. A guest that runs is frozen while its files are read, not while they are written. A file is there only when it is whole.",
+    operands: [GUEST],
+    command: 'none',
+    options: {
+      output: value('FILE', 'write to this file, - is standard output (the default)', parseText, {
+        short: 'o',
+      }),
+      zstd: flag('compress by zstd; a FILE that ends in .zst is anyway', 'z'),
+      snapshots: flag('with its snapshots'),
+    },
+    examples: [
+      ['vserver export web -o web.tar.zst', 'to a file'],
+      ['vserver export web | ssh other vserver import -', 'to another host'],
+    ],
+    exits: [],
+  },
+  import: {
+    summary: 'create a guest from an archive',
+    description:
+      'Creates a guest from an archive that `vserver export` wrote, under the name that it had or another one. Files that are not what was exported are refused. So is a configuration that reaches the host (mounts of its directories, hooks, network: host, another seccomp profile, further capabilities), unless it is trusted. Its xid stays as it was if that is free.',
+    operands: [
+      { name: 'FILE', kind: 'text', min: 1, isMany: false, check: parseText },
+      { name: 'NAME', kind: 'text', min: 0, isMany: false, check: parseGuestName },
+      { name: 'KEY=VALUE', kind: 'text', min: 0, isMany: true, check: parseKeyValue },
+    ],
+    command: 'none',
+    options: {
+      xid: value('XID', 'number of the context, 2 to 65535', parseXid),
+      ip: list('ADDRESS[/LENGTH]', 'give it this address in the place of those it had', parseAddress),
+      trustConfig: flag('take over what in its configuration reaches the host'),
+      maxSize: value('SIZE', 'most that its files may be, default 64g', parseSize),
+    },
+    examples: [
+      ['vserver import web.tar.zst', 'as it was'],
+      ['vserver import - web2 --ip 10.0.0.7/24 < web.tar', 'under another name, with an address of its own'],
+    ],
+    exits: [],
+  },
   unify: {
     summary: 'let guests share what they wrote alike',
     description:

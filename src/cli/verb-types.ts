@@ -225,6 +225,19 @@ export interface VerbOptions {
   };
   readonly snapshots: { readonly forget: readonly string[] };
   readonly rollback: { readonly keepConfig: boolean };
+  readonly export: {
+    /** File for the archive; `-` or absent: standard output. */
+    readonly output: string | undefined;
+    readonly zstd: boolean;
+    readonly snapshots: boolean;
+  };
+  readonly import: {
+    readonly xid: Xid | undefined;
+    readonly ip: readonly string[];
+    readonly trustConfig: boolean;
+    /** Bytes. */
+    readonly maxSize: number | undefined;
+  };
   readonly unify: AllOptions & { readonly dryRun: boolean };
   readonly store: { readonly dryRun: boolean };
   readonly version: object;

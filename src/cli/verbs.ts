@@ -13,7 +13,9 @@ import { denied } from './verbs/denied.ts';
 import { enter } from './verbs/enter.ts';
 import { events } from './verbs/events.ts';
 import { exec } from './verbs/exec.ts';
+import { exportGuest } from './verbs/export.ts';
 import { help } from './verbs/help.ts';
+import { importGuest } from './verbs/import.ts';
 import { inspect } from './verbs/inspect.ts';
 import { kill } from './verbs/kill.ts';
 import { limit } from './verbs/limit.ts';
@@ -77,6 +79,8 @@ const FUNCTIONS: VerbFunctions = {
   snapshot,
   snapshots,
   rollback,
+  export: exportGuest,
+  import: importGuest,
   unify,
   store,
   version,

@@ -195,6 +195,23 @@ export class Copies {
     });
   }
 
+  /**
+   * Makes an image of a guest's files as they are, for the caller to read. Nothing may be deleted meanwhile.
+   *
+   * @param verb completes "cannot …"
+   * @throws StateError guest-ephemeral, cancelled
+   */
+  async capture(
+    guest: Guest,
+    verb: string,
+    options: HelperOptions,
+  ): Promise<{ readonly config: string; readonly flat: FlatGuest }> {
+    return await this.#manager.exclusive(guest, async () => {
+      const config = this.#configText(guest, verb);
+      return { config, flat: await this.#flatten(guest, options) };
+    });
+  }
+
   /** Makes an image of a guest, and leaves a stopped one with it, so that it costs nothing the next time. */
   async #flatten(guest: Guest, options: HelperOptions): Promise<FlatGuest> {
     const { storage, host } = this.#manager;

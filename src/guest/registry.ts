@@ -116,20 +116,35 @@ export class Registry {
     return read.config;
   }
 
-  /** Adds a guest. @throws StateError guest-exists, xid-in-use */
-  add(name: GuestName, xid: Xid, config: GuestConfig, isEphemeral: boolean): Guest {
+  /** Checks that a guest can be added. @throws StateError guest-exists, xid-in-use */
+  checkNew(name: GuestName, xid: Xid | undefined): void {
     if (this.#byName.has(name)) {
       throw new StateError(
         'guest-exists',
         `cannot create guest "${name}": found a guest of that name; need another name`,
       );
     }
+    if (xid !== undefined) this.checkXid(xid);
+  }
+
+  /** Checks that no guest has a number. @throws StateError xid-in-use */
+  checkXid(xid: Xid): void {
     const holder = this.#byXid.get(xid);
     if (holder)
       throw new StateError(
         'xid-in-use',
         `cannot use xid ${xid}: found it taken by guest "${holder.name}"; need another one`,
       );
+  }
+
+  /** Returns a number if it is free, and else another one. */
+  freeXid(wanted: Xid | undefined): Xid {
+    return wanted !== undefined && this.#isFree(wanted) ? wanted : this.assignXid();
+  }
+
+  /** Adds a guest. @throws StateError guest-exists, xid-in-use */
+  add(name: GuestName, xid: Xid, config: GuestConfig, isEphemeral: boolean): Guest {
+    this.checkNew(name, xid);
     const guest: Guest = {
       name,
       xid,

@@ -29,6 +29,11 @@ export interface Snapshot {
 
 const NAME = /^[a-zA-Z\d][\w.-]{0,62}$/;
 
+/** Whether a text can be the name of a snapshot. */
+export function isSnapshotName(text: string): boolean {
+  return NAME.test(text);
+}
+
 /** Keeps the snapshots of all guests. */
 export class Snapshots {
   readonly #host: Host;

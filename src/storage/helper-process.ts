@@ -11,7 +11,7 @@ import { open } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, StateError, UserError } from '../base/errors.ts';
-import { Program, type Result } from '../sys/program.ts';
+import { type Import, Program, type Result } from '../sys/program.ts';
 import { planSideMachine } from '../sys/side-machine.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { HELPER_FD, type HelperLine, type HelperTask, type TaskResults } from './helper/tasks.ts';
@@ -26,6 +26,13 @@ export interface HelperOptions {
   readonly onProgress?: ((files: number) => void) | undefined;
 }
 
+/** Descriptors of an archive. */
+export interface ArchiveEnds {
+  readonly archive: Result | Import;
+  /** Directory in which the archive is to have a name. */
+  readonly target?: Result;
+}
+
 /** What a helper works on. */
 export interface HelperRun<T extends HelperTask> {
   /** Completes "cannot …". */
@@ -33,12 +40,16 @@ export interface HelperRun<T extends HelperTask> {
   readonly task: T;
   /** Adds steps of the worker that open the tree; without, it is the store. */
   readonly openTree?: (program: Program) => Result;
+  /** Adds steps that open the archive it reads or writes. */
+  readonly openArchive?: (program: Program) => ArchiveEnds;
   /** Directory on the store's file system that only root can enter; what is in it afterwards is the caller's. */
   readonly workDir: string;
 }
 
 const POLL_MS = 100;
 const MESSAGE_BYTES = 2000;
+/** Number of the archive in the worker. */
+const ARCHIVE_FD = 112;
 const PATH = 'PATH=/usr/sbin:/usr/bin:/sbin:/bin';
 /** The heap of one that reads four million files. */
 const HEAP_MEGABYTES = 4096;
@@ -133,7 +144,7 @@ async function follow(
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, workDir }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
@@ -141,6 +152,9 @@ function planHelper<T extends HelperTask>(
   const at = p.flags('AT_FDCWD');
   const store = openDirectory(p, workDir);
   const tree = openTree?.(p) ?? store;
+  const { archive: end, target }: Partial<ArchiveEnds> = openArchive?.(p) ?? {};
+  // What comes from a client may have a number that is to be another one's.
+  const archive = end && p.sys('dup3', [end, ARCHIVE_FD, p.flags('O_CLOEXEC')], { about: 'archive' });
   const append = p.flags('O_WRONLY', 'O_APPEND', 'O_NOFOLLOW', 'O_CLOEXEC');
   const [outFd, messagesFd] = [out, messages].map((path) =>
     p.sys('openat', [at, path, append], { about: path }),
@@ -161,6 +175,8 @@ function planHelper<T extends HelperTask>(
       socket = mine;
       p.spawn('machine of the helper', {}, () => {
         p.sys('dup3', [store, HELPER_FD.store, p.flags('O_CLOEXEC')]);
+        if (target) p.sys('dup3', [target, HELPER_FD.target, p.flags('O_CLOEXEC')]);
+        if (target && archive) p.sys('dup3', [archive, HELPER_FD.unnamed, p.flags('O_CLOEXEC')]);
         p.sys('fchdir', [tree]);
         p.sys('chroot', ['.']);
         planSideMachine(p, other, mine);
@@ -169,7 +185,7 @@ function planHelper<T extends HelperTask>(
     },
     exec: () => {
       p.sys('setsid', []);
-      const fds = [tree, outFd, messagesFd, socket] as const;
+      const fds = [tree, outFd, messagesFd, socket, archive] as const;
       for (const [number, fd] of fds.entries())
         if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
       const argv = [

@@ -46,6 +46,8 @@ export interface CaptureRequest {
   /** Nothing is added: the result says what would be. */
   readonly isDryRun?: boolean;
   readonly maxEntries?: number;
+  /** Hash of the tree's listing; another tree is refused, and nothing of it added. */
+  readonly expected?: string;
 }
 
 /** A new image, and what it took. */
@@ -119,7 +121,7 @@ export class ImageStore {
   /**
    * Makes an image of a tree. Nothing is published unless all of it is.
    *
-   * @throws StateError cancelled, store-full, tree-too-big, tree-too-deep, foreign-owner, image-damaged
+   * @throws StateError cancelled, store-full, tree-too-big, tree-too-deep, foreign-owner, image-damaged, archive-damaged
    */
   async capture(request: CaptureRequest, workDir: string, options: HelperOptions = {}): Promise<Captured> {
     const staging = join(workDir, 'staging');
@@ -133,7 +135,7 @@ export class ImageStore {
         openTree: request.openTree,
         task: {
           kind: 'capture',
-          objects: this.#objects,
+          objects: this.objects,
           staging,
           image: fresh,
           base: request.base?.path,
@@ -142,6 +144,7 @@ export class ImageStore {
           own: request.own,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
+          expected: request.expected,
         },
       },
       options,
@@ -200,7 +203,8 @@ export class ImageStore {
     return names;
   }
 
-  get #objects(): string {
+  /** Directory of the objects. */
+  get objects(): string {
     return join(this.directory, 'layer/obj');
   }
 
@@ -213,8 +217,8 @@ export class ImageStore {
   }
 
   #prepare(): void {
-    if (statSync(this.#objects, { throwIfNoEntry: false }) !== undefined) return;
-    for (const path of [this.#objects, join(this.directory, 'images')])
+    if (statSync(this.objects, { throwIfNoEntry: false }) !== undefined) return;
+    for (const path of [this.objects, join(this.directory, 'images')])
       mkdirSync(path, { recursive: true, mode: 0o700 });
   }
 
@@ -231,7 +235,7 @@ export class ImageStore {
           {
             what: `examine the store ${JSON.stringify(this.directory)}`,
             workDir,
-            task: { ...task, objects: this.#objects, images: join(this.directory, 'images') },
+            task: { ...task, objects: this.objects, images: join(this.directory, 'images') },
           },
           options,
         ),

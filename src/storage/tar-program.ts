@@ -153,6 +153,7 @@ function tarArguments(compression: TarCompression): readonly string[] {
     '--xattrs',
     '--xattrs-include=user.*',
     '--xattrs-include=security.capability',
+    '--xattrs-include=system.posix_acl_*',
     '--xattrs-exclude=user.overlay.*',
     '--warning=no-timestamp',
     '--warning=no-unknown-keyword',

@@ -12,7 +12,7 @@ import {
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { UserError } from '../base/errors.ts';
+import { StateError, UserError } from '../base/errors.ts';
 import { Program } from '../sys/program.ts';
 import { describeWaitStatus, waitStatusOf } from './host-command.ts';
 import { usrLinks } from './host-skeleton.ts';
@@ -80,11 +80,21 @@ export async function fileHash(path: string): Promise<string> {
   return hash.digest('hex');
 }
 
+/** How an archive is imported. */
+export interface ImportOptions {
+  /** What it is called in errors; without, its path. */
+  readonly shown?: string;
+  /** Ends the import. */
+  readonly signal?: AbortSignal | undefined;
+  /** Judges what was unpacked; without, it must be a root file system. */
+  readonly check?: (root: string) => void;
+}
+
 /**
  * Unpacks an archive into `<workDir>/root`; what it needed beside that is gone when it succeeds.
  *
  * @param workDir an empty directory that only root can enter
- * @throws UserError invalid-archive, archive-too-big, foreign-owner, not-a-root
+ * @throws UserError invalid-archive, archive-too-big, foreign-owner, not-a-root; StateError cancelled
  */
 export async function importTarball(
   machine: StorageMachine,
@@ -92,14 +102,16 @@ export async function importTarball(
   workDir: string,
   limits: ImportLimits,
   onProgress: (progress: ImportProgress) => void,
+  options: ImportOptions = {},
 ): Promise<void> {
+  const { signal, shown = JSON.stringify(path), check = (root) => checkRoot(shown, root) } = options;
   const place = (name: string): string => join(workDir, name);
   mkdirSync(place('root'));
   chmodSync(place('root'), 0o755); // whatever the umask is
   mkdirSync(place('jail'));
   writeFileSync(place('names'), '');
   writeFileSync(place('messages'), '');
-  const what = `import ${JSON.stringify(path)}`;
+  const what = `import ${shown}`;
   const worker = machine.newObject();
   try {
     const archive = await openArchive(machine, what, path, worker);
@@ -117,16 +129,21 @@ export async function importTarball(
       object,
     });
     program.returns(status);
-    const watch = new Watch(place('names'), limits, archive, onProgress, () => machine.signal(object, 9));
+    const stop = (): void => machine.signal(object, 9);
+    const watch = new Watch(place('names'), limits, archive, onProgress, stop);
+    signal?.addEventListener('abort', stop, { once: true });
     const ended = waitStatusOf(machine, what, program, object, worker);
     await watch.until(ended);
-    watch.check(path);
+    watch.check(shown);
     const waitStatus = await ended;
-    if (waitStatus !== 0) throw notAnArchive(path, waitStatus, place('messages'));
+    if (waitStatus !== 0) throw notAnArchive(shown, waitStatus, place('messages'));
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+    throw new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
   } finally {
     machine.drop(worker);
   }
-  checkRoot(path, place('root'));
+  check(place('root'));
   for (const name of ['names', 'messages']) unlinkSync(place(name));
   rmdirSync(place('jail'));
 }
@@ -238,13 +255,13 @@ class Watch {
   }
 
   /** Throws what is wrong with the archive by what tar printed. */
-  check(path: string): void {
+  check(shown: string): void {
     const [code, text] = this.#excess() ?? [];
-    if (code !== undefined) throw new UserError(code, `cannot import ${JSON.stringify(path)}: ${text}`);
+    if (code !== undefined) throw new UserError(code, `cannot import ${shown}: ${text}`);
   }
 }
 
-function notAnArchive(path: string, waitStatus: number, messages: string): UserError {
+function notAnArchive(shown: string, waitStatus: number, messages: string): UserError {
   const lines = readFileSync(messages, 'latin1')
     .slice(0, MESSAGE_BYTES)
     .split('\n')
@@ -255,12 +272,12 @@ function notAnArchive(path: string, waitStatus: number, messages: string): UserE
   );
   return new UserError(
     'invalid-archive',
-    `cannot import ${JSON.stringify(path)}: found ${JSON.stringify(found)}; need a whole tar archive without hostile members`,
+    `cannot import ${shown}: found ${JSON.stringify(found)}; need a whole tar archive without hostile members`,
     { details: { messages: lines.slice(0, 10) } },
   );
 }
 
-function checkRoot(path: string, root: string): void {
+function checkRoot(shown: string, root: string): void {
   const names = readdirSync(root);
   if (ROOT_NAMES.some((name) => names.includes(name))) return;
   const found =
@@ -272,6 +289,6 @@ function checkRoot(path: string, root: string): void {
           .join(', ');
   throw new UserError(
     'not-a-root',
-    `cannot import ${JSON.stringify(path)}: found ${found} in it; need a root file system with one of ${ROOT_NAMES.join(', ')}`,
+    `cannot import ${shown}: found ${found} in it; need a root file system with one of ${ROOT_NAMES.join(', ')}`,
   );
 }

@@ -8,6 +8,7 @@ import { readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
+import { hashTree } from '../../spec/tree-listing.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
 import { diskUsage } from './disk-usage.ts';
@@ -52,6 +53,13 @@ function capture(task: CaptureTask): CaptureResult {
     onEntry: advance,
     maxEntries: task.maxEntries,
   });
+  const treeHash = hashTree(root).sha256;
+  if (task.expected !== undefined && treeHash !== task.expected) {
+    throw new StateError(
+      'archive-damaged',
+      'cannot import an archive: found that its files are not what was exported; need a whole archive',
+    );
+  }
   const image = writeErofs(hideStore(root));
   const { totals } = objects;
   if (!task.isDryRun) {
@@ -69,6 +77,7 @@ function capture(task: CaptureTask): CaptureResult {
     newObjects: totals.objects,
     newBytes: totals.bytes,
     ownBytes: task.own === undefined ? 0 : diskUsage(task.own),
+    treeHash,
     root: {
       mode: root.mode,
       uid: root.uid,
@@ -86,8 +95,45 @@ function sync(machine: SideMachine): void {
   machine.run('write the store to disk', p, machine.answer(p, 8));
 }
 
-function run(task: HelperTask): unknown {
-  return task.kind === 'capture' ? capture(task) : examineStore(task, advance);
+/** Gives the archive, a file without a name, its name: then it is there, and whole. */
+function publish(name: string): void {
+  const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+  const p = machine.program();
+  const fresh = `.${name}.${process.pid}-${Date.now().toString(36)}`;
+  const nameOf = (text: string): Uint8Array => Buffer.from(`${text}\0`);
+  p.sys('fsync', [HELPER_FD.unnamed]);
+  const link = [
+    HELPER_FD.unnamed,
+    nameOf(''),
+    HELPER_FD.target,
+    nameOf(fresh),
+    p.flags('AT_EMPTY_PATH'),
+  ] as const;
+  p.sys('linkat', link, { about: 'the archive' });
+  p.sys('renameat', [HELPER_FD.target, nameOf(fresh), HELPER_FD.target, nameOf(name)], {
+    about: 'the archive',
+  });
+  p.sys('fsync', [HELPER_FD.target]);
+  machine.run('give the archive its name', p, machine.answer(p, 8));
+}
+
+async function run(task: HelperTask): Promise<unknown> {
+  switch (task.kind) {
+    case 'capture':
+      return capture(task);
+    case 'export': {
+      const { exportArchive } = await import('./export-archive.ts');
+      const result = await exportArchive(task, HELPER_FD.archive, advance);
+      if (task.name !== undefined) publish(task.name);
+      return result;
+    }
+    case 'spool': {
+      const { spoolArchive } = await import('./spool-archive.ts');
+      return await spoolArchive(task, HELPER_FD.archive, advance);
+    }
+    default:
+      return examineStore(task, advance);
+  }
 }
 
 function failureOf(error: unknown): HelperLine {
@@ -108,7 +154,7 @@ function failureOf(error: unknown): HelperLine {
 }
 
 try {
-  tell({ result: run(JSON.parse(process.argv[2] ?? '') as HelperTask) }); // written by helper-process.ts
+  tell({ result: await run(JSON.parse(process.argv[2] ?? '') as HelperTask) }); // written by helper-process.ts
 } catch (error) {
   tell(failureOf(error));
 }

@@ -3,8 +3,20 @@
  * that does what takes long (main.ts).
  */
 
-/** Descriptors a helper starts with; `store` is one of its machine. */
-export const HELPER_FD = { tree: 0, out: 1, messages: 2, machine: 3, store: 201 } as const;
+/**
+ * Descriptors a helper starts with; from `store` on they are of its machine: the store, the directory of an archive, and
+ * the archive without a name there.
+ */
+export const HELPER_FD = {
+  tree: 0,
+  out: 1,
+  messages: 2,
+  machine: 3,
+  archive: 4,
+  store: 201,
+  target: 202,
+  unnamed: 203,
+} as const;
 
 /** Reads the tree of descriptor 0 into the store and writes its image. */
 export interface CaptureTask {
@@ -26,6 +38,8 @@ export interface CaptureTask {
   /** Nothing is written but the answer. */
   readonly isDryRun: boolean;
   readonly maxEntries: number;
+  /** Hash of the tree's listing that it must have. */
+  readonly expected: string | undefined;
 }
 
 /** What a capture did. */
@@ -39,6 +53,8 @@ export interface CaptureResult {
   readonly newBytes: number;
   /** Bytes on disk of `own`. */
   readonly ownBytes: number;
+  /** sha256 of the tree's listing (spec/tree-listing.ts). */
+  readonly treeHash: string;
   /** Of the tree's root, which an overlay shows from its upper layer. */
   readonly root: RootAttributes;
 }
@@ -50,6 +66,51 @@ export interface RootAttributes {
   readonly gid: number;
   readonly mtimeSeconds: number;
   readonly mtimeNanoseconds: number;
+}
+
+/** A tree of an archive that is written. */
+export interface ArchivedTree {
+  /** Name of its directory in the archive. */
+  readonly prefix: string;
+  /** File of the image. */
+  readonly image: string;
+  /** What the image says of the root may be older. */
+  readonly root: RootAttributes;
+}
+
+/** Writes an archive of images to the descriptor `archive`. */
+export interface ExportTask {
+  readonly kind: 'export';
+  readonly objects: string;
+  /** What `vserver.json` holds beside the hashes of the trees. */
+  readonly manifest: object;
+  readonly texts: readonly { readonly name: string; readonly text: string }[];
+  readonly trees: readonly ArchivedTree[];
+  readonly isCompressed: boolean;
+  /** Time of the texts, in seconds since 1970. */
+  readonly seconds: number;
+  /** The archive is a file without a name, which is given this one, below `target`, when all of it is on the disk. */
+  readonly name: string | undefined;
+}
+
+/** What was written. */
+export interface ExportResult {
+  /** Of the archive, compressed if that was asked for. */
+  readonly bytes: number;
+  /** Names in all trees. */
+  readonly entries: number;
+}
+
+/** Writes what comes by the descriptor `archive` to a file, without its compression. */
+export interface SpoolTask {
+  readonly kind: 'spool';
+  readonly to: string;
+  readonly maxBytes: number;
+}
+
+/** How much that was. */
+export interface SpoolResult {
+  readonly bytes: number;
 }
 
 /** Looks at a whole store. */
@@ -87,13 +148,15 @@ export interface StoreFault {
 /** Each task with its result. */
 export interface TaskResults {
   readonly capture: CaptureResult;
+  readonly export: ExportResult;
+  readonly spool: SpoolResult;
   readonly gc: StoreResult;
   readonly check: StoreResult;
   readonly stat: StoreResult;
 }
 
 /** A task. */
-export type HelperTask = CaptureTask | StoreTask;
+export type HelperTask = CaptureTask | ExportTask | SpoolTask | StoreTask;
 
 /** A line of descriptor 1, as JSON: how far it is, and at last what came of it. */
 export type HelperLine =

@@ -1,0 +1,357 @@
+/**
+ * Guests as archives: a tar of configuration and files that goes to another instance, or to a shelf.
+ *
+ *     vserver.json            what it holds, and the hashes it is checked by (archive-manifest.ts)
+ *     guest.yaml              the configuration
+ *     rootfs/…                the files, with the guest's own ids
+ *     snapshots/NAME/guest.yaml, snapshots/NAME/rootfs/…
+ *
+ * Both ways lead through an image of the store: it is what is written, so nothing has to stand still meanwhile; and it is
+ * what an archive becomes, after it has been unpacked as any other that came from outside (storage/tarball.ts).
+ */
+import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { StateError, UserError } from '../base/errors.ts';
+import type { GuestName, Xid } from '../base/ids.ts';
+import { UndoStack } from '../base/undo.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import { createGuestDirs } from '../storage/guest-dirs.ts';
+import type { ArchivedTree, ExportResult } from '../storage/helper/tasks.ts';
+import { type ArchiveEnds, type HelperOptions, runHelper } from '../storage/helper-process.ts';
+import { openDirectory } from '../storage/machine.ts';
+import { DEFAULT_IMPORT_LIMITS, importTarball } from '../storage/tarball.ts';
+import { writeDurable } from '../sys/files.ts';
+import { CLIENT_FD, type Import, type Program, type Result } from '../sys/program.ts';
+import {
+  type ArchiveManifest,
+  CONFIG_FILE,
+  formatManifest,
+  MANIFEST_FILE,
+  parseManifest,
+  ROOT_DIRECTORY,
+  snapshotDirectory,
+} from './archive-manifest.ts';
+import { parseGuestConfig } from './config.ts';
+import { reachOf } from './config-reach.ts';
+import { type ConfigChange, editConfigText } from './config-text.ts';
+import { type Guest, isActive } from './guest.ts';
+import type { Manager } from './manager.ts';
+import { guestPaths } from './paths.ts';
+import type { Snapshot } from './snapshots.ts';
+import type { FlatGuest, Pin } from './storage.ts';
+
+/** Where an archive goes or comes from: a file, by its absolute path, or a standard descriptor of a client. */
+export type ArchivePlace =
+  | { readonly kind: 'file'; readonly path: string }
+  | { readonly kind: 'client'; readonly client: number };
+
+/** What to export. */
+export interface ExportRequest {
+  readonly to: ArchivePlace;
+  /** By zstd. */
+  readonly isCompressed: boolean;
+  readonly withSnapshots: boolean;
+}
+
+/** What to import, and as what. */
+export interface ImportRequest {
+  readonly from: ArchivePlace;
+  /** Without, the name in the archive. */
+  readonly name: GuestName | undefined;
+  /** Without, the one in the archive if it is free, and else another. */
+  readonly xid: Xid | undefined;
+  readonly changes: readonly ConfigChange[];
+  /** What in its configuration reaches the host is taken too. */
+  readonly isTrusted: boolean;
+  /** Most that its files may be. */
+  readonly maxBytes: number | undefined;
+}
+
+/** Far more than a configuration file may have. */
+const TEXT_BYTES = 1024 * 1024;
+const ZSTD_MAGIC = '28b52ffd';
+
+/** Writes and reads archives of guests. */
+export class Archives {
+  readonly #manager: Manager;
+
+  constructor(manager: Manager) {
+    this.#manager = manager;
+  }
+
+  /**
+   * Writes a guest, which may run, to an archive. A file is there when it is whole, in the place of one of its name.
+   *
+   * @throws StateError guest-ephemeral, cancelled, object-damaged, archive-unwritable
+   */
+  async export(guest: Guest, request: ExportRequest, options: HelperOptions): Promise<ExportResult> {
+    const { copies, storage, snapshots } = this.#manager;
+    const { store } = storage;
+    return await store.withoutDeleting(async () => {
+      const wasRunning = isActive(guest);
+      const { config, flat } = await copies.capture(guest, 'export', options);
+      const kept = request.withSnapshots ? snapshots.list(guest.name) : [];
+      const exportedAt = new Date();
+      const what = `export guest "${guest.name}"`;
+      const manifest = formatManifest({
+        name: guest.name,
+        exportedAt: exportedAt.toISOString(),
+        wasRunning,
+        hostUsr: flat.pin.hostUsr ?? false,
+        snapshots: kept.map(({ name, takenAt, wasRunning: ran, pin }) => ({
+          name,
+          takenAt,
+          wasRunning: ran,
+          hostUsr: pin.hostUsr ?? false,
+        })),
+      });
+      const texts = kept.map((one) => ({
+        name: `${snapshotDirectory(one.name)}/${CONFIG_FILE}`,
+        text: one.config,
+      }));
+      const task = {
+        kind: 'export',
+        objects: store.objects,
+        manifest,
+        texts: [{ name: CONFIG_FILE, text: config }, ...texts],
+        trees: [
+          this.#tree(ROOT_DIRECTORY, flat),
+          ...kept.map((one) => this.#tree(`${snapshotDirectory(one.name)}/${ROOT_DIRECTORY}`, one)),
+        ],
+        isCompressed: request.isCompressed,
+        seconds: Math.floor(exportedAt.getTime() / 1000),
+        name: request.to.kind === 'file' ? basename(request.to.path) : undefined,
+      } as const;
+      const openArchive = (p: Program): ArchiveEnds => planTarget(p, request.to);
+      return await store.withWorkDir(
+        async (workDir) =>
+          await runHelper(this.#manager.host.syscalld, { what, task, workDir, openArchive }, options),
+      );
+    });
+  }
+
+  /**
+   * Creates a guest from an archive; all of it or nothing.
+   *
+   * @throws UserError invalid-archive, archive-too-big, foreign-owner, archive-reaches-host, invalid-config
+   * @throws StateError guest-exists, xid-in-use, address-in-use, archive-damaged, cancelled
+   */
+  async import(request: ImportRequest, options: HelperOptions): Promise<Guest> {
+    const { store } = this.#manager.storage;
+    const maxBytes = request.maxBytes ?? DEFAULT_IMPORT_LIMITS.maxBytes;
+    return await store.withoutDeleting(
+      async () =>
+        await store.withWorkDir(async (workDir) => {
+          const { from } = request;
+          const shown = from.kind === 'file' ? JSON.stringify(from.path) : 'what comes in';
+          const path = await this.#plainArchive(from, workDir, maxBytes, options);
+          const onProgress = ({ entries }: { readonly entries: number }): void =>
+            options.onProgress?.(entries);
+          await importTarball(
+            this.#manager.host.syscalld,
+            path,
+            workDir,
+            { ...DEFAULT_IMPORT_LIMITS, maxBytes },
+            onProgress,
+            { shown, signal: options.signal, check: () => undefined },
+          );
+          return await this.#create(request, join(workDir, 'root'), options);
+        }),
+    );
+  }
+
+  #tree(prefix: string, { pin, root }: Pick<FlatGuest | Snapshot, 'pin' | 'root'>): ArchivedTree {
+    const image = this.#manager.storage.store.find(pin.pinned);
+    if (image) return { prefix, image: image.path, root };
+    throw new StateError(
+      'image-missing',
+      `cannot export ${JSON.stringify(prefix)}: found no image "${pin.pinned}" in the store; need it there`,
+    );
+  }
+
+  /** Returns the path of an archive that tar can read by itself; else it is written down first. */
+  async #plainArchive(
+    from: ArchivePlace,
+    workDir: string,
+    maxBytes: number,
+    options: HelperOptions,
+  ): Promise<string> {
+    if (from.kind === 'file' && isPlain(from.path)) return from.path;
+    const to = join(workDir, 'archive.tar');
+    const task = { kind: 'spool', to, maxBytes } as const;
+    const { signal } = options; // pieces are not files
+    await runHelper(
+      this.#manager.host.syscalld,
+      { what: 'read an archive', task, workDir, openArchive: (p) => ({ archive: planSource(p, from) }) },
+      { signal },
+    );
+    return to;
+  }
+
+  async #create(request: ImportRequest, tree: string, options: HelperOptions): Promise<Guest> {
+    const manager = this.#manager;
+    const { registry, storage, networks, snapshots } = manager;
+    const manifest = parseManifest(readText(tree, MANIFEST_FILE));
+    const name = request.name ?? manifest.name;
+    const paths = guestPaths(manager.host.paths, name);
+    const text = editConfigText(readText(tree, CONFIG_FILE), request.changes, CONFIG_FILE);
+    const asked = parseGuestConfig(text, CONFIG_FILE);
+    if (!request.isTrusted) checkReach(asked);
+    // Before what takes long, and again when it is done.
+    registry.checkNew(name, request.xid);
+    await networks.check({ name }, asked);
+    const kept: Snapshot[] = [];
+    for (const one of manifest.snapshots) {
+      const directory = snapshotDirectory(one.name);
+      const config = readText(tree, `${directory}/${CONFIG_FILE}`);
+      if (!request.isTrusted) checkReach(parseGuestConfig(config, `${directory}/${CONFIG_FILE}`));
+      // Copied: what it has in common with the guest is one file of two names, and the guest's turn is next.
+      const flat = await this.#capture(manifest, tree, `${directory}/${ROOT_DIRECTORY}`, false, options);
+      const pin = { name: asked.template, pinned: flat.pinned, hostUsr: one.hostUsr };
+      const { takenAt, wasRunning } = one;
+      kept.push({
+        name: one.name,
+        takenAt,
+        wasRunning,
+        pin,
+        root: flat.root,
+        config,
+        newBytes: flat.newBytes,
+      });
+    }
+    const { pinned, root } = await this.#capture(manifest, tree, ROOT_DIRECTORY, true, options);
+    const pin: Pin = { name: asked.template, pinned, hostUsr: manifest.hostUsr };
+    await using undo = new UndoStack();
+    const xid = request.xid ?? registry.freeXid(asked.xid);
+    const edited = editConfigText(text, [{ path: ['xid'], value: xid }], paths.config);
+    const guest = registry.add(name, xid, parseGuestConfig(edited, paths.config), false);
+    undo.defer('guest in memory', () => {
+      registry.remove(guest);
+    });
+    await networks.check(guest, guest.config);
+    await createGuestDirs(paths, idRangeOf(xid).hostBase);
+    undo.defer('directories', () => manager.removeFiles(name));
+    storage.pin(name, pin);
+    await storage.shapeRoot(guest, root);
+    for (const snapshot of kept) snapshots.add(name, snapshot);
+    // The configuration file last: what has one exists, what has none is swept at the next start.
+    writeDurable(paths.config, edited);
+    undo.commit();
+    manager.created(guest);
+    return guest;
+  }
+
+  /** Makes a tree of an archive an image, if it is what the archive was made of. */
+  async #capture(
+    { trees }: ArchiveManifest,
+    tree: string,
+    directory: string,
+    isOurs: boolean,
+    options: HelperOptions,
+  ): Promise<{ readonly pinned: string } & Pick<Snapshot, 'root' | 'newBytes'>> {
+    const { store } = this.#manager.storage;
+    const expected = trees[directory];
+    if (expected === undefined || !isDirectory(join(tree, directory))) {
+      throw new UserError(
+        'invalid-archive',
+        `cannot import an archive: found no directory ${JSON.stringify(directory)} in it; need a whole one`,
+      );
+    }
+    const { image, root, newBytes } = await store.withWorkDir(
+      async (workDir) =>
+        await store.capture(
+          {
+            what: 'import an archive',
+            openTree: (p) => openDirectory(p, directory, openDirectory(p, tree)),
+            isOurs,
+            expected,
+          },
+          workDir,
+          options,
+        ),
+    );
+    return { pinned: image.name, root, newBytes };
+  }
+}
+
+function checkReach(config: Parameters<typeof reachOf>[0]): void {
+  const keys = reachOf(config);
+  if (keys.length === 0) return;
+  throw new UserError(
+    'archive-reaches-host',
+    `cannot import an archive: found that its configuration reaches the host by ${keys.join(', ')}; ` +
+      'need other values for these, or --trust-config',
+    { details: { keys } },
+  );
+}
+
+/** A file in a directory that was unpacked: no link, no device, and not large. */
+function readText(tree: string, name: string): string {
+  const fail = (found: string): UserError =>
+    new UserError(
+      'invalid-archive',
+      `cannot import an archive: found ${found} "${name}" in it; need one that vserver export wrote`,
+    );
+  const above = dirname(name).split('/');
+  if (!above.every((_, i) => isDirectory(join(tree, ...above.slice(0, i + 1))))) throw fail('no');
+  let fd: number;
+  try {
+    fd = openSync(join(tree, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch {
+    throw fail('no readable');
+  }
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile() || stat.size > TEXT_BYTES) throw fail('no plain');
+    return readFileSync(fd, 'utf8');
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function isDirectory(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+}
+
+/** Whether tar can read it by itself: a file, and no zstd, for which it needs another program. @throws UserError archive-missing */
+function isPlain(path: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (cause) {
+    const found = cause instanceof Error && 'code' in cause ? String(cause.code) : 'an error';
+    throw new UserError(
+      'archive-missing',
+      `cannot import ${JSON.stringify(path)}: found ${found}; need an archive`,
+      {
+        cause,
+      },
+    );
+  }
+  try {
+    const head = Buffer.alloc(ZSTD_MAGIC.length / 2);
+    return fstatSync(fd).isFile() && readSync(fd, head) > 0 && head.toString('hex') !== ZSTD_MAGIC;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function planSource(p: Program, from: ArchivePlace): Import | Result {
+  if (from.kind === 'client') return p.import(from.client, CLIENT_FD.stdin);
+  const at = p.flags('AT_FDCWD');
+  return p.sys('openat', [at, from.path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: from.path });
+}
+
+/** A file gets its name when it is whole (open(2), O_TMPFILE, Linux 3.11), so that nothing of it is left otherwise. */
+function planTarget(p: Program, to: ArchivePlace): ArchiveEnds {
+  if (to.kind === 'client') return { archive: p.import(to.client, CLIENT_FD.stdout) };
+  const at = p.flags('AT_FDCWD');
+  const directory = dirname(to.path);
+  const target = p.sys('openat', [at, directory, p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
+    about: directory,
+  });
+  const archive = p.sys('openat', [target, '.', p.flags('O_RDWR', 'O_TMPFILE', 'O_CLOEXEC'), 0o600], {
+    about: `a file in ${directory}`,
+  });
+  return { archive, target };
+}
