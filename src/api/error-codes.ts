@@ -12,11 +12,6 @@ export interface ErrorCodeInfo {
 export const ERROR_CODES = {
   'abi-missing': { status: 500, exit: 1, meaning: 'the native part is not built' },
   'address-in-use': { status: 409, exit: 1, meaning: 'an address belongs to another network context' },
-  'bad-name': {
-    status: 500,
-    exit: 70,
-    meaning: 'a file for an image has a name that no file can have, which is a bug',
-  },
   'archive-damaged': {
     status: 409,
     exit: 1,
@@ -29,7 +24,13 @@ export const ERROR_CODES = {
     meaning:
       'an archive of a guest has a configuration that reaches the host, which nobody has said to trust',
   },
+  'archive-too-big': { status: 400, exit: 2, meaning: 'an archive holds more than is taken' },
   'archive-unwritable': { status: 409, exit: 1, meaning: 'an archive of a guest cannot be written' },
+  'bad-name': {
+    status: 500,
+    exit: 70,
+    meaning: 'a file for an image has a name that no file can have, which is a bug',
+  },
   'busybox-broken': { status: 409, exit: 1, meaning: 'the busybox of the host cannot be used in a guest' },
   'busybox-missing': { status: 409, exit: 1, meaning: 'the host has no static busybox for the template' },
   cancelled: { status: 409, exit: 1, meaning: 'work was cancelled by its caller before it was done' },
@@ -118,9 +119,8 @@ export const ERROR_CODES = {
     meaning: 'the host has no merged /usr, so its programs cannot be shown in a guest',
   },
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
-  'image-missing': { status: 409, exit: 1, meaning: 'the store lacks an image that a guest needs' },
-  'object-damaged': { status: 500, exit: 1, meaning: 'a file in the store is damaged' },
   'image-damaged': { status: 500, exit: 1, meaning: 'an image in the store is damaged' },
+  'image-missing': { status: 409, exit: 1, meaning: 'the store lacks an image that a guest needs' },
   'image-too-big': {
     status: 400,
     exit: 2,
@@ -205,6 +205,7 @@ export const ERROR_CODES = {
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },
   'not-a-root': { status: 400, exit: 2, meaning: 'an archive or directory does not have the form of a root' },
   'nul-in-text': { status: 500, exit: 70, meaning: 'a text for the kernel has a NUL in it, which is a bug' },
+  'object-damaged': { status: 500, exit: 1, meaning: 'a file in the store is damaged' },
   'process-not-found': { status: 404, exit: 1, meaning: 'a guest has no process of that pid' },
   'program-failed': { status: 500, exit: 1, meaning: 'a step of a syscall program failed' },
   'program-too-big': {

@@ -822,7 +822,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     },
     examples: [
       ['vserver export web -o web.tar.zst', 'to a file'],
-      ['vserver export web | ssh other vserver import -', 'to another host'],
+      ['vserver export web -z', 'to standard output, which is a pipe: | ssh other vserver import -'],
     ],
     exits: [],
   },
@@ -844,7 +844,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     },
     examples: [
       ['vserver import web.tar.zst', 'as it was'],
-      ['vserver import - web2 --ip 10.0.0.7/24 < web.tar', 'under another name, with an address of its own'],
+      ['vserver import web.tar web2 --ip 10.0.0.7/24', 'under another name, with an address of its own'],
     ],
     exits: [],
   },
