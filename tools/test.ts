@@ -39,6 +39,7 @@ const TIERS = {
       redis: 'redis-server',
       sshd: 'openssh-server',
       nodejs: 'nodejs',
+      htop: 'htop',
       curl: 'curl',
       wrk: 'wrk',
     },

@@ -721,7 +721,8 @@ const VIEWS: Readonly<Record<ViewGroup, string>> = {
   memory: 'meminfo, swaps and vmstat (virt_mem)',
   cpu: 'cpuinfo, stat and the list of CPUs online (virt_cpu)',
   load: 'loadavg (virt_load)',
-  uptime: "uptime (virt_uptime); its first number is always the guest's",
+  uptime:
+    "uptime, and when process 1 started (virt_uptime); the first number of uptime is always the guest's",
   disk: 'diskstats',
   pressure: 'pressure, of CPU, memory and io',
   vinfo: "the guest's own part of the Proc-FS, below /proc/driver (off: hide_vinfo)",

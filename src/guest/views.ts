@@ -23,6 +23,7 @@ import {
 } from '../views/cpu.ts';
 import { formatDiskstats } from '../views/disk.ts';
 import { NODES, VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
+import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import { type Guest, isActive } from './guest.ts';
@@ -43,6 +44,8 @@ import type { Registry } from './registry.ts';
 
 const ROOT_NODE = 1;
 const RECONNECT_MS = 100;
+/** What is less is a clock that is kept right. */
+const CLOCK_SET_SECONDS = 0.2;
 
 /** What `run/views.json` holds. */
 interface ViewsRecord {
@@ -77,6 +80,8 @@ export class Views implements FuseTree {
   #former: ProcessIdentity | undefined;
   #relay: FuseRelay | undefined;
   #isEnding = false;
+  /** When the host was booted, of the epoch in seconds. */
+  #hostBoot = 0;
 
   constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs) {
     this.#host = host;
@@ -318,18 +323,30 @@ export class Views implements FuseTree {
           hostText('stat'),
           sample,
           this.#loads.last(guest) ?? this.#noLoad(xid),
-          Math.round(Date.now() / 1000 - sample.uptimeSeconds),
+          this.#bootSeconds(sample.uptimeSeconds),
         );
       }
       case 'loadavg':
         return formatLoadavg(this.#loads.last(guest) ?? this.#noLoad(xid));
       case 'uptime':
         return formatUptime(this.#cpu(guest));
+      case 'init-stat': {
+        const pid = guest.live?.initPid ?? 0;
+        return formatInitStat(readFileSync(`/proc/${pid}/stat`, 'latin1'), pid);
+      }
       case 'diskstats':
         return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid));
       default:
         return this.#readings.pressure(xid, name as 'cpu' | 'memory' | 'io') ?? '';
     }
+  }
+
+  /** When a guest's clock began, of the epoch: the same second each time, unless somebody sets the host's clock. */
+  #bootSeconds(uptimeSeconds: number): number {
+    const hostUptime = bootTimeSeconds();
+    const hostBoot = Date.now() / 1000 - hostUptime;
+    if (Math.abs(hostBoot - this.#hostBoot) > CLOCK_SET_SECONDS) this.#hostBoot = hostBoot;
+    return Math.floor(this.#hostBoot + hostUptime - uptimeSeconds);
   }
 
   #cpu({ xid, live }: Guest): CpuSample {

@@ -43,6 +43,7 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },
   { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SOON_MS },
   { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: TICK_MS },
+  { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: TICK_MS },
   { number: 9, name: 'diskstats', path: '/proc/diskstats', group: 'disk', holdMs: SOON_MS },
   {
     number: 10,

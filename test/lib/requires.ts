@@ -32,6 +32,8 @@ export type Requirement =
   | 'redis'
   | 'sshd'
   | 'nodejs'
+  | 'htop'
+  | 'go'
   | 'curl'
   | 'wrk';
 
@@ -105,6 +107,9 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   redis: () => succeeds('redis-cli', ['--version']) ?? succeeds('redis-server', ['--version']),
   sshd: () => succeeds('ssh', ['-V']) ?? succeeds('test', ['-x', '/usr/sbin/sshd']),
   nodejs: () => succeeds('/usr/bin/node', ['--version']),
+  htop: () => succeeds('htop', ['--version']),
+  // Nobody installs it for a test: it is large.
+  go: () => succeeds('go', ['version']),
   curl: () => succeeds('curl', ['--version']),
   wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
 };
