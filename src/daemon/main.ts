@@ -114,7 +114,7 @@ async function serve(): Promise<void> {
       process.exit(1);
     },
   });
-  await manager.recover(objects);
+  await manager.recovery.recover(objects);
   await host.prepare();
   await manager.views.prepare();
   await manager.forks.prepare();

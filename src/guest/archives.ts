@@ -237,7 +237,7 @@ export class Archives {
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, edited);
     undo.commit();
-    manager.created(guest);
+    manager.making.created(guest);
     return guest;
   }
 

@@ -15,6 +15,7 @@ import { readIfThere, writeDurable } from '../sys/files.ts';
 import { parseGuestConfig } from './config.ts';
 import { type ConfigChange, editConfigText } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
+import { FREEZE_TIMEOUT_MS } from './host.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { Snapshot } from './snapshots.ts';
@@ -30,7 +31,6 @@ export interface Unified {
   readonly savedBytes: number;
 }
 
-const FREEZE_TIMEOUT_MS = 5000;
 const NOTHING = { ownBytes: 0, newBytes: 0, savedBytes: 0 } as const;
 
 /** Makes copies of guests. */
@@ -88,7 +88,7 @@ export class Copies {
         writeDurable(paths.config, edited);
       });
       undo.commit();
-      manager.created(guest);
+      manager.making.created(guest);
       return guest;
     });
   }

@@ -34,6 +34,8 @@ import type { ViewsObjects } from './plan-views.ts';
 
 /** How long the kernel may take to end what it was told to kill. */
 const KILL_TIMEOUT_MS = 10_000;
+/** How long it may take to take a guest off the CPUs, or to put it back. */
+export const FREEZE_TIMEOUT_MS = 5000;
 const RETRY_MS = 5;
 /** Depth of a guest's cgroup below the root of the cgroup2 tree. */
 export const GUEST_LEVEL = 2;

@@ -222,6 +222,13 @@ export class Registry {
     );
   }
 
+  /** Returns a name for a guest that was given none. */
+  inventName(xid: Xid): GuestName {
+    const name = `guest-${xid}`;
+    if (isGuestName(name) && !this.has(name)) return name;
+    return `${name}-${Date.now().toString(36)}` as GuestName; // letters, digits and dashes only
+  }
+
   /** Takes a free number for a context that exists only while it runs; `release` gives it back. */
   reserveXid(): Xid {
     for (let tries = 0; tries <= XID_MAX - FIRST_DYNAMIC_XID; tries++) {

@@ -161,7 +161,7 @@ async function readContextFile(
     case 'status':
       return statusOf(manager, running);
     case 'limit':
-      return formatLimits(await manager.limitRows(guest));
+      return formatLimits(await manager.changes.limitRows(guest));
     case 'sched':
       return schedulerOf(manager, running);
     case 'cvirt':

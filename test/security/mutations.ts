@@ -161,7 +161,7 @@ export const MUTATIONS: readonly Mutation[] = [
     check: a9,
     edits: [
       [
-        "stopAsked: 'operator' });\n    }\n    this.host.syscalld.signal(live.initObject, signal);",
+        "stopAsked: 'operator' });\n    }\n    this.#host.syscalld.signal(live.initObject, signal);",
         "stopAsked: 'operator' });\n    }\n    process.kill(live.initPid, signal);",
       ],
     ],

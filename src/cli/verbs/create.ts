@@ -18,7 +18,7 @@ export async function create(parsed: ParsedVerb<'create'>, io: Io, services: Ser
       `cannot create guest "${name}": found no command; need one after the options, or --init=own`,
     );
   }
-  const guest = await services.manager.create(name, values);
+  const guest = await services.manager.making.create(name, values);
   await io.out(parsed.global.json ? formatJson(viewGuest(guest, services)) : `${name}\n`);
   return 0;
 }

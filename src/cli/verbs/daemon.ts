@@ -66,7 +66,7 @@ async function stopDaemon(parsed: ParsedVerb<'daemon'>, io: Io, services: Servic
     const stop = eachGuest(
       { ...parsed, operands: [], options: { all: true } },
       services,
-      (guest) => manager.stop(guest, { reason: 'shutdown' }),
+      (guest) => manager.ends.stop(guest, { reason: 'shutdown' }),
       { isMeant: hasRun, parallel: MAX_PARALLEL, turns: Turns.toStop },
     );
     for await (const outcome of stop) {

@@ -10,7 +10,7 @@ export async function deleteGuests(
   services: Services,
 ): Promise<VerbResult> {
   const { force } = parsed.options;
-  return await forEachGuest(parsed, io, services, (guest) => services.manager.delete(guest, force), {
+  return await forEachGuest(parsed, io, services, (guest) => services.manager.making.delete(guest, force), {
     // Who uses the network of another is told to end before that one is looked at.
     compare: (a, b) => Number(isSharing(b)) - Number(isSharing(a)),
     parallel: MAX_PARALLEL,

@@ -7,6 +7,6 @@ export async function enter(parsed: ParsedVerb<'enter'>, io: Io, { manager }: Se
   const guest = manager.registry.find(parsed.operands[0] ?? '');
   const connection = clientConnection({ interactive: true, tty: io.tty[0] }, io);
   const argv = ['/bin/sh', '-l'];
-  await manager.exec(guest, { argv, env: {}, cwd: undefined, user: parsed.options.user }, connection);
+  await manager.execs.exec(guest, { argv, env: {}, cwd: undefined, user: parsed.options.user }, connection);
   return 'bound';
 }

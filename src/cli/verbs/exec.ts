@@ -14,13 +14,13 @@ export async function exec(parsed: ParsedVerb<'exec'>, io: Io, { manager }: Serv
     user: options.user,
   };
   if (options.explain) {
-    await io.out(await manager.explainExec(guest, request, DETACHED));
+    await io.out(await manager.execs.explainExec(guest, request, DETACHED));
     return 0;
   }
   if (options.detach) {
-    await manager.exec(guest, request, DETACHED);
+    await manager.execs.exec(guest, request, DETACHED);
     return 0;
   }
-  await manager.exec(guest, request, clientConnection(options, io));
+  await manager.execs.exec(guest, request, clientConnection(options, io));
   return 'bound';
 }

@@ -13,7 +13,7 @@ export async function inspect(
 ): Promise<VerbResult> {
   const { values, exitCode } = await collect(parsed, io, services, async (guest) => ({
     ...viewGuest(guest, services),
-    limitTable: (await services.manager.limitRows(guest)).map(viewRow),
+    limitTable: (await services.manager.changes.limitRows(guest)).map(viewRow),
   }));
   await io.out(formatJson(values));
   return exitCode;

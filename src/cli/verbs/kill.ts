@@ -17,10 +17,10 @@ export async function kill(parsed: ParsedVerb<'kill'>, io: Io, services: Service
     services,
     async (guest) => {
       if (pids.length > 0) {
-        await manager.signalProcesses(guest, pids, signal);
+        await manager.signals.signalProcesses(guest, pids, signal);
         return;
       }
-      manager.kill(guest, signal);
+      manager.signals.kill(guest, signal);
       if (signal === SIGKILL) await guest.ended?.promise;
     },
     { isMeant: isActive },

@@ -39,10 +39,10 @@ export async function limit(parsed: ParsedVerb<'limit'>, io: Io, services: Servi
   const settings = limitSettings(options);
   if (settings.length > 0) await setLimits(guest, settings, io, services);
   const [hits, minMax] = [options.reset || options.resetHits, options.reset || options.resetMinmax];
-  if (hits || minMax) await manager.resetLimits(guest, { hits, minMax });
+  if (hits || minMax) await manager.changes.resetLimits(guest, { hits, minMax });
   const isQuiet = (settings.length > 0 || hits || minMax) && !global.json && !options.raw;
   if (isQuiet) return 0;
-  const rows = await manager.limitRows(guest);
+  const rows = await manager.changes.limitRows(guest);
   if (global.json) await io.out(formatJson(rows.map(viewRow)));
   else await io.out(options.raw ? formatRaw(rows, options) : formatRows(rows));
   return 0;
@@ -65,7 +65,7 @@ async function setLimits(
     for (const { path, value } of change)
       if (path[1] === 'memory') config = withMemory(config, value as number | 'max'); // as made below
   }
-  await manager.set(guest, changes);
+  await manager.changes.set(guest, changes);
   const unenforced = unenforcedLimits(guest, currentConfig(guest, services), manager.host.cgroups);
   for (const key of unenforced.filter((one) => changes.some(({ path }) => path.join('.') === one)))
     await warn(io, `nothing on this host enforces ${key} of guest "${guest.name}"; see \`vserver check\``);

@@ -4,7 +4,7 @@ import type { ParsedVerb } from '../verb-types.ts';
 
 /** `vserver pause`: takes guests off the CPUs. */
 export async function pause(parsed: ParsedVerb<'pause'>, io: Io, services: Services): Promise<VerbResult> {
-  return await forEachGuest(parsed, io, services, (guest) => services.manager.pause(guest), {
+  return await forEachGuest(parsed, io, services, (guest) => services.manager.signals.pause(guest), {
     isMeant: (guest) => guest.state === 'running',
   });
 }

@@ -22,8 +22,8 @@ export async function restart(
           `cannot restart guest "${guest.name}": found that it is deleted when it stops; need one made by \`vserver create\``,
         );
       }
-      await manager.stop(guest, { timeoutMs: parsed.options.timeout });
-      await manager.start(guest);
+      await manager.ends.stop(guest, { timeoutMs: parsed.options.timeout });
+      await manager.starts.start(guest);
     },
     { isMeant: (guest) => isActive(guest) && !guest.isEphemeral, parallel: MAX_PARALLEL },
   );

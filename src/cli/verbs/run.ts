@@ -18,7 +18,7 @@ export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Servic
     );
   }
   if (options.explain) {
-    await io.out(await manager.explainRun(name, values));
+    await io.out(await manager.starts.explainRun(name, values));
     return 0;
   }
   const isEphemeral = name === undefined || options.rm;
@@ -35,9 +35,9 @@ export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Servic
   return 0;
 
   async function startGuest(): Promise<Guest> {
-    if (isEphemeral) return await manager.runEphemeral(name, values, connection);
-    const created = await manager.create(name, values);
-    await manager.start(created, connection);
+    if (isEphemeral) return await manager.starts.runEphemeral(name, values, connection);
+    const created = await manager.making.create(name, values);
+    await manager.starts.start(created, connection);
     return created;
   }
 }

@@ -28,7 +28,7 @@ export async function sched(parsed: ParsedVerb<'sched'>, io: Io, services: Servi
   const changes = KEYS.filter((key) => options[key] !== undefined).map(
     (key): ConfigChange => ({ path: ['scheduler', key], value: options[key] }),
   );
-  if (changes.length > 0) await manager.set(guest, changes);
+  if (changes.length > 0) await manager.changes.set(guest, changes);
   const config = currentConfig(guest, services);
   const { cgroups } = manager.host;
   for (const key of unenforcedLimits(guest, config, cgroups).filter((one) => one.startsWith('scheduler.')))

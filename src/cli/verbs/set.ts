@@ -23,7 +23,7 @@ export async function set(parsed: ParsedVerb<'set'>, io: Io, services: Services)
   }
   if (changes.length > 0) {
     refuseFixedKeys(guest, changes);
-    await manager.set(guest, changes);
+    await manager.changes.set(guest, changes);
     await warnOf(guest, changes, io, services);
   }
   if (parsed.global.json) {

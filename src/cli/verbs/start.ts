@@ -10,7 +10,7 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
   const { manager } = services;
   const isMeant = (guest: { readonly state: string }): boolean => guest.state === 'stopped';
   if (parsed.options.explain) {
-    const explain = collect(parsed, io, services, (guest) => manager.explainStart(guest), { isMeant });
+    const explain = collect(parsed, io, services, (guest) => manager.starts.explainStart(guest), { isMeant });
     const { values, exitCode } = await explain;
     await io.out(values.join('\n'));
     return exitCode;
@@ -21,7 +21,7 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
     services,
     async (guest) => {
       try {
-        await manager.start(guest);
+        await manager.starts.start(guest);
       } catch (error) {
         const isRunning = error instanceof StateError && error.code === 'guest-running';
         if (!isRunning || guest.state === 'stopping') throw error;

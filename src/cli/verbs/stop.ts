@@ -10,7 +10,7 @@ export async function stop(parsed: ParsedVerb<'stop'>, io: Io, services: Service
     io,
     services,
     async (guest) => {
-      const exit = await services.manager.stop(guest, { timeoutMs: parsed.options.timeout });
+      const exit = await services.manager.ends.stop(guest, { timeoutMs: parsed.options.timeout });
       if (exit === undefined) await warn(io, `guest "${guest.name}" is stopped already`);
     },
     { isMeant: (guest) => guest.state !== 'stopped', parallel: MAX_PARALLEL, turns: Turns.toStop },

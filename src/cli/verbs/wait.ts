@@ -16,7 +16,7 @@ export async function wait(parsed: ParsedVerb<'wait'>, io: Io, services: Service
     io,
     services,
     async (guest) => {
-      const exit = await services.manager.wait(guest);
+      const exit = await services.manager.ends.wait(guest);
       return { name: guest.name, exitCode: exit.code, at: exit.at };
     },
     { parallel: Number.POSITIVE_INFINITY },

@@ -1,0 +1,29 @@
+/**
+ * What is said of a command that cannot be run.
+ */
+import { SysError } from '../base/errors.ts';
+import { StepError } from '../sys/syscalld.ts';
+import { EXECVE } from './plan-command.ts';
+
+/** A command that is not there, or cannot be run, is the user's matter and has exit codes of its own. */
+export async function commandErrors<T>(what: string, run: Promise<T>): Promise<T> {
+  try {
+    return await run;
+  } catch (error) {
+    if (!(error instanceof StepError) || !error.step?.includes(EXECVE)) throw error;
+    const name = error.step.slice(error.step.indexOf('"'));
+    const details = { syscall: 'execve', errno: error.errno, errnoName: error.errnoName, cause: error };
+    if (error.errnoName === 'ENOENT' || error.errnoName === 'ENOTDIR') {
+      throw new SysError(
+        'command-not-found',
+        `cannot ${what}: found no command ${name} in the guest`,
+        details,
+      );
+    }
+    throw new SysError(
+      'command-not-executable',
+      `cannot ${what}: found that ${name} cannot be executed`,
+      details,
+    );
+  }
+}

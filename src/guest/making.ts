@@ -1,0 +1,93 @@
+/**
+ * Guests that stay are created and deleted.
+ */
+import { rmSync } from 'node:fs';
+import { StateError } from '../base/errors.ts';
+import type { GuestName } from '../base/ids.ts';
+import { UndoStack } from '../base/undo.ts';
+import { idRangeOf } from '../context/id-map.ts';
+import { createGuestDirs, refuseMounted } from '../storage/guest-dirs.ts';
+import { removeDurable, writeDurable } from '../sys/files.ts';
+import { completeConfig } from './config.ts';
+import { createConfigText } from './config-text.ts';
+import type { GuestConfigValues } from './config-types.ts';
+import type { Ends } from './end.ts';
+import type { Guest } from './guest.ts';
+import type { Host } from './host.ts';
+import type { Instance } from './instance.ts';
+import { guestPaths } from './paths.ts';
+
+/** Creates and deletes guests. */
+export class Making {
+  readonly #instance: Instance;
+  readonly #host: Host;
+  readonly #ends: Ends;
+
+  constructor(instance: Instance, ends: Ends) {
+    this.#instance = instance;
+    this.#host = instance.host;
+    this.#ends = ends;
+  }
+
+  /**
+   * Creates a guest that stays: its configuration file and its directories.
+   *
+   * @throws StateError guest-exists, xid-in-use; UserError invalid-config, invalid-template
+   */
+  async create(name: GuestName, values: GuestConfigValues): Promise<Guest> {
+    const paths = guestPaths(this.#host.paths, name);
+    const parsed = completeConfig(values);
+    await using undo = new UndoStack();
+    const xid = parsed.xid ?? this.#instance.registry.assignXid();
+    const guest = this.#instance.registry.add(name, xid, { ...parsed, xid }, false);
+    undo.defer('guest in memory', () => {
+      this.#instance.registry.remove(guest);
+    });
+    await this.#instance.networks.check(guest, parsed);
+    const template = await this.#instance.storage.prepare(parsed.template);
+    await createGuestDirs(paths, idRangeOf(xid).hostBase);
+    undo.defer('directories', () => this.#instance.removeFiles(name));
+    this.#instance.storage.pin(name, this.#instance.storage.pinOf(template, parsed.template));
+    // The configuration file last: what has one exists, what has none is swept at the next start.
+    writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
+    undo.commit();
+    this.created(guest);
+    return guest;
+  }
+
+  /** Tells of a guest that exists from now on. */
+  created(guest: Guest): void {
+    this.#host.events.publish(guest, 'created', { template: guest.config.template });
+  }
+
+  /**
+   * Deletes a guest and its files. Allowed in: stopped; with `force` a running guest is killed first.
+   *
+   * @throws StateError guest-running
+   */
+  async delete(guest: Guest, force: boolean): Promise<void> {
+    if (force && guest.state !== 'stopped') await this.#ends.stop(guest, { timeoutMs: 0 });
+    if (guest.isEphemeral) return; // gone with its run
+    // Who has its addresses and was told to end too, as `delete --all --force` does it, is waited for.
+    const users = this.#instance.networks.usersOf(guest).filter((user) => user.live?.stopAsked);
+    for (const user of users) await user.ended?.promise;
+    await this.#instance.exclusive(guest, async () => {
+      if (guest.state !== 'stopped') {
+        throw new StateError(
+          'guest-running',
+          `cannot delete guest "${guest.name}": found it ${guest.state}; need it stopped, or --force`,
+        );
+      }
+      this.#instance.networks.checkUnused(guest);
+      const paths = guestPaths(this.#host.paths, guest.name);
+      refuseMounted(paths);
+      // The configuration first: without it the rest is swept, should we not get to the end.
+      removeDurable(paths.config);
+      this.#instance.restarts.forget(guest);
+      this.#instance.registry.remove(guest);
+      rmSync(paths.live, { force: true });
+      await this.#instance.removeFiles(guest.name);
+      this.#host.events.publish(guest, 'deleted', {});
+    });
+  }
+}
