@@ -42,6 +42,8 @@ const TIERS = {
       htop: 'htop',
       curl: 'curl',
       wrk: 'wrk',
+      netstat: 'net-tools',
+      lsof: 'lsof',
     },
   },
   vm: {

@@ -43,6 +43,10 @@ for (const littleEndian of [true, false]) {
       }
       for (const family of [0, 1, 16, 17, 38, 0x2_0000_0000n])
         assert.equal(verdict(arch, nr, family, 1, 0), ALLOW);
+      for (const type of [2, 3, 0x80003]) {
+        assert.equal(verdict(arch, nr, 16, type, 4), EPROTONOSUPPORT); // sock_diag
+        for (const protocol of [0, 9, 15, 16]) assert.equal(verdict(arch, nr, 16, type, protocol), ALLOW);
+      }
     }
   });
 

@@ -19,6 +19,8 @@ const EPROTONOSUPPORT = 93;
 
 /** The same on every supported architecture (linux/socket.h, linux/net.h, linux/in.h). */
 const FAMILIES = [2, 10]; // AF_INET, AF_INET6
+const NETLINK = 16; // AF_NETLINK
+const SOCK_DIAG = 4; // NETLINK_SOCK_DIAG
 const TYPES = [1, 2]; // SOCK_STREAM, SOCK_DGRAM
 const RAW = 3; // SOCK_RAW
 const TYPE_MASK = 0xf;
@@ -46,7 +48,8 @@ export type RawSockets = 'icmp' | 'all' | undefined;
  * Returns the filter, for both ABIs, as an array of struct sock_filter.
  *
  * Another protocol than those asked for is refused, as by a kernel without it: a program that found MPTCP in a namespace
- * that leads nowhere would not fall back to TCP. `socketcall` has its arguments in memory, which no filter can read:
+ * that leads nowhere would not fall back to TCP. So is sock_diag(7), which would tell of the sockets of that namespace
+ * alone: ss(8) then reads /proc/net, where the guest's own are. `socketcall` has its arguments in memory, which no filter can read:
  * ENOSYS for a socket, which 32-bit programs can make directly since Linux 4.3.
  */
 export function compileSocketFilter(abi: SeccompAbi, raw?: RawSockets): Uint8Array {
@@ -81,7 +84,14 @@ function emitSocket(assembler: BpfAssembler, { littleEndian }: SeccompAbi, raw: 
   next = assembler.load(argumentOffset(2, littleEndian), next);
   next = assembler.and(TYPE_MASK, oneOf(TYPES, next, emitRaw(assembler, littleEndian, raw)));
   next = assembler.load(argumentOffset(1, littleEndian), next);
-  return assembler.load(argumentOffset(0, littleEndian), oneOf(FAMILIES, next, allow()));
+  const other = assembler.branch(BPF.IF_EQUAL, NETLINK, emitNetlink(assembler, littleEndian), allow());
+  return assembler.load(argumentOffset(0, littleEndian), oneOf(FAMILIES, next, other));
+}
+
+function emitNetlink(assembler: BpfAssembler, littleEndian: boolean): BpfLabel {
+  const refuse = assembler.return(ERRNO + EPROTONOSUPPORT);
+  const next = assembler.branch(BPF.IF_EQUAL, SOCK_DIAG, refuse, assembler.return(ALLOW));
+  return assembler.load(argumentOffset(2, littleEndian), next);
 }
 
 /** The type is in the accumulator, and is neither of a stream nor of datagrams. */

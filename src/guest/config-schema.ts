@@ -726,6 +726,7 @@ const VIEWS: Readonly<Record<ViewGroup, string>> = {
   disk: 'diskstats',
   pressure: 'pressure, of CPU, memory and io',
   vinfo: "the guest's own part of the Proc-FS, below /proc/driver (off: hide_vinfo)",
+  network: 'net/tcp, udp, raw, icmp, sockstat, dev, snmp and netstat, in mode isolated',
 };
 
 const views = z.strictObject(

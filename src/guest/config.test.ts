@@ -48,7 +48,7 @@ test('defaults', () => {
     readonlyRoot: false,
     mounts: [],
     sysctls: {},
-    views: ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure', 'vinfo'],
+    views: ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure', 'vinfo', 'network'],
     log: { maxBytes: 10_485_760 },
     labels: {},
   });
@@ -235,7 +235,7 @@ labels: {team: web, ok/x: "1"}
       { type: 'tmpfs', target: '/tmp', readonly: false, sizeBytes: 1_048_576 },
     ],
     sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },
-    views: ['memory', 'cpu', 'uptime', 'disk', 'vinfo'],
+    views: ['memory', 'cpu', 'uptime', 'disk', 'vinfo', 'network'],
     log: { maxBytes: 1_048_576 },
     labels: { team: 'web', 'ok/x': '1' },
   });

@@ -21,6 +21,7 @@ import type {
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { isLocalAddress } from '../sys/local-address.ts';
 import type { Program, Result } from '../sys/program.ts';
+import type { KernelSocket } from '../sys/sock-diag.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
@@ -296,13 +297,14 @@ export class Networks {
     const { mode } = guest.config.network;
     if (mode === 'isolated' || mode === 'private') await this.check(guest, guest.config);
     if (mode !== 'isolated') return undefined;
-    const { syscalld } = this.#host;
+    const { syscalld, views } = this.#host;
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const { fence } = await this.#openFence();
     return {
       addresses: configOf(this.#ownerOf(guest)).network.addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
       broker: this.#broker(guest, init, objects, fence),
+      views: views && guest.config.views.includes('network') ? { objects: views, xid: guest.xid } : undefined,
     };
   }
 
@@ -410,6 +412,33 @@ export class Networks {
     }
     if (!network) return undefined;
     return await (await this.#openFence()).fence.readCounters(network.nid);
+  }
+
+  /**
+   * Returns the sockets of TCP or UDP of a guest's network context, as it knows them; none without one.
+   *
+   * @throws StateError no-sock-diag; StepError
+   */
+  async listSockets(
+    guest: Guest,
+    family: 4 | 6,
+    protocol: 6 | 17,
+    most: number,
+  ): Promise<readonly KernelSocket[]> {
+    const network = isActive(guest) ? guest.live?.network : undefined;
+    if (!network || this.#isForeign()) return [];
+    const { fence } = await this.#openFence();
+    const isUser = (uid: number): boolean => this.isUserOf(guest, uid);
+    return await fence.listSockets(network.nid, family, protocol, { isUser, most });
+  }
+
+  /** Whether a user of the host is one of a guest, or of another one in the same network context. */
+  isUserOf(guest: Guest, uid: number): boolean {
+    return this.#registry.list().some((one) => {
+      const { hostBase, count } = idRangeOf(one.xid);
+      const isItsUser = uid >= hostBase && uid < hostBase + count;
+      return isItsUser && isActive(one) && one.live?.network?.nid === guest.live?.network?.nid;
+    });
   }
 
   /** What every network context has sent and received, by its number; none without a fence of our own. */

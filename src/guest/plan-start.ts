@@ -8,6 +8,7 @@
  */
 import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
+import { NETWORK_FILES } from '../views/files.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planBroker } from './plan-broker.ts';
@@ -19,6 +20,7 @@ import { planDisplay, planNetworkFiles } from './plan-network.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
 import { planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
+import { importViews, planViewMounts, planViewsInProc } from './plan-views.ts';
 
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
 const INIT_CAPABILITIES = 1n << 5n;
@@ -41,7 +43,8 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const link = spec.link && planLink(p, spec.link);
   const broker = spec.network ? [planBroker(p, spec.network.broker)] : [];
-  const fds = [...mounts, ...pipes.map(({ end }) => end), ...broker];
+  const views = planNetworkViews(p, spec);
+  const fds = [...mounts, ...views, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
   const master = spec.command.terminal?.master;
   if (master?.kind === 'log') {
@@ -78,6 +81,13 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
   p.fakeinit(command, INIT_FD.gate, spec.objects.init);
 }
 
+/** Makes mounts of the views of /proc/net. */
+function planNetworkViews(p: Program, { network }: StartSpec): readonly Result[] {
+  if (!network?.views) return [];
+  const { objects, xid } = network.views;
+  return planViewMounts(p, importViews(p, objects), xid, NETWORK_FILES);
+}
+
 function pipeEnds(spec: StartSpec): readonly Stdio[] {
   return spec.command.stdio.filter((end) => end.kind === 'pipe');
 }
@@ -98,13 +108,16 @@ function endsOf(spec: StartSpec, fds: readonly Result[]): CommandEnds {
 /** Adds the steps that take the mounts from the worker and make the guest's root of them; returns what the command gets. */
 function planRoot(p: Program, spec: StartSpec): CommandEnds {
   if (spec.network) planDisplay(p, spec.network);
-  const count = hostMountCount(spec);
+  const views = spec.network?.views ? NETWORK_FILES : [];
+  const count = hostMountCount(spec) + views.length;
   const fds = planReceiveFds(p, INIT_FD.gate, count + endCount(spec), 'wait for the host side');
   const [root, ...rest] = fds.slice(0, count);
+  const viewMounts = rest.splice(rest.length - views.length);
   if (!root) throw new BugError('no-root', 'cannot plan a start: found no root among the mounts');
   const usr = spec.root.hostUsr ? rest.shift() : undefined;
   planMove(p, root, INIT_FD.attach, 'root');
   planMountAt(p, root, 'proc', INIT_FD.proc);
+  planViewsInProc(p, INIT_FD.proc, viewMounts, views);
   if (!spec.hostNetwork) planMountAt(p, root, 'sys', INIT_FD.sys);
   planMountAt(p, root, 'dev', INIT_FD.dev);
   if (usr) planMountAt(p, root, 'usr', usr);

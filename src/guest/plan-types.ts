@@ -3,6 +3,7 @@ import type { IdRange } from '../context/id-map.ts';
 import type { ImageLayer } from '../storage/image-mounts.ts';
 import type { BrokerSpec } from './plan-broker.ts';
 import type { LinkSpec } from './plan-link.ts';
+import type { ViewsObjects } from './plan-views.ts';
 
 /** One of the three standard descriptors of a guest's command. */
 export type Stdio =
@@ -117,6 +118,8 @@ export interface NetworkSpec {
   /** Kind of the interface in the guest that has them for show. */
   readonly linkKind: string;
   readonly broker: BrokerSpec;
+  /** The file system that has the guest's views of /proc/net, and which are mounted; undefined: it has none. */
+  readonly views: { readonly objects: ViewsObjects; readonly xid: number } | undefined;
 }
 
 /** The own files of a guest that stays: in two directories, or in a file that is a file system with them. */

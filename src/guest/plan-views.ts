@@ -34,6 +34,9 @@ export interface ViewsMount {
   readonly namespace: Arg | undefined;
 }
 
+/** A file that process 1 gets a mount of, to put it over another one. */
+export type PlacedView = Pick<ViewFile, 'name' | 'path'>;
+
 /** Returns what a program imports of the file system. */
 export function importViews(p: Program, { mount, namespace }: ViewsObjects): ViewsMount {
   return { mount: p.import(mount), namespace: namespace === 0 ? undefined : p.import(namespace) };
@@ -114,7 +117,7 @@ function planOpenNamespace(p: Program, path: string): Result {
 export function planViewsAgain(
   p: Program,
   guest: { readonly init: Arg; readonly views: ViewsMount; readonly xid: number },
-  files: readonly ViewFile[],
+  files: readonly PlacedView[],
 ): void {
   const mounts = planViewMounts(p, guest.views, guest.xid, files);
   p.sys('setns', [guest.init, p.flags('CLONE_NEWNS')], { about: "the guest's mount namespace" });
@@ -143,7 +146,7 @@ export function planViewMounts(
   p: Program,
   views: ViewsMount,
   xid: number,
-  files: readonly ViewFile[],
+  files: readonly PlacedView[],
 ): readonly Result[] {
   return planClones(
     p,
@@ -183,10 +186,24 @@ function planClones(
   const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
   const listed = p.sys('openat', [mount, directory, open, 0], { about: `views in "${directory}"` });
   p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
-  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_SYMLINK_NOFOLLOW');
   const mounts = names.map((name) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
   if (home) enter(home);
   return mounts;
+}
+
+/** Adds process 1's steps that put mounts over files of its /proc. */
+export function planViewsInProc(
+  p: Program,
+  proc: Arg,
+  mounts: readonly Result[],
+  files: readonly PlacedView[],
+): void {
+  for (const [i, { path }] of files.entries()) {
+    const mount = mounts[i];
+    const name = path.slice('/proc/'.length);
+    if (mount) planMove(p, mount, openBelow(p, proc, name, name.endsWith('/')), path);
+  }
 }
 
 const LIST_BYTES = 4096;

@@ -10,14 +10,14 @@ import { parseMountInfo } from '../spec/mountinfo.ts';
 import { readIfThere } from '../sys/files.ts';
 import type { FuseReply } from '../sys/fuse-relay.ts';
 import { answerFuse, type FuseEntry, type FuseTree } from '../sys/fuse-tree.ts';
-import { NODES, OWN_PROC_FS } from '../views/files.ts';
+import { NODES, OWN_NETWORK, OWN_PROC_FS } from '../views/files.ts';
 import type { Guest } from './guest.ts';
 import type { Manager } from './manager.ts';
 import type { Viewer } from './virtual-proc.ts';
 
 type VirtualProc = typeof import('./virtual-proc.ts');
 
-/** Of what the host sees; below are files of views, from OWN_PROC_FS on what a guest sees. */
+/** Of what the host sees; below are files of views, from OWN_PROC_FS on what a guest sees, from OWN_NETWORK on views again. */
 const HOST_PROC_FS = 64;
 /** The whole of it, as the host sees it. */
 export const PROC_FS_ROOT: number = HOST_PROC_FS;
@@ -52,7 +52,8 @@ interface Place {
 
 /** Whether a node is of the Proc-FS. */
 export function isProcFsNode(node: number): boolean {
-  return node >= HOST_PROC_FS && node % NODES >= HOST_PROC_FS;
+  const number = node % NODES;
+  return node >= HOST_PROC_FS && number >= HOST_PROC_FS && number < OWN_NETWORK;
 }
 
 /** Whether it is mounted below a run directory. To look there from here would wait for ourselves. */

@@ -22,13 +22,24 @@ import {
   visibleCpus,
 } from '../views/cpu.ts';
 import { formatDiskstats } from '../views/disk.ts';
-import { NODES, VIEW_FILES, type ViewFile, type ViewGroup } from '../views/files.ts';
+import {
+  ALL_FILES,
+  NETWORK_FILES,
+  type NetworkTable,
+  NODES,
+  VIEW_FILES,
+  type ViewFile,
+  type ViewGroup,
+  type ViewLink,
+} from '../views/files.ts';
 import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import { type Guest, isActive } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { Loads } from './loads.ts';
+import { hasNetworkViews, isNetworkTable, networkText } from './network-views.ts';
+import type { Networks } from './networks.ts';
 import {
   importViews,
   planProcFs,
@@ -74,6 +85,7 @@ export class Views implements FuseTree {
   readonly #readings: Readings;
   readonly #loads: Loads;
   readonly #procFs: ProcFs;
+  readonly #networks: Networks;
   readonly #told = new Set<string>();
   #record: ViewsRecord | undefined;
   /** A relay that a former syscalld started. */
@@ -83,11 +95,12 @@ export class Views implements FuseTree {
   /** When the host was booted, of the epoch in seconds. */
   #hostBoot = 0;
 
-  constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs) {
+  constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs, networks: Networks) {
     this.#host = host;
     this.#registry = registry;
     this.#readings = readings;
     this.#procFs = procFs;
+    this.#networks = networks;
     this.#loads = new Loads(host, registry, GUEST_LEVEL);
   }
 
@@ -198,9 +211,12 @@ export class Views implements FuseTree {
       if (!guest.live) continue;
       const p = this.#host.program();
       const { initObject, config } = guest.live;
-      const files = viewFilesOf(config.views).filter(
-        ({ path }) => config.network.mode !== 'host' || !path.startsWith('/sys/'),
-      );
+      const files = [
+        ...viewFilesOf(config.views).filter(
+          ({ path }) => config.network.mode !== 'host' || !path.startsWith('/sys/'),
+        ),
+        ...(hasNetworkViews(config) ? NETWORK_FILES : []),
+      ];
       planViewsAgain(p, { init: p.import(initObject), views: importViews(p, views), xid: guest.xid }, files);
       await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
     }
@@ -253,7 +269,7 @@ export class Views implements FuseTree {
   }
 
   attributes(node: number): FuseNode {
-    return { node, isDirectory: isDirectory(node) };
+    return entryOf(node) ?? { node, isDirectory: node === ROOT_NODE || node % NODES === 0 };
   }
 
   entries(node: number): readonly FuseEntry[] {
@@ -266,9 +282,22 @@ export class Views implements FuseTree {
     const guest = isXid(xid) ? this.#registry.numbered(xid) : undefined;
     if (!file || !guest) return { errno: FUSE_ERRNO.EIO };
     // Its command may be there before we know that it is.
-    if (guest.state === 'starting') return guest.queue.then(() => this.#readFile(file, guest));
+    if (guest.state === 'starting') return guest.queue.then(() => this.#readNow(file, guest));
+    return this.#readNow(file, guest);
+  }
+
+  #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
     if (file.name === 'loadavg') return this.#readLoad(file, guest);
+    if (isNetworkTable(file.name)) return this.#readNetwork(file.name, file.holdMs, guest);
     return this.#readFile(file, guest);
+  }
+
+  async #readNetwork(name: NetworkTable, holdMs: number, guest: Guest): Promise<FuseReply> {
+    try {
+      return { text: await networkText(this.#networks, guest, name), holdMs };
+    } catch (error) {
+      return this.#refused(name, guest, error);
+    }
   }
 
   async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {
@@ -291,10 +320,14 @@ export class Views implements FuseTree {
     try {
       return { text: this.#text(name, guest), holdMs };
     } catch (error) {
-      // It may have just ended, and its files with it.
-      if (isActive(guest) && guest.state !== 'stopping') this.#failed(`show guests their ${name}`, error);
-      return { errno: FUSE_ERRNO.EIO };
+      return this.#refused(name, guest, error);
     }
+  }
+
+  #refused(name: string, guest: Guest, error: unknown): FuseReply {
+    // It may have just ended, and its files with it.
+    if (isActive(guest) && guest.state !== 'stopping') this.#failed(`show guests their ${name}`, error);
+    return { errno: FUSE_ERRNO.EIO };
   }
 
   /** Tells each kind of failure once: a guest may read for ever. */
@@ -368,27 +401,55 @@ export class Views implements FuseTree {
 
 const SIGKILL = 9;
 
-function isDirectory(node: number): boolean {
-  return node === ROOT_NODE || node % NODES === 0 || entriesOf(node).length > 0;
+/** A file, a directory or a link, with the number of the directory it is in. */
+interface Placed {
+  readonly number: number;
+  readonly name: string;
+  readonly directory: number;
+  readonly isDirectory: boolean;
+  readonly target: string | undefined;
+}
+
+/** Everything that guests have, once it is asked for. */
+let placed: ReadonlyMap<number, Placed> | undefined;
+
+function allPlaced(): ReadonlyMap<number, Placed> {
+  const all: Placed[] = [];
+  const add = (one: ViewFile | ViewLink, directory: number, isDirectory: boolean): void => {
+    const target = 'target' in one ? one.target : undefined;
+    all.push({ number: one.number, name: one.name, directory, isDirectory, target });
+  };
+  for (const one of ALL_FILES) {
+    add(one, 0, one.path.endsWith('/'));
+    if (!('files' in one)) continue;
+    for (const file of one.files) add({ ...one, ...file }, one.number, false);
+    // Which of them there are depends on the kernel.
+    for (const link of one.links ?? [])
+      if (existsSync(`/proc/net/${link.name}`)) add(link, one.number, false);
+  }
+  return new Map(all.map((one) => [one.number, one]));
+}
+
+function entryOf(node: number): FuseEntry | undefined {
+  placed ??= allPlaced();
+  const one = placed.get(node % NODES);
+  if (!one || node === ROOT_NODE) return undefined;
+  const { name, isDirectory, target } = one;
+  return { name, node, isDirectory, ...(target === undefined ? {} : { target }) };
 }
 
 /** What is in a directory; nothing in a file, and nothing is told of the root. */
 function entriesOf(node: number): readonly FuseEntry[] {
   if (node === ROOT_NODE) return [];
+  placed ??= allPlaced();
   const [guest, number] = [node - (node % NODES), node % NODES];
-  if (number === 0)
-    return VIEW_FILES.map((file) => ({
-      name: file.name,
-      node: guest + file.number,
-      isDirectory: file.path.endsWith('/'),
-    }));
-  const directory = VIEW_FILES.find((one) => one.number === number);
-  const files = directory && 'files' in directory ? directory.files : [];
-  return files.map((file) => ({ name: file.name, node: guest + file.number, isDirectory: false }));
+  return [...placed.values()].flatMap((one) =>
+    one.directory === number ? (entryOf(guest + one.number) ?? []) : [],
+  );
 }
 
 function fileNumbered(number: number): FileInfo | undefined {
-  return VIEW_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
+  return ALL_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
     (one) => one.number === number,
   );
 }

@@ -57,7 +57,7 @@ export interface Element {
 }
 
 /** Returns a context's own 127.0.0.1: 127.x.y.1, x.y being its number. */
-function loopback4(nid: Nid): Uint8Array {
+export function loopback4(nid: Nid): Uint8Array {
   return Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, nid >> 8, nid & 0xff, 1);
 }
 

@@ -5,6 +5,7 @@
  * The programs are attached to the instance's cgroup and stay as long as that. The maps, and the link of the program that
  * finds listeners, are descriptors of syscalld: a new vserverd goes on with them.
  */
+import { endianness } from 'node:os';
 import { StateError, UserError } from '../base/errors.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { planAttached } from '../sys/bpf/load.ts';
@@ -19,8 +20,15 @@ import {
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Import, Program, type Result } from '../sys/program.ts';
+import {
+  type KernelSocket,
+  parseSocketParts,
+  planSocketQuery,
+  planSocketsPart,
+  type SocketsLayout,
+} from '../sys/sock-diag.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
-import { formatAddress } from './address.ts';
+import { ADDRESS_BYTES, formatAddress, type Network } from './address.ts';
 import { type Element, long, loopback6, networkElements, spentValue, words } from './fence-elements.ts';
 import {
   attachPrograms,
@@ -32,6 +40,7 @@ import {
   planOpen,
 } from './fence-making.ts';
 import {
+  BINDING,
   COUNTER,
   DENIAL,
   DENIED,
@@ -53,6 +62,15 @@ import {
   parseSockets,
   parseSpent,
 } from './fence-reading.ts';
+import {
+  asDatagramBound,
+  bindingKeys,
+  ownDatagrams,
+  ownStreams,
+  placesOf,
+  type SocketChoice,
+  withLocalhost,
+} from './own-sockets.ts';
 import type { Denial, NetworkCounters, NetworkRules, Nid, SocketUsage, Spent } from './rules.ts';
 
 export type { FenceHandles } from './fence-making.ts';
@@ -255,6 +273,65 @@ export class Fence {
     return usage;
   }
 
+  /**
+   * Returns the sockets of a context of TCP (6) or UDP (17), as it knows them: with the addresses and ports it asked for.
+   *
+   * @param which.isUser says which of the host's users its sockets belong to
+   * @param which.most how many are wanted; more may come
+   * @throws StepError when the host has no sock_diag(7) for that protocol
+   */
+  async listSockets(
+    nid: Nid,
+    family: 4 | 6,
+    protocol: 6 | 17,
+    which: SocketChoice,
+  ): Promise<readonly KernelSocket[]> {
+    const own = [...(this.#known.get(nid)?.elements.values() ?? [])].flatMap(ownNetwork);
+    const { state } = this.handles.objects;
+    const netlink = this.#syscalld.newObject();
+    const sockets: KernelSocket[] = [];
+    try {
+      for (let layout = FIRST_PART; ; layout = NEXT_PART) {
+        const p = this.#program();
+        if (layout === FIRST_PART) {
+          const socket = planSocketQuery(p, { family, protocol, local: placesOf(own) }, p.import(state));
+          p.keep(socket, netlink);
+          planSocketsPart(p, socket, layout);
+        } else planSocketsPart(p, p.import(netlink), layout);
+        const { out } = await this.#syscalld.run(`list sockets of network ${nid}`, p);
+        const found: KernelSocket[] = [];
+        const isEnd = parseSocketParts(out, layout, found);
+        sockets.push(
+          ...(protocol === 6 ? ownStreams(found, nid, own) : ownDatagrams(found, own, which.isUser)),
+        );
+        if (isEnd || sockets.length >= which.most) break;
+      }
+    } finally {
+      this.#syscalld.drop(netlink);
+    }
+    const asked = protocol === 6 ? sockets : await this.#asAsked(nid, sockets);
+    return asked.map((socket) => withLocalhost(socket, nid));
+  }
+
+  /** The kernel does not tell what the fence keeps of a datagram socket: its binding is looked up. */
+  async #asAsked(nid: Nid, sockets: readonly KernelSocket[]): Promise<readonly KernelSocket[]> {
+    const asked: KernelSocket[] = [];
+    for (let from = 0; from < sockets.length; from += LOOKUPS_MAX) {
+      const part = sockets.slice(from, from + LOOKUPS_MAX);
+      const keys = part.map((socket) => bindingKeys(socket, nid));
+      const each = (keys[0]?.length ?? 0) * BINDING.bytes;
+      const p = this.#program();
+      const values = p.data(part.length * each, '<bindings>');
+      const map = this.#map(p, 'ports');
+      for (const [i, key] of keys.flat().entries())
+        planLookup(p, map, key, values.at(i * BINDING.bytes, BINDING.bytes), 'binding');
+      p.returns(values);
+      const { out } = await this.#syscalld.run(`list bindings of network ${nid}`, p);
+      asked.push(...part.map((socket, i) => asDatagramBound(socket, out.subarray(i * each, (i + 1) * each))));
+    }
+    return asked;
+  }
+
   /** Forgets the fence: the maps go with its last program, that is, with the cgroup. */
   close(): void {
     for (const object of Object.values(this.handles.objects)) this.#syscalld.drop(object);
@@ -362,6 +439,20 @@ export class Fence {
   }
 }
 
+/** Of the kernel's answer; most contexts have few sockets. */
+const FIRST_PART: SocketsLayout = { count: 2, bytes: 8192 };
+const NEXT_PART: SocketsLayout = { count: 3, bytes: 32_768 };
+
+/** Each takes three lookups, and a program has room for a thousand steps. */
+const LOOKUPS_MAX = 100;
+
+/** The addresses of a context, of its elements. */
+function ownNetwork({ map, key }: Element): readonly Network[] {
+  if (map === 'addresses') return [{ address: key, prefix: 8 * ADDRESS_BYTES }];
+  if (map !== 'ranges') return [];
+  return [{ address: key.subarray(4), prefix: new DataView(key.buffer, key.byteOffset).getUint32(0, LE) }];
+}
+
 /** What a context has in the maps. */
 interface Known {
   readonly elements: ReadonlyMap<string, Element>;
@@ -370,6 +461,7 @@ interface Known {
 }
 const NOTHING: Known['elements'] = new Map();
 
+const LE = endianness() === 'LE';
 const DENIALS_BATCH = 1024;
 const COUNTERS_BATCH = 128;
 const SPENT_BATCH = 1024;

@@ -78,6 +78,8 @@ test('attributes are those of a file of sysfs, or of a directory', () => {
   assert.equal(directory.length, 128);
   assert.deepEqual([u64(directory, 0), u64(directory, 40), u32(directory, 40 + 60)], [512n, 512n, 0o040555]);
   assert.equal(statfsBody().length, 80);
+  const link = attrBody({ node: 514, isDirectory: false, target: '1/net' });
+  assert.deepEqual([u64(link, 24), u32(link, 16 + 60)], [5n, 0o120777]);
 });
 
 test('what may go or change is asked for each time, all else once', () => {

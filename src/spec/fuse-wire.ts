@@ -14,6 +14,7 @@ const LE = endianness() === 'LE';
 export const FUSE = {
   lookup: 1,
   getattr: 3,
+  readlink: 5,
   read: 15,
   statfs: 17,
   init: 26,
@@ -22,7 +23,7 @@ export const FUSE = {
 } as const;
 
 /** The same on every architecture that Node runs on (asm-generic/errno.h). */
-export const FUSE_ERRNO = { ENOENT: 2, ESRCH: 3, EIO: 5, ENOSYS: 38, EPROTO: 71 } as const;
+export const FUSE_ERRNO = { ENOENT: 2, ESRCH: 3, EIO: 5, EINVAL: 22, ENOSYS: 38, EPROTO: 71 } as const;
 
 const REQUEST_BYTES = 40;
 const ANSWER_BYTES = 16;
@@ -44,6 +45,7 @@ const VALID_SECONDS = 10 ** 9;
 const FILE_BYTES = 4096;
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
+const S_IFLNK = 0o120000;
 
 /** What the kernel wants. */
 export interface FuseRequest {
@@ -61,6 +63,8 @@ export interface FuseNode {
   readonly mayGo?: boolean;
   /** When what it lists last changed, of a directory where that may happen. */
   readonly changedAtMs?: number;
+  /** Of a link. */
+  readonly target?: string;
 }
 
 /** Returns the request a message is; undefined: it is none. */
@@ -160,7 +164,7 @@ export function readdirBody(
     writeU64(dirent, 0, BigInt(entry.node));
     writeU64(dirent, 8, BigInt(index + 1));
     writeU32(dirent, 16, name.length);
-    writeU32(dirent, 20, (entry.isDirectory ? S_IFDIR : S_IFREG) >> 12);
+    writeU32(dirent, 20, modeOf(entry) >> 12);
     name.copy(dirent, DIRENT_BYTES);
     const record = isPlus ? Buffer.concat([entryBody(entry), dirent]) : dirent;
     if (record.length > left) break;
@@ -170,12 +174,18 @@ export function readdirBody(
   return Buffer.concat(parts);
 }
 
-function writeAttr(out: Buffer, at: number, { node, isDirectory, changedAtMs = 0 }: FuseNode): void {
+function modeOf({ isDirectory, target }: FuseNode): number {
+  if (target !== undefined) return S_IFLNK | 0o777;
+  return isDirectory ? S_IFDIR | 0o555 : S_IFREG | 0o444;
+}
+
+function writeAttr(out: Buffer, at: number, entry: FuseNode): void {
+  const { node, isDirectory, target, changedAtMs = 0 } = entry;
   writeU64(out, at, BigInt(node));
-  if (!isDirectory) writeU64(out, at + 8, BigInt(FILE_BYTES));
+  if (!isDirectory) writeU64(out, at + 8, BigInt(target?.length ?? FILE_BYTES));
   writeU64(out, at + 32, BigInt(Math.floor(changedAtMs / 1000)));
   writeU32(out, at + 52, (changedAtMs % 1000) * 1e6);
-  writeU32(out, at + 60, isDirectory ? S_IFDIR | 0o555 : S_IFREG | 0o444);
+  writeU32(out, at + 60, modeOf(entry));
   writeU32(out, at + 64, isDirectory ? 2 : 1);
   writeU32(out, at + 80, FILE_BYTES);
 }

@@ -46,6 +46,10 @@ export function answerFuse(
     }
     case FUSE.getattr:
       return { body: attrBody(tree.attributes(node)) };
+    case FUSE.readlink: {
+      const { target } = tree.attributes(node);
+      return target === undefined ? { errno: FUSE_ERRNO.EINVAL } : { body: Buffer.from(target) };
+    }
     case FUSE.statfs:
       return { body: statfsBody() };
     case FUSE.readdir:

@@ -290,7 +290,8 @@ function ifinfo(index: number, flags: number): Uint8Array {
   return concat(new Uint8Array(4), u32(index), u32(flags), u32(flags));
 }
 
-function attribute(type: number, content: Uint8Array): Uint8Array {
+/** An attribute of a message. */
+export function attribute(type: number, content: Uint8Array): Uint8Array {
   const bytes = new Uint8Array((4 + content.length + 3) & ~3);
   const view = new DataView(bytes.buffer);
   view.setUint16(0, 4 + content.length, LE);
@@ -309,6 +310,7 @@ function u32(value: number): Uint8Array {
   return bytes;
 }
 
-function concat(...parts: readonly Uint8Array[]): Uint8Array {
+/** Parts, one behind the other. */
+export function concat(...parts: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(parts));
 }

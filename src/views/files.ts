@@ -1,7 +1,16 @@
 /** The files of a guest that are views: their numbers, their names, and what they are shown over. */
 
 /** What of a guest is shown in its own measure. */
-export const VIEW_GROUPS = ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure', 'vinfo'] as const;
+export const VIEW_GROUPS = [
+  'memory',
+  'cpu',
+  'load',
+  'uptime',
+  'disk',
+  'pressure',
+  'vinfo',
+  'network',
+] as const;
 /** One of them. */
 export type ViewGroup = (typeof VIEW_GROUPS)[number];
 
@@ -9,6 +18,8 @@ export type ViewGroup = (typeof VIEW_GROUPS)[number];
 export const NODES = 256;
 /** Number of a guest's own part of the Proc-FS; those after it are of what is in there. */
 export const OWN_PROC_FS = 128;
+/** Number of a guest's /proc/net; those after it are of what is in there. */
+export const OWN_NETWORK = 192;
 
 /** One file or directory. */
 export interface ViewFile {
@@ -22,9 +33,17 @@ export interface ViewFile {
   readonly holdMs: number;
 }
 
-/** Names of the files in a directory of views. */
+/** Names of the files in a directory of views, and of links there. */
 export interface ViewDirectory extends ViewFile {
   readonly files: readonly { readonly number: number; readonly name: string; readonly holdMs: number }[];
+  readonly links?: readonly ViewLink[];
+}
+
+/** A link, by where it leads. */
+export interface ViewLink {
+  readonly number: number;
+  readonly name: string;
+  readonly target: string;
 }
 
 /** The tick of what is counted in ticks. */
@@ -33,7 +52,99 @@ const TICK_MS = 10;
 const SOON_MS = 50;
 const SELDOM_MS = 500;
 
-/** Files of all guests. */
+/** Files of /proc/net with the sockets of a guest and what they sent and received. */
+export const NETWORK_TABLES = [
+  'tcp',
+  'tcp6',
+  'udp',
+  'udp6',
+  'raw',
+  'raw6',
+  'icmp',
+  'icmp6',
+  'sockstat',
+  'sockstat6',
+  'dev',
+  'snmp',
+  'netstat',
+] as const;
+/** One of them. */
+export type NetworkTable = (typeof NETWORK_TABLES)[number];
+
+/** What else the kernel may have there: of a guest's own network namespace it is right as it is. */
+const OWN_TABLES = [
+  'anycast6',
+  'arp',
+  'dev_mcast',
+  'dev_snmp6',
+  'fib_trie',
+  'fib_triestat',
+  'if_inet6',
+  'igmp',
+  'igmp6',
+  'ip6_flowlabel',
+  'ip6_mr_cache',
+  'ip6_mr_vif',
+  'ip_mr_cache',
+  'ip_mr_vif',
+  'ipv6_route',
+  'mcfilter',
+  'mcfilter6',
+  'netfilter',
+  'netlink',
+  'packet',
+  'protocols',
+  'psched',
+  'ptype',
+  'route',
+  'rt6_stats',
+  'rt_acct',
+  'rt_cache',
+  'snmp6',
+  'softnet_stat',
+  'stat',
+  'udplite',
+  'udplite6',
+  'unix',
+  'wireless',
+  'xfrm_stat',
+] as const;
+
+/** As often as somebody may watch connections come and go. */
+const SOCKETS_MS = 200;
+const FIRST_TABLE = OWN_NETWORK + 2;
+const FIRST_OWN_TABLE = OWN_NETWORK + 24;
+
+/**
+ * Views of a guest whose sockets a broker makes. Each process has a `net` of its own in /proc, to which /proc/net leads,
+ * and in which nothing stays mounted (proc_net_d_revalidate, fs/proc/proc_net.c). So they are over that of process 1,
+ * which is there as long as the guest, and /proc/net leads there.
+ */
+export const NETWORK_FILES: readonly [ViewDirectory, ViewFile & ViewLink] = [
+  {
+    number: OWN_NETWORK,
+    name: 'net',
+    path: '/proc/1/net/',
+    group: 'network',
+    holdMs: SOCKETS_MS,
+    files: NETWORK_TABLES.map((name, i) => ({ number: FIRST_TABLE + i, name, holdMs: SOCKETS_MS })),
+    links: OWN_TABLES.map((name, i) => ({
+      number: FIRST_OWN_TABLE + i,
+      name,
+      target: `../../self/net/${name}`,
+    })),
+  },
+  {
+    number: OWN_NETWORK + 1,
+    name: 'to-net',
+    path: '/proc/net',
+    group: 'network',
+    holdMs: SOCKETS_MS,
+    target: '1/net',
+  },
+];
+
+/** Files of all guests, whatever their network. */
 export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 1, name: 'meminfo', path: '/proc/meminfo', group: 'memory', holdMs: SOON_MS },
   { number: 2, name: 'swaps', path: '/proc/swaps', group: 'memory', holdMs: SOON_MS },
@@ -60,3 +171,6 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   // Every kernel has this directory, and in there nothing of a guest's, mostly nothing at all: /proc takes no new names.
   { number: OWN_PROC_FS, name: 'driver', path: '/proc/driver/', group: 'vinfo', holdMs: SOON_MS },
 ];
+
+/** All there are. */
+export const ALL_FILES: readonly (ViewFile | ViewDirectory)[] = [...VIEW_FILES, ...NETWORK_FILES];

@@ -39,3 +39,9 @@ export interface DiskSample {
   readonly reads: number;
   readonly writes: number;
 }
+
+/** What a guest sent and received, IP headers included. */
+export interface TrafficSample {
+  readonly received: { readonly packets: number; readonly bytes: number };
+  readonly sent: { readonly packets: number; readonly bytes: number };
+}

@@ -240,6 +240,96 @@ except OSError as e: print(e.errno)
     ]);
   });
 
+  describe('who lists sockets', { skip: unmet('fuse', 'netstat', 'lsof', 'busybox') }, () => {
+    const sh = async (name: string, script: string): Promise<string> =>
+      await v.ok(['exec', name, 'sh', '-c', script]);
+    /** Own addresses of what is listed, ports behind them. */
+    const locals = (text: string, pattern: RegExp): readonly string[] =>
+      [...new Set([...text.matchAll(pattern)].map(([, one = '']) => one))].toSorted();
+
+    test('finds those of the guest, by whatever program, and no others', async () => {
+      await serveOnHost('0.0.0.0', 8080);
+      await serveOnHost('127.0.0.1', 8081);
+      for (const [name, ip] of [
+        ['one', 5],
+        ['two', 6],
+      ] as const) {
+        await guest(name, '--ip', `10.9.0.${ip}/24`, '--ip', `fd09::${ip}/64`);
+        await serve(name, '0.0.0.0', 8080);
+        await serve(name, '::', 8082);
+        await serve(name, '0.0.0.0', 8053, 'udp');
+      }
+      await serve('two', '127.0.0.1', 8083);
+      for (const [name, own] of [
+        ['one', []],
+        ['two', ['127.0.0.1:8083']],
+      ] as const) {
+        const tcp = ['0.0.0.0:8080', ...own];
+        const netstat = await sh(name, 'netstat -tlnup');
+        assert.deepEqual(locals(netstat, /^tcp +\d+ +\d+ (\S+)/gm), tcp, netstat);
+        assert.deepEqual(locals(netstat, /^tcp6 +\d+ +\d+ (\S+)/gm), [':::8082']);
+        assert.deepEqual(locals(netstat, /^udp +\d+ +\d+ (\S+)/gm), ['0.0.0.0:8053']);
+        assert.equal(netstat.match(/ \d+\/python3 *$/gm)?.length, 3 + own.length, 'processes are found');
+        const ss = await sh(name, 'ss -tlnp');
+        assert.deepEqual(locals(ss, /^LISTEN +\d+ +\d+ +(\S+)/gm), ['*:8082', ...tcp].toSorted());
+        assert.equal(ss.match(/users:\(\("python3",pid=\d+,fd=\d+\)\)/g)?.length, 2 + own.length);
+        assert.deepEqual(
+          locals(await sh(name, 'lsof -i -n -P'), / (?:TCP|UDP) (\S+)/g),
+          ['*:8053', '*:8080', '*:8082', ...own].toSorted(),
+        );
+        const busybox = await sh(name, 'busybox netstat -tln');
+        assert.deepEqual(locals(busybox, /^tcp +\d+ +\d+ (\S+)/gm), [...tcp, ':::8082'].toSorted());
+      }
+    });
+
+    test('finds connections by the addresses the guest knows, and counts what they sent', async () => {
+      await guest('one', '--ip', '10.9.0.5/24');
+      await serveOnHost('10.9.0.1', 8080);
+      const [, connections = '', dev = '', sums = '', unix = '', head = ''] = (
+        await python(
+          'one',
+          `
+import socket
+a = socket.create_connection(('10.9.0.1', 8080)); l = socket.socket(); l.bind(('127.0.0.1', 80)); l.listen()
+b = socket.create_connection(('127.0.0.1', 80)); c = l.accept()[0]; b.sendall(bytes(5000)); c.recv(5000, socket.MSG_WAITALL)
+u = socket.socket(socket.AF_UNIX); u.bind('\\0mine'); u.listen()
+for path in ['tcp', 'dev', 'sockstat', 'unix', 'netlink']: print('=', open('/proc/net/' + path).read())
+`,
+        )
+      ).split('= ');
+      assert.equal(connections.match(/ 01 \w{8}:\w{8} /g)?.length, 3, connections);
+      assert.match(connections, /: 0500090A:\w{4} 0100090A:1F90 01 /);
+      assert.match(connections, /: 0100007F:0050 0100007F:\w{4} 01 /);
+      assert.match(connections, /: 0100007F:\w{4} 0100007F:0050 01 /);
+      const [, received, sent] = /eth0: *(\d+)(?: +\d+){7} +(\d+)/.exec(dev) ?? [];
+      assert.ok(Number(received) > 5000 && Number(sent) > 5000, dev);
+      assert.match(sums, /^TCP: inuse 4 orphan 0 tw 0 alloc 4 /m);
+      assert.match(unix, / @mine$/m);
+      assert.match(head, /^sk /);
+    });
+
+    test('finds them again after the process that has the views was killed, and not if they are off', async () => {
+      await guest('one', '--ip', '10.9.0.5/24');
+      const options = ['--ip', '10.9.0.6/24', '--network-interface', 'h0', '--command', 'sleep 1000'];
+      await v.ok(['create', 'off', ...options]);
+      await v.ok(['set', 'off', 'views.network=false']);
+      await v.ok(['start', 'off']);
+      await serve('one', '0.0.0.0', 8080);
+      await serve('off', '0.0.0.0', 8080);
+      const relay = (): number =>
+        (JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }).relay
+          .pid;
+      const before = relay();
+      process.kill(before, 'SIGKILL');
+      await eventually('another relay', () => (relay() === before ? undefined : true));
+      await eventually('the listener', async () => {
+        const { stdout } = await v.run(['exec', 'one', 'cat', '/proc/net/tcp']);
+        return / 00000000:1F90 00000000:0000 0A /.test(stdout) ? true : undefined;
+      });
+      assert.equal(await sh('off', 'readlink /proc/net; tail -n +2 /proc/net/tcp'), 'self/net\n');
+    });
+  });
+
   for (const kind of ['tcp', 'udp']) {
     test(`${kind} works between the host and guests, both ways`, async () => {
       await guest('one', '--ip', '10.9.0.5/24', '--ip', 'fd09::5/64');

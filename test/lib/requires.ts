@@ -35,7 +35,9 @@ export type Requirement =
   | 'htop'
   | 'go'
   | 'curl'
-  | 'wrk';
+  | 'wrk'
+  | 'netstat'
+  | 'lsof';
 
 /** Where tests have Debian's packages from. */
 export const DEBIAN_MIRROR = 'http://deb.debian.org/debian';
@@ -112,6 +114,8 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   go: () => succeeds('go', ['version']),
   curl: () => succeeds('curl', ['--version']),
   wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
+  netstat: () => succeeds('netstat', ['--version']),
+  lsof: () => succeeds('lsof', ['-v']),
 };
 
 const probed = new Map<Requirement, string | undefined>();

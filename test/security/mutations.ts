@@ -442,6 +442,15 @@ export const MUTATIONS: readonly Mutation[] = [
     breach: /ioctl 0x89/,
   },
   {
+    name: 'D5: /proc/net has the sockets of everybody',
+    check: { inNetwork: d5 },
+    edits: [
+      ['conditions.length > CONDITIONS_MAX ? []', 'conditions.length >= 0 ? []'],
+      [' !== nid || (flags & STATE_FLAG.pass) !== 0) return [];', ' === 0) return [];'],
+    ],
+    breach: /see .*0600090A/,
+  },
+  {
     name: 'D7: a peer that was found right stays so',
     check: { inNetwork: d7 },
     edits: [["load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target)", 'goto(target)']],

@@ -87,9 +87,9 @@ export function planDelete(p: Program, map: Arg, key: Uint8Array, about: string)
   p.sys('bpf', [COMMAND.BPF_MAP_DELETE_ELEM, attr, ELEMENT.bytes], { about, ignore: ['ENOENT'] });
 }
 
-/** Adds the step that reads one element into the data area; zeros when there is none. */
-export function planLookup(p: Program, map: Arg, key: Uint8Array, valueBytes: number, about: string): Data {
-  const value = p.data(valueBytes, about);
+/** Adds the step that reads one element into the data area, there if so asked; zeros when there is none. */
+export function planLookup(p: Program, map: Arg, key: Uint8Array, place: number | Data, about: string): Data {
+  const value = place instanceof Data ? place : p.data(place, about);
   const attr = planElement(p, map, p.data(key), value, 0);
   p.sys('bpf', [COMMAND.BPF_MAP_LOOKUP_ELEM, attr, ELEMENT.bytes], { about, ignore: ['ENOENT'] });
   return value;
