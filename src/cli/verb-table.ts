@@ -807,6 +807,43 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  diff: {
+    summary: 'show what changed in the files of a guest',
+    description:
+      'Prints the names of files that were added (A), changed (C) or deleted (D): since the guest was made from its template, since a snapshot, or from one snapshot to another. What was in a deleted directory is not listed. With --json it is said what of a file changed. A guest that runs is frozen while its files are read.',
+    operands: [GUEST, { name: 'SNAPSHOT', kind: 'text', min: 0, isMany: true, check: parseText }],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver diff web', 'against its template'],
+      ['vserver diff web before-upgrade', 'against a snapshot'],
+      ['vserver diff web monday tuesday', 'of two snapshots'],
+    ],
+    exits: [],
+  },
+  du: {
+    summary: 'show what guests take on disk',
+    description:
+      'Prints what each guest has on disk: its own files, and of the store the files that nobody else needs (ALONE), among them those of its snapshots, and those that others have too (SHARED). What a guest takes is its own and ALONE: that comes back when it is deleted, with `vserver store gc`.',
+    operands: [ANY_GUESTS],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver du', 'all guests'],
+      ['vserver du web --json', 'one, for programs'],
+    ],
+    exits: [],
+  },
+  owner: {
+    summary: 'tell whose a file on disk is',
+    description:
+      "Tells which guest a file on the host's disk belongs to, by its owner: xid, name, and user and group as the guest sees them. Links are not followed.",
+    operands: [{ name: 'FILE', kind: 'text', min: 1, isMany: true, check: parseText }],
+    command: 'none',
+    options: {},
+    examples: [['vserver owner /srv/upload/*', 'whose they are']],
+    exits: [],
+  },
   export: {
     summary: 'write a guest to an archive',
     description:

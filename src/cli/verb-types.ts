@@ -225,6 +225,9 @@ export interface VerbOptions {
   };
   readonly snapshots: { readonly forget: readonly string[] };
   readonly rollback: { readonly keepConfig: boolean };
+  readonly diff: object;
+  readonly owner: object;
+  readonly du: object;
   readonly export: {
     /** File for the archive; `-` or absent: standard output. */
     readonly output: string | undefined;

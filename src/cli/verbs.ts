@@ -10,6 +10,8 @@ import { create } from './verbs/create.ts';
 import { daemon } from './verbs/daemon.ts';
 import { deleteGuests } from './verbs/delete.ts';
 import { denied } from './verbs/denied.ts';
+import { diff } from './verbs/diff.ts';
+import { du } from './verbs/du.ts';
 import { enter } from './verbs/enter.ts';
 import { events } from './verbs/events.ts';
 import { exec } from './verbs/exec.ts';
@@ -21,6 +23,7 @@ import { kill } from './verbs/kill.ts';
 import { limit } from './verbs/limit.ts';
 import { list } from './verbs/list.ts';
 import { logs } from './verbs/logs.ts';
+import { owner } from './verbs/owner.ts';
 import { pause } from './verbs/pause.ts';
 import { procfs } from './verbs/procfs.ts';
 import { ps } from './verbs/ps.ts';
@@ -79,6 +82,9 @@ const FUNCTIONS: VerbFunctions = {
   snapshot,
   snapshots,
   rollback,
+  diff,
+  du,
+  owner,
   export: exportGuest,
   import: importGuest,
   unify,

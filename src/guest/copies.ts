@@ -9,7 +9,9 @@ import { StateError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
+import type { TreeChange } from '../spec/tree-changes.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
+import type { ImageOfTree, Usage } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
 import { parseGuestConfig } from './config.ts';
@@ -212,21 +214,83 @@ export class Copies {
     });
   }
 
+  /** Counts what guests that stay have on disk. */
+  async usage(options: HelperOptions): Promise<readonly Usage[]> {
+    const { registry, storage, snapshots } = this.#manager;
+    const guests = registry.list().filter(({ isEphemeral }) => !isEphemeral);
+    return await storage.store.withoutDeleting(async () => {
+      const owners = guests.map(({ name }) => ({
+        name,
+        own: storage.ownDirectories(name),
+        image: storage.pinned(name),
+        snapshots: snapshots.list(name).map(({ pin }) => pin.pinned),
+      }));
+      return (await storage.store.usage(owners, options)).usages;
+    });
+  }
+
+  /**
+   * Tells what differs in a guest's files, which may run: from what it was made from to now, from a snapshot to now, or
+   * from one snapshot to another.
+   *
+   * @throws StateError guest-ephemeral, cancelled; UserError snapshot-not-found, template-missing
+   */
+  async compare(
+    guest: Guest,
+    from: string | undefined,
+    to: string | undefined,
+    options: HelperOptions,
+  ): Promise<readonly TreeChange[]> {
+    const { storage, snapshots } = this.#manager;
+    const { store } = storage;
+    return await store.withoutDeleting(async () => {
+      this.#configText(guest, 'compare');
+      const [first, last] = [from, to].map((name) =>
+        name === undefined ? undefined : snapshots.find(guest.name, name),
+      );
+      const origin = first?.pin.pinned ?? (await storage.origin(guest));
+      return await storage.withImageOfTemplate(origin, options, async (before) => {
+        const compare = async (after: ImageOfTree): Promise<readonly TreeChange[]> => {
+          const rooted = first ? { ...before, root: first.root } : before;
+          return (await store.compare(rooted, after, options)).changes;
+        };
+        if (last) {
+          return await storage.withImageOfTemplate(
+            last.pin.pinned,
+            options,
+            async (after) => await compare({ ...after, root: last.root }),
+          );
+        }
+        return await this.#manager.exclusive(
+          guest,
+          async () =>
+            await this.#frozen(guest, async () => await storage.withImageOf(guest, options, compare)),
+        );
+      });
+    });
+  }
+
   /** Makes an image of a guest, and leaves a stopped one with it, so that it costs nothing the next time. */
   async #flatten(guest: Guest, options: HelperOptions): Promise<FlatGuest> {
-    const { storage, host } = this.#manager;
+    const { storage } = this.#manager;
     if (!isActive(guest)) {
       this.#checkStopped(guest, 'copy');
       const flat = await storage.flatten(guest, options);
       if (flat.captured && (await storage.flattens(guest))) await storage.replace(guest, flat, true);
       return flat;
     }
-    if (guest.state === 'paused') return await storage.flatten(guest, options);
-    await host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
+    return await this.#frozen(guest, async () => await storage.flatten(guest, options));
+  }
+
+  /** Does some work while a guest, if it runs, is frozen. */
+  async #frozen<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
+    const { cgroups } = this.#manager.host;
+    if (guest.state === 'stopped' || guest.state === 'paused') return await work();
+    await cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
     try {
-      return await storage.flatten(guest, options);
+      return await work();
     } finally {
-      await host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
+      await cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
     }
   }
 

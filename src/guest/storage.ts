@@ -13,7 +13,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
@@ -21,10 +21,11 @@ import type { GuestName } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { type DiskLimit, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
-import type { RootAttributes } from '../storage/helper/tasks.ts';
+import type { ImageOfTree, RootAttributes } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
-import type { Captured, ImageStore } from '../storage/image-store.ts';
+import { isOfTemplate } from '../storage/image-names.ts';
+import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
 import { openDirectory, removeDirectory } from '../storage/machine.ts';
 import type { Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, syncDirectory, writeDurable } from '../sys/files.ts';
@@ -44,6 +45,8 @@ export interface Pin {
   readonly pinned: string;
   /** The host's /usr is bound over the guest's, though what lies below does not follow the host any more. */
   readonly hostUsr?: boolean;
+  /** What it was made from before anything was written, likewise; without, `pinned`. */
+  readonly origin?: string;
 }
 
 /** What `template.json` holds; a guest that follows the host may have none, or one with files alone. */
@@ -171,8 +174,8 @@ export class GuestStorage {
   ): (image: string) => boolean {
     const guests = this.#host.listGuestDirectories();
     const pins = guests.flatMap((name) => [this.#read(name), ...snapshots(name)]);
-    const pinned = new Set([...templates, ...pins.map((pin) => pin?.pinned)]);
-    return (image) => pinned.has(image) || !image.startsWith('image-');
+    const pinned = new Set([...templates, ...pins.flatMap((pin) => [pin?.pinned, pin?.origin])]);
+    return (image) => pinned.has(image) || isOfTemplate(image);
   }
 
   /**
@@ -184,29 +187,90 @@ export class GuestStorage {
   async flatten(guest: Guest, options: HelperOptions, isDryRun = false): Promise<FlatGuest> {
     const template = await this.template(guest);
     const { hostUsr, lower } = template;
-    const { template: name } = guest.config;
-    const isStopped = !isActive(guest);
-    if (isStopped && lower.kind === 'image') {
+    const pin = { name: guest.config.template, hostUsr, origin: this.#originOf(guest, template) };
+    if (!isActive(guest) && lower.kind === 'image') {
       const { isEmpty, root } = await this.#ownFiles(guest);
-      if (isEmpty) return { pin: { name, pinned: lower.name, hostUsr }, root, captured: undefined };
+      if (isEmpty) return { pin: { ...pin, pinned: lower.name }, root, captured: undefined };
     }
-    const { hostBase } = idRangeOf(guest.xid);
-    const lowerSpec = await this.lower(template);
-    const files = await (isStopped ? this.freeFiles(guest) : this.#files(guest.name));
-    const request = {
-      what: `read the files of guest "${guest.name}"`,
-      openTree: (p: Program) =>
-        isStopped ? this.#openFiles(p, guest, files, lowerSpec, hostUsr) : openRunning(p, guest),
-      base: lower.kind === 'image' ? lower : undefined,
-      hostBase,
-      own: isStopped && files.kind === 'directory' ? files.upper : undefined,
-      isDryRun,
-    };
+    const request = { ...(await this.#treeOf(guest, template)), isDryRun };
     const captured = await retryWhileBusy(
       async () =>
         await this.store.withWorkDir(async (workDir) => await this.store.capture(request, workDir, options)),
     );
-    return { pin: { name, pinned: captured.image.name, hostUsr }, root: captured.root, captured };
+    return { pin: { ...pin, pinned: captured.image.name }, root: captured.root, captured };
+  }
+
+  /** Calls `body` with an image of a guest's files as they are, that is in no store. Allowed in: stopped, frozen. */
+  async withImageOf<T>(
+    guest: Guest,
+    options: HelperOptions,
+    body: (image: ImageOfTree) => Promise<T>,
+  ): Promise<T> {
+    const template = await this.template(guest);
+    const request = { ...(await this.#treeOf(guest, template)), isDryRun: true };
+    return await this.store.withWorkDir(async (workDir) => {
+      const { image, root } = await retryWhileBusy(
+        async () => await this.store.capture(request, workDir, options),
+      );
+      return await body({ image: image.path, root });
+    });
+  }
+
+  /** Calls `body` with an image of what a template's name stands for, be it a directory. */
+  async withImageOfTemplate<T>(
+    pinned: string,
+    options: HelperOptions,
+    body: (image: ImageOfTree) => Promise<T>,
+  ): Promise<T> {
+    const { lower } = await this.#templates.prepare(pinned);
+    if (lower.kind === 'image') return await body({ image: lower.path });
+    const request = {
+      what: `read template "${pinned}"`,
+      openTree: (p: Program) => openDirectory(p, lower.path),
+      isDryRun: true,
+    };
+    return await this.store.withWorkDir(async (workDir) => {
+      const { image } = await this.store.capture(request, workDir, options);
+      return await body({ image: image.path });
+    });
+  }
+
+  /** Directories of a guest's own files. */
+  ownDirectories(name: GuestName): readonly string[] {
+    const files = this.#files(name);
+    return files.kind === 'disk' ? [dirname(files.disk)] : [files.upper, files.work];
+  }
+
+  /** The name of what lies below a guest's own files; undefined: it follows the host. */
+  pinned(name: GuestName): string | undefined {
+    return this.#read(name)?.pinned;
+  }
+
+  /** The name of what a guest was made from. */
+  async origin(guest: Guest): Promise<string> {
+    return this.#originOf(guest, await this.template(guest));
+  }
+
+  #originOf(guest: Guest, { pinnedName }: Template): string {
+    const record = guest.isEphemeral ? undefined : this.#read(guest.name);
+    return (record?.name === guest.config.template ? record.origin : undefined) ?? pinnedName;
+  }
+
+  /** The tree that a guest sees, to be made an image of. */
+  async #treeOf(guest: Guest, template: Template): Promise<CaptureRequest> {
+    const { hostUsr, lower } = template;
+    const isStopped = !isActive(guest);
+    const { hostBase } = idRangeOf(guest.xid);
+    const lowerSpec = await this.lower(template);
+    const files = await (isStopped ? this.freeFiles(guest) : this.#files(guest.name));
+    return {
+      what: `read the files of guest "${guest.name}"`,
+      openTree: (p) =>
+        isStopped ? this.#openFiles(p, guest, files, lowerSpec, hostUsr) : openRunning(p, guest),
+      base: lower.kind === 'image' ? lower : undefined,
+      hostBase,
+      own: isStopped && files.kind === 'directory' ? files.upper : undefined,
+    };
   }
 
   /**

@@ -14,8 +14,17 @@ import { join } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
-import type { CaptureResult, StoreResult, StoreTask } from './helper/tasks.ts';
+import type {
+  CaptureResult,
+  DiffResult,
+  ImageOfTree,
+  StoreResult,
+  StoreTask,
+  UsageOwner,
+  UsageResult,
+} from './helper/tasks.ts';
 import { type HelperOptions, runHelper } from './helper-process.ts';
+import { guestImageName } from './image-names.ts';
 import { removeDirectory, type StorageMachine } from './machine.ts';
 
 /** An image of a store. */
@@ -43,7 +52,7 @@ export interface CaptureRequest {
   readonly isOurs?: boolean;
   /** A part of the tree whose bytes on disk are to be counted: a guest's own files. */
   readonly own?: string | undefined;
-  /** Nothing is added: the result says what would be. */
+  /** Nothing is added: the result says what would be, and its image is in the working directory. */
   readonly isDryRun?: boolean;
   readonly maxEntries?: number;
   /** Hash of the tree's listing; another tree is refused, and nothing of it added. */
@@ -57,7 +66,6 @@ export interface Captured extends CaptureResult {
 
 const LEFTOVER = /^new-[\da-f]+$/;
 const IMAGE = /^([\w.-]+)\.erofs$/;
-const NAME_DIGITS = 32;
 const MAX_ENTRIES = 4_000_000;
 /** More than an id of the host that is not a guest's can be: nothing is counted from it. */
 const NO_BASE = 2 ** 32;
@@ -149,12 +157,41 @@ export class ImageStore {
       },
       options,
     );
-    const image = this.#image(request.name ?? `image-${result.imageHash.slice(0, NAME_DIGITS)}`);
-    if (request.isDryRun) return { ...result, image };
+    const image = this.#image(request.name ?? guestImageName(result.imageHash));
+    if (request.isDryRun) return { ...result, image: { ...image, path: fresh } };
     if (existsSync(image.path)) rmSync(fresh);
     else renameSync(fresh, image.path);
     syncDirectory(join(image.path, '..'));
     return { ...result, image };
+  }
+
+  /** Tells what differs between two images. */
+  async compare(before: ImageOfTree, after: ImageOfTree, options: HelperOptions = {}): Promise<DiffResult> {
+    return await this.withWorkDir(
+      async (workDir) =>
+        await runHelper(
+          this.#machine,
+          { what: 'compare two trees', workDir, task: { kind: 'diff', before, after } },
+          options,
+        ),
+    );
+  }
+
+  /** Counts what guests have on disk. */
+  async usage(owners: readonly UsageOwner[], options: HelperOptions = {}): Promise<UsageResult> {
+    const { objects, directory } = this;
+    return await this.withWorkDir(
+      async (workDir) =>
+        await runHelper(
+          this.#machine,
+          {
+            what: 'count what guests have on disk',
+            workDir,
+            task: { kind: 'usage', objects, images: join(directory, 'images'), owners },
+          },
+          options,
+        ),
+    );
   }
 
   /** Counts what there is, or checks it. */

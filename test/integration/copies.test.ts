@@ -326,3 +326,132 @@ describe('snapshots', { skip: unmet(...NEEDS) }, () => {
     });
   });
 });
+
+describe('diff', { skip: unmet(...NEEDS) }, () => {
+  test('tells what a guest changed, by whatever means its files are kept', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'a', '--template', 'busybox', '--', 'sleep', '1000']);
+      assert.equal(await v.ok(['diff', 'a']), '');
+      await v.ok(['start', 'a']);
+      const change =
+        'cd /; echo x >> etc/passwd; chmod 600 etc/group; rm -r home; mkdir home; mkdir srv/new; : > srv/new/f; rm -r opt; ' +
+        'mv usr/bin usr/moved; touch -d 2001-01-01 etc/hosts; printf x > "srv/$(printf \'\\351\\033[2J\')"; ' +
+        "touch -d '2001-02-03' etc srv usr .";
+      await v.ok(['exec', 'a', 'sh', '-c', change]);
+      const running = await v.ok(['diff', '--json', 'a']);
+      const shown = await v.ok(['diff', 'a']);
+      const lines = shown.split('\n');
+      for (const line of [
+        'C /etc/passwd',
+        'C /etc/group',
+        'A /srv/new',
+        'A /srv/new/f',
+        'D /opt',
+        'D /usr/bin',
+        'A /usr/moved',
+        'A /srv/\\xe9\\x1b[2J',
+        'C /etc',
+      ])
+        assert.ok(lines.includes(line), `${line} of ${shown}`);
+      assert.ok(!lines.some((line) => /^. \/(?:lib|etc\/shells|usr\/bin\/|opt\/)/.test(line)), shown);
+      const parts = new Map(
+        (JSON.parse(running) as { path: string; parts?: string[] }[]).map(({ path, parts: its }) => [
+          path,
+          its,
+        ]),
+      );
+      assert.deepEqual(parts.get('/etc/passwd'), ['content', 'time']);
+      assert.deepEqual(parts.get('/etc/group'), ['mode']);
+      await v.ok(['snapshot', 'a', 'one']);
+      assert.equal(await v.ok(['diff', 'a', 'one']), '');
+      await v.ok(['exec', 'a', 'sh', '-c', 'rm /srv/new/f; touch -d 2001-01-01 /srv/new']);
+      assert.equal(await v.ok(['diff', 'a', 'one']), 'C /srv/new\nD /srv/new/f\n');
+      await v.ok(['stop', '-t', '0', 'a']);
+      assert.equal(await v.ok(['diff', 'a', 'one']), 'C /srv/new\nD /srv/new/f\n');
+      // What it was made from is kept in mind, and kept.
+      await v.ok(['snapshot', 'a', 'two']);
+      await v.ok(['store', 'gc']);
+      assert.equal(await v.ok(['diff', 'a', 'one', 'two']), 'C /srv/new\nD /srv/new/f\n');
+      await v.ok(['rollback', 'a', 'one']);
+      assert.equal(await v.ok(['diff', '--json', 'a']), running);
+      await v.ok(['clone', 'a', 'b']);
+      assert.equal(await v.ok(['diff', '--json', 'b']), running);
+      assert.equal((await v.run(['diff', 'a', 'three'])).code, 2);
+    });
+  });
+
+  test('takes a directory or the host as what it was', async () => {
+    await withInstance(async (v) => {
+      const tree = join(v.scratch, 'tree');
+      assert.equal(
+        spawnSync('sh', ['-c', `mkdir -p ${tree}/etc ${tree}/bin && cp $(command -v busybox) ${tree}/bin/sh`])
+          .status,
+        0,
+      );
+      await v.ok([
+        'create',
+        'd',
+        '--template',
+        `directory:${tree}`,
+        '--',
+        '/bin/sh',
+        '-c',
+        'echo x > /etc/new; echo y > /etc/other',
+      ]);
+      await v.ok(['create', 'h', '--', 'sh', '-c', 'echo x > /etc/new']);
+      for (const name of ['d', 'h']) {
+        await v.ok(['start', name]);
+        await v.ok(['wait', name]);
+        const lines = (await v.ok(['diff', name])).split('\n');
+        assert.ok(lines.includes('A /etc/new'));
+        assert.ok(
+          lines.every((line) => /^$|\/etc|\/dev|\/proc|\/sys|\/usr$/.test(line)),
+          lines.join(),
+        );
+      }
+    });
+  });
+});
+
+describe('du and owner', { skip: unmet(...NEEDS) }, () => {
+  test('count what a guest has alone and what it shares, and name it', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'a', '--xid', '77', '--template', 'busybox', '--', 'sleep', '1000']);
+      await v.ok(['start', 'a']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'head -c 1000000 /dev/urandom > /srv/x; chown 5:6 /srv/x; sync']);
+      const file = join(v.root, 'lib/guests/a/upper/srv/x');
+      assert.deepEqual(JSON.parse(await v.ok(['owner', '--json', file, '/etc/passwd'])), [
+        { file, xid: 77, guest: 'a', uid: 5, gid: 6 },
+        { file: '/etc/passwd', xid: 0, uid: 0, gid: 0 },
+      ]);
+      assert.match(await v.ok(['owner', file]), /^77 +a +5 +6 /m);
+      await v.ok(['stop', '-t', '0', 'a']);
+      const usage = async (): Promise<Record<string, Record<string, number>>> =>
+        Object.fromEntries(
+          (JSON.parse(await v.ok(['du', '--json'])) as { name: string }[]).map((one) => [
+            one.name,
+            one as never,
+          ]),
+        );
+      const before = await usage();
+      assert.ok((before['a']?.['ownBytes'] ?? 0) > 1_000_000);
+      assert.equal(before['a']?.['aloneBytes'], 0);
+      assert.ok((before['a']?.['sharedBytes'] ?? 0) > 500_000);
+      await v.ok(['snapshot', 'a', 's']);
+      const kept = await usage();
+      assert.ok((kept['a']?.['ownBytes'] ?? 0) < 20_000);
+      assert.ok((kept['a']?.['aloneBytes'] ?? 0) > 1_000_000);
+      assert.equal(kept['a']?.['snapshotBytes'], 0);
+      await v.ok(['start', 'a']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'rm /srv/x']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['unify', 'a']);
+      const removed = await usage();
+      assert.ok((removed['a']?.['snapshotBytes'] ?? 0) > 1_000_000);
+      await v.ok(['clone', 'a', 'b']);
+      const cloned = await usage();
+      assert.ok((cloned['b']?.['aloneBytes'] ?? 0) < 20_000);
+      assert.match(await v.ok(['du', 'b']), /^GUEST.*\nb .*\n$/);
+    });
+  });
+});

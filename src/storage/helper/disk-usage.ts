@@ -3,9 +3,16 @@ import { closeSync, constants, lstatSync, openSync, readdirSync } from 'node:fs'
 
 const BLOCK_BYTES = 512;
 
-/** Returns the bytes that all below a directory take on disk; a file with several names counts once. */
-export function diskUsage(directory: string): number {
+/** What a tree takes. */
+export interface DiskUsage {
+  readonly bytes: number;
+  readonly inodes: number;
+}
+
+/** Returns what all below a directory takes on disk; a file with several names counts once. */
+export function diskUsage(directory: string): DiskUsage {
   const seen = new Set<string>();
+  let inodes = 0;
   const usageBelow = (path: string | Buffer): number => {
     const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
     let bytes = 0;
@@ -16,6 +23,7 @@ export function diskUsage(directory: string): number {
         const key = `${stat.dev}:${stat.ino}`;
         if (stat.nlink > 1 && !stat.isDirectory() && seen.has(key)) continue;
         seen.add(key);
+        inodes++;
         bytes += stat.blocks * BLOCK_BYTES + (stat.isDirectory() ? usageBelow(at) : 0);
       }
     } finally {
@@ -23,5 +31,5 @@ export function diskUsage(directory: string): number {
     }
     return bytes;
   };
-  return usageBelow(directory);
+  return { bytes: usageBelow(directory), inodes };
 }

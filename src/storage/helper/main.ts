@@ -8,6 +8,7 @@ import { readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
+import type { ImageDirectory } from '../../spec/image-tree.ts';
 import { hashTree } from '../../spec/tree-listing.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
@@ -62,8 +63,8 @@ function capture(task: CaptureTask): CaptureResult {
   }
   const image = writeErofs(hideStore(root));
   const { totals } = objects;
+  writeFileSync(task.image, image, { flag: 'wx', mode: 0o400 });
   if (!task.isDryRun) {
-    writeFileSync(task.image, image, { flag: 'wx', mode: 0o400 });
     // The bytes of all objects at once, and of the image.
     sync(machine);
     objects.publish();
@@ -76,7 +77,7 @@ function capture(task: CaptureTask): CaptureResult {
     entries: done,
     newObjects: totals.objects,
     newBytes: totals.bytes,
-    ownBytes: task.own === undefined ? 0 : diskUsage(task.own),
+    ownBytes: task.own === undefined ? 0 : diskUsage(task.own).bytes,
     treeHash,
     root: {
       mode: root.mode,
@@ -121,11 +122,22 @@ async function run(task: HelperTask): Promise<unknown> {
   switch (task.kind) {
     case 'capture':
       return capture(task);
+    case 'diff': {
+      const { changesOf } = await import('../../spec/tree-changes.ts');
+      const [before, after] = [task.before, task.after].map(
+        ({ image, root }): ImageDirectory => ({ ...readErofs(readFileSync(image)).root, ...root }),
+      );
+      return { changes: before && after ? changesOf(before, after) : [] };
+    }
     case 'export': {
       const { exportArchive } = await import('./export-archive.ts');
       const result = await exportArchive(task, HELPER_FD.archive, advance);
       if (task.name !== undefined) publish(task.name);
       return result;
+    }
+    case 'usage': {
+      const { usageOf } = await import('./store-usage.ts');
+      return usageOf(task, advance);
     }
     case 'spool': {
       const { spoolArchive } = await import('./spool-archive.ts');

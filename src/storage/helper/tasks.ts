@@ -2,6 +2,7 @@
  * What a storage helper can be told to do, and what it answers: the contract between vserverd and the process beside it
  * that does what takes long (main.ts).
  */
+import type { TreeChange } from '../../spec/tree-changes.ts';
 
 /**
  * Descriptors a helper starts with; from `store` on they are of its machine: the store, the directory of an archive, and
@@ -69,13 +70,9 @@ export interface RootAttributes {
 }
 
 /** A tree of an archive that is written. */
-export interface ArchivedTree {
+export interface ArchivedTree extends ImageOfTree {
   /** Name of its directory in the archive. */
   readonly prefix: string;
-  /** File of the image. */
-  readonly image: string;
-  /** What the image says of the root may be older. */
-  readonly root: RootAttributes;
 }
 
 /** Writes an archive of images to the descriptor `archive`. */
@@ -99,6 +96,63 @@ export interface ExportResult {
   readonly bytes: number;
   /** Names in all trees. */
   readonly entries: number;
+}
+
+/** A tree as an image. */
+export interface ImageOfTree {
+  /** File of the image. */
+  readonly image: string;
+  /** What the image says of the root may be older. */
+  readonly root?: RootAttributes;
+}
+
+/** Compares two trees. */
+export interface DiffTask {
+  readonly kind: 'diff';
+  readonly before: ImageOfTree;
+  readonly after: ImageOfTree;
+}
+
+/** What differs. */
+export interface DiffResult {
+  readonly changes: readonly TreeChange[];
+}
+
+/** What a guest has on disk. */
+export interface UsageOwner {
+  readonly name: string;
+  /** Directories of its own files; a disk in one counts as the file that it is. */
+  readonly own: readonly string[];
+  /** Names of the image it goes on from, and of those of its snapshots. */
+  readonly image: string | undefined;
+  readonly snapshots: readonly string[];
+}
+
+/** Counts what guests have on disk. */
+export interface UsageTask {
+  readonly kind: 'usage';
+  readonly objects: string;
+  readonly images: string;
+  /** All of the instance; what images of nobody have is shared. */
+  readonly owners: readonly UsageOwner[];
+}
+
+/** What one guest has on disk, in bytes of blocks. */
+export interface Usage {
+  readonly name: string;
+  readonly ownBytes: number;
+  readonly ownInodes: number;
+  /** Images and objects of the store that only this guest and its snapshots need. */
+  readonly aloneBytes: number;
+  /** The part of that which only its snapshots need. */
+  readonly snapshotBytes: number;
+  /** What others need too. */
+  readonly sharedBytes: number;
+}
+
+/** By the order of the task. */
+export interface UsageResult {
+  readonly usages: readonly Usage[];
 }
 
 /** Writes what comes by the descriptor `archive` to a file, without its compression. */
@@ -149,14 +203,16 @@ export interface StoreFault {
 export interface TaskResults {
   readonly capture: CaptureResult;
   readonly export: ExportResult;
+  readonly diff: DiffResult;
   readonly spool: SpoolResult;
+  readonly usage: UsageResult;
   readonly gc: StoreResult;
   readonly check: StoreResult;
   readonly stat: StoreResult;
 }
 
 /** A task. */
-export type HelperTask = CaptureTask | ExportTask | SpoolTask | StoreTask;
+export type HelperTask = CaptureTask | DiffTask | ExportTask | SpoolTask | StoreTask | UsageTask;
 
 /** A line of descriptor 1, as JSON: how far it is, and at last what came of it. */
 export type HelperLine =
