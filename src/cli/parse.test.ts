@@ -262,7 +262,7 @@ describe('bad command lines', () => {
       'exec -e = web ls',
       'exec --rm web ls',
     ],
-    diff: ['diff', 'diff a b c d', 'diff --all'],
+    diff: ['diff', 'diff --all'],
     du: ['du --all', 'du -x'],
     owner: ['owner', 'owner -x'],
     export: ['export', 'export web other', 'export -o', 'export --all', 'export --zstd=x web'],

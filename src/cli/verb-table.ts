@@ -841,7 +841,10 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     operands: [{ name: 'FILE', kind: 'text', min: 1, isMany: true, check: parseText }],
     command: 'none',
     options: {},
-    examples: [['vserver owner /srv/upload/*', 'whose they are']],
+    examples: [
+      ['vserver owner /srv/upload/report', 'whose it is'],
+      ['vserver owner --json /srv/a /srv/b', 'for programs'],
+    ],
     exits: [],
   },
   export: {
