@@ -148,11 +148,11 @@ export function planKeepSecondaries(p: Program, name: string): void {
 export function planNetworkFiles(
   p: Program,
   root: Result,
-  { hosts, resolvConf }: { readonly hosts: string; readonly resolvConf: string },
+  { hosts, resolvConf }: { readonly hosts: string; readonly resolvConf: string | undefined },
   init: InitStyle,
 ): void {
   planFile(p, root, 'hosts', hosts, false);
-  planFile(p, root, 'resolv.conf', resolvConf, init !== 'own');
+  if (resolvConf !== undefined) planFile(p, root, 'resolv.conf', resolvConf, init !== 'own');
 }
 
 function planFile(p: Program, root: Result, name: string, content: string, replacesLink: boolean): void {

@@ -131,7 +131,7 @@ function planRoot(p: Program, spec: StartSpec): CommandEnds {
     if (fd) planConfiguredTarget(p, root, mount, fd);
   });
   if (spec.init === 'own') planOwnInit(p, spec.hostNetwork);
-  if (spec.networkFiles) planNetworkFiles(p, root, spec.networkFiles, spec.init);
+  planNetworkFiles(p, root, spec.networkFiles, spec.init);
   p.sys('sethostname', [spec.hostname, Buffer.byteLength(spec.hostname)]);
   const { domainname } = spec;
   if (domainname !== undefined) p.sys('setdomainname', [domainname, Buffer.byteLength(domainname)]);

@@ -105,8 +105,8 @@ export interface StartSpec {
   readonly network: NetworkSpec | undefined;
   /** Of one with a network stack of its own. */
   readonly link: LinkSpec | undefined;
-  /** Texts of /etc/hosts and /etc/resolv.conf; undefined: they are left as they are. */
-  readonly networkFiles: { readonly hosts: string; readonly resolvConf: string } | undefined;
+  /** Texts of /etc/hosts and /etc/resolv.conf; undefined: that is left as it is. */
+  readonly networkFiles: { readonly hosts: string; readonly resolvConf: string | undefined };
   /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */
   readonly bootOffset: { readonly seconds: number; readonly nanoseconds: number };
 }

@@ -52,6 +52,6 @@ test('a guest is found by its name', () => {
     /^127\.0\.0\.1 localhost\n(?:.*\n)*10\.0\.0\.5 web\nfd00::5 web\n$/,
   );
   assert.match(guestHosts('web', 'example.org', addresses), /\n10\.0\.0\.5 web\.example\.org web\n/);
-  assert.doesNotMatch(guestHosts('web', undefined, []), /web/);
+  assert.match(guestHosts('web', 'example.org', []), /\n127\.0\.1\.1 web\.example\.org web\n/);
   assert.match(guestHosts('web', undefined, addresses, { db: '10.0.0.7' }), /web\n10\.0\.0\.7 db\n$/);
 });

@@ -60,6 +60,9 @@ function linesOf(source: string | undefined): readonly string[] {
   return text.split('\n').filter((line) => !/^\s*[#;]|^\s*$/.test(line));
 }
 
+/** Of a guest's name, where it has no address of its own, as Debian has it (hosts(5)); 127.0.0.1 is localhost's. */
+const OWN_LOOPBACK = '127.0.1.1';
+
 /** Returns the text of /etc/hosts for a guest, by whose name its own addresses are found. */
 export function guestHosts(
   hostname: string,
@@ -68,7 +71,8 @@ export function guestHosts(
   others: Readonly<Record<string, string>> = {},
 ): string {
   const names = domainname === undefined ? hostname : `${hostname}.${domainname} ${hostname}`;
-  const own = addresses.map(({ bytes }) => `${formatIpAddress(bytes)} ${names}\n`);
+  const found = addresses.map(({ bytes }) => formatIpAddress(bytes));
+  const own = (found.length === 0 ? [OWN_LOOPBACK] : found).map((address) => `${address} ${names}\n`);
   const given = Object.entries(others).map(([name, address]) => `${address} ${name}\n`);
   return `127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n${own.join('')}${given.join('')}`;
 }

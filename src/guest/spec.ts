@@ -240,11 +240,10 @@ export function startSpec(
 }
 
 function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['networkFiles'] {
-  if (config.network.mode === 'none') return undefined;
   const { addresses = [] } = at.network ?? at.link ?? {};
   return {
     hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses, config.network.hosts),
-    resolvConf: guestResolvConf(config.network),
+    resolvConf: config.network.mode === 'none' ? undefined : guestResolvConf(config.network),
   };
 }
 

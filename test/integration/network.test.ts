@@ -645,9 +645,21 @@ time.sleep(1000)`;
         assert.equal(await resolve('one', 'db'), '10.9.0.77');
         assert.equal(await resolve('one', 'near'), '10.9.0.66');
         assert.equal(await resolve('one', 'localhost'), '127.0.0.1');
-        if (mode !== 'host') assert.equal(await resolve('one', 'one'), /[\d.]+/.exec(options[1])?.[0]);
+        assert.equal(await resolve('one', 'one'), /[\d.]+/.exec(options[1] ?? '127.0.1.1')?.[0]);
       });
     }
+
+    test('mode none: a guest finds itself, and leaves the rest as it is', async () => {
+      for (const template of ['host', 'busybox'])
+        assert.equal(
+          await v.ok([
+            ...['run', '--template', template, '--hostname', 'alone', '--network', 'none', '--'],
+            ...['sh', '-c', 'hostname -i; cat /etc/resolv.conf'],
+          ]),
+          '127.0.1.1\n# filled when the guest starts\n',
+          template,
+        );
+    });
 
     test('a file of its own stays as it is, a link to nowhere does not', async () => {
       await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--dns', '10.9.0.1', '--', 'sleep', '1000']);
