@@ -2,12 +2,14 @@
  * The root tier on Debian's stock kernels, where cgroup v2 owns the controllers, /tmp is an ext4 with quotas, and the
  * kernel is older than the newest features. Every test of the inner runs is a test here.
  *
- * VM_TEST_FILES, a space-separated list of files, runs these instead.
+ * VM_TEST_FILES, a space-separated list of files, runs these instead, and with VM_TEST_NAMES, a regular expression, of them
+ * only the tests with such names.
  */
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
+import { identifyProcess } from '../../src/sys/process.ts';
 import { type BootResult, boot } from '../../tools/vm/boot.ts';
 import { fetchKernel, KernelUnavailableError, type StockKernel } from '../../tools/vm/fetch-kernel.ts';
 import { type InnerTest, parseResults } from '../../tools/vm/results.ts';
@@ -61,8 +63,8 @@ describe('stock kernels', { concurrency: KERNELS.length }, () => {
         kernel,
         checkout: ROOT,
         command: [process.execPath, 'tools/vm/run-tests.ts', '/out', ...testFiles()],
-        env: ENVIRONMENT,
-        workDir: join(CACHE, 'runs', codename),
+        env: { ...ENVIRONMENT, VM_TEST_NAMES: process.env['VM_TEST_NAMES'] ?? '' },
+        workDir: ownDirectory(codename),
         timeoutMs: MACHINE_TIMEOUT_MS,
       });
       t.diagnostic(`Linux ${kernel.release}: ${result.seconds.toFixed(1)} s`);
@@ -70,6 +72,16 @@ describe('stock kernels', { concurrency: KERNELS.length }, () => {
     });
   }
 });
+
+/** A directory that is nobody else's: several runs of one checkout may go on at once. That of an earlier run goes. */
+function ownDirectory(codename: string): string {
+  const runs = join(CACHE, 'runs');
+  for (const former of globSync(`${codename}.*`, { cwd: runs })) {
+    const isOver = identifyProcess(Number(former.split('.').at(-1))) === undefined;
+    if (isOver) rmSync(join(runs, former), { recursive: true, force: true });
+  }
+  return join(runs, `${codename}.${process.pid}`);
+}
 
 function testFiles(): readonly string[] {
   const named = (process.env['VM_TEST_FILES'] ?? '').split(' ').filter((file) => file !== '');

@@ -11,15 +11,22 @@ import { formatResult, type InnerResult } from './results.ts';
 
 // A test or a file that hangs must cost less than the machine's whole time, so that the files after it still run.
 const TEST_TIMEOUT_MS = 240_000;
-const FILE_TIMEOUT_MS = 300_000;
+const FILE_TIMEOUT_MS = 600_000;
 
 const checkout = process.cwd();
+const names = process.env['VM_TEST_NAMES'] ?? '';
 
 /** Runs one file: alone, so that a leak is its own. */
 async function runFile(file: string, write: (result: InnerResult) => void): Promise<void> {
   // The option `timeout` fails a test and lets it go on; only the signal ends the file's process.
   const signal = AbortSignal.timeout(FILE_TIMEOUT_MS);
-  const events = run({ cwd: checkout, files: [file], timeout: TEST_TIMEOUT_MS, signal });
+  const events = run({
+    cwd: checkout,
+    files: [file],
+    timeout: TEST_TIMEOUT_MS,
+    signal,
+    ...(names === '' ? {} : { testNamePatterns: [new RegExp(names)] }),
+  });
   let stderr = '';
   events.on('test:stderr', ({ message }) => {
     stderr += message;
