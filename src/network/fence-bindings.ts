@@ -49,7 +49,7 @@ export function dropOwnBinding(f: FenceCode): void {
   a.label(done);
 }
 
-/** Enters a UDP socket's binding, as its state has it, into `ports`; r9 must hold the socket's cookie. */
+/** Enters a socket's binding, as its state has it, at the very port it has, into `ports`; r9 must hold the socket's cookie. */
 export function enterBinding(f: FenceCode): void {
   const { a } = f;
   const [fresh, done, full] = [

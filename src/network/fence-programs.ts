@@ -60,7 +60,7 @@ export function fencePrograms(target: FenceTarget): readonly PlacedProgram[] {
       attach: 'BPF_CGROUP_SETSOCKOPT',
       program: optionProgram(target),
     },
-    { type: 'sockOps', name: 'listen', attach: 'BPF_CGROUP_SOCK_OPS', program: listenProgram() },
+    { type: 'sockOps', name: 'listen', attach: 'BPF_CGROUP_SOCK_OPS', program: listenProgram(target) },
     {
       type: 'cgroupSkb',
       name: 'ingress',

@@ -1,8 +1,14 @@
 /** Programs of the fence about a socket's life: made, bound, listening, closed, and its options. */
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
-import { EbpfAssembler } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_OPS, SOCKOPT, TCP_LISTEN_EVENT, UPDATE } from '../sys/bpf/uapi.ts';
-import { addToUsage, bindingKey, dropBinding, enterBinding, unlessRoom } from './fence-bindings.ts';
+import {
+  addToUsage,
+  bindingKey,
+  dropBinding,
+  enterBinding,
+  setWildState,
+  unlessRoom,
+} from './fence-bindings.ts';
 import { AF_INET, FenceCode, type FenceTarget, FRAME, PROTOCOL, reg } from './fence-code.ts';
 import {
   BINDING,
@@ -142,28 +148,29 @@ export function postBindProgram(target: FenceTarget): EbpfProgram {
 }
 
 /** Enters a TCP socket that begins to listen where connections look for it. */
-export function listenProgram(): EbpfProgram {
-  const a = new EbpfAssembler();
+export function listenProgram(target: FenceTarget): EbpfProgram {
+  const f = new FenceCode(target, 'socket');
+  const { a } = f;
   const key = FRAME.portKey;
-  a.move(6, reg(1)).load(1, 6, SOCK_OPS.op, 4).jumpIf(1, '!=', TCP_LISTEN_EVENT, 'done');
+  a.load(1, 6, SOCK_OPS.op, 4).jumpIf(1, '!=', TCP_LISTEN_EVENT, 'done');
   a.load(2, 6, SOCK_OPS.socket, 8).jumpIf(2, '==', 0, 'done');
   a.loadMap(1, 'state').move(3, 0).move(4, 0).call('sk_storage_get').jumpIf(0, '==', 0, 'done');
   a.move(7, reg(0)).load(1, 7, STATE.flags, 2).and(1, STATE_FLAG.pass).jumpIf(1, '!=', 0, 'done');
-  for (const i of [0, 8, 16]) a.store(10, key + i, 0, 8);
-  a.load(1, 7, STATE.nid, 4).store(10, key + PORT.nid, reg(1), 4);
   a.load(1, 7, STATE.cookie, 8).jumpIf(1, '!=', 0, 'bound');
-  // listen() without bind(): at all addresses, at the port the kernel gave.
-  a.load(1, 6, SOCK_OPS.localPort, 4).store(10, key + PORT.port, reg(1), 2);
-  a.load(1, 6, SOCK_OPS.family, 4).store(10, key + PORT.kind, KIND.any4, 1);
-  a.jumpIf(1, '==', AF_INET, 'enter')
-    .store(10, key + PORT.kind, KIND.any6, 1)
-    .goto('enter');
-  a.label('bound')
-    .load(1, 7, STATE.port, 2)
-    .store(10, key + PORT.port, reg(1), 2);
-  a.load(1, 7, STATE.kind, 1).store(10, key + PORT.kind, reg(1), 1);
-  for (const i of [0, 8]) a.load(1, 7, STATE.address + i, 8).store(10, key + PORT.address + i, reg(1), 8);
-  a.label('enter');
+  // listen() without bind(): at all addresses, at the port the kernel gave. If there is no room for it, nobody comes there.
+  a.load(1, 6, SOCK_OPS.localPort, 4).store(7, STATE.port, reg(1), 2);
+  a.store(7, STATE.protocol, PROTOCOL.tcp, 1).load(1, 6, SOCK_OPS.family, 4);
+  a.jumpIf(1, '==', AF_INET, 'IPv4');
+  setWildState(f, KIND.any6);
+  a.goto('take port').label('IPv4');
+  setWildState(f, KIND.any4);
+  a.label('take port').move(1, reg(6)).call('get_socket_cookie').move(9, reg(0));
+  a.store(7, STATE.cookie, reg(9), 8);
+  f.setStateFlags(STATE_FLAG.wild);
+  enterBinding(f);
+  f.ifStateFlag(STATE_FLAG.registered, false, 'done');
+  a.label('bound');
+  bindingKey(f);
   for (let slot = 0; slot < LISTENER_SLOTS; slot++) {
     a.store(10, key + PORT.protocol, slot, 1);
     a.move(1, reg(6)).loadMap(2, 'listeners').move(3, reg(10)).alu(3, '+', key).move(4, UPDATE.ifMissing);

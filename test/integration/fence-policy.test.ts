@@ -455,6 +455,8 @@ for port in range(20000, 28300):
 names.update(held=held, answer=answer)`);
       assert.deepEqual(await two.get('[len(held), answer]'), [8193, 'ENOBUFS']);
       assert.equal(await three.get("code(tcp, ('0.0.0.0', 20000))"), 'ok');
+      await two.run("u = socket.socket(); u.listen(); serve(u, 'two')");
+      assert.notEqual(await two.get("ask(('127.0.0.1', u.getsockname()[1]))"), 'two 127.0.0.1 127.0.0.1');
       await two.run('for s in held[:10]: s.close()');
       assert.equal(await two.get("code(tcp, ('0.0.0.0', 80))"), 'ok');
     });
