@@ -264,6 +264,7 @@ describe('bad command lines', () => {
     ],
     diff: ['diff', 'diff --all'],
     du: ['du --all', 'du -x'],
+    retag: ['retag', 'retag web', 'retag web 1', 'retag web 77 x'],
     owner: ['owner', 'owner -x'],
     export: ['export', 'export web other', 'export -o', 'export --all', 'export --zstd=x web'],
     import: ['import', 'import a 42', 'import a b c', 'import --xid 1 a', 'import --max-size x a'],

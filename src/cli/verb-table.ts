@@ -847,6 +847,19 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     ],
     exits: [],
   },
+  retag: {
+    summary: 'move a guest to another xid',
+    description:
+      "Gives a stopped guest another xid, and with it other owners on the host's disk. What it wrote becomes a part of its image, as by `vserver unify`; the guest sees no difference. A guest that follows template host or a directory and has written something is left alone: clone it.",
+    operands: [GUEST, { name: 'XID', kind: 'text', min: 1, isMany: false, check: parseXid }],
+    command: 'none',
+    options: {},
+    examples: [
+      ['vserver retag web 77', 'to xid 77'],
+      ['vserver retag 1000 77', 'the guest that has xid 1000'],
+    ],
+    exits: [],
+  },
   export: {
     summary: 'write a guest to an archive',
     description:

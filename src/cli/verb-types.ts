@@ -227,6 +227,7 @@ export interface VerbOptions {
   readonly rollback: { readonly keepConfig: boolean };
   readonly diff: object;
   readonly owner: object;
+  readonly retag: object;
   readonly du: object;
   readonly export: {
     /** File for the archive; `-` or absent: standard output. */

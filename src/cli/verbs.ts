@@ -29,6 +29,7 @@ import { procfs } from './verbs/procfs.ts';
 import { ps } from './verbs/ps.ts';
 import { restart } from './verbs/restart.ts';
 import { resume } from './verbs/resume.ts';
+import { retag } from './verbs/retag.ts';
 import { rollback } from './verbs/rollback.ts';
 import { run } from './verbs/run.ts';
 import { sched } from './verbs/sched.ts';
@@ -85,6 +86,7 @@ const FUNCTIONS: VerbFunctions = {
   diff,
   du,
   owner,
+  retag,
   export: exportGuest,
   import: importGuest,
   unify,

@@ -168,7 +168,7 @@ export class Copies {
     return await this.#manager.exclusive(guest, async () => {
       this.#configText(guest, 'unify');
       if (storage.isFlat(guest.name) && !isActive(guest)) return { state: 'unchanged', ...NOTHING };
-      await storage.checkFlattens(guest);
+      await storage.checkFlattens(guest, 'unify');
       if (isActive(guest)) {
         if (!isDryRun) storage.flattenLater(guest.name);
         return { state: 'later', ...NOTHING };
@@ -268,6 +268,11 @@ export class Copies {
         );
       });
     });
+  }
+
+  /** Makes what a stopped guest wrote a part of its image. For who has the guest to itself. */
+  async settle(guest: Guest, options: HelperOptions): Promise<void> {
+    await this.#flatten(guest, options);
   }
 
   /** Makes an image of a guest, and leaves a stopped one with it, so that it costs nothing the next time. */

@@ -116,7 +116,8 @@ export interface PendingStart {
 /** A guest in vserverd's memory. */
 export interface Guest {
   readonly name: GuestName;
-  readonly xid: Xid;
+  /** Changed by `retag` alone, through the registry. */
+  xid: Xid;
   readonly isEphemeral: boolean;
   /** Of the configuration file as last read; of the run for one that has no file. */
   config: GuestConfig;

@@ -1,6 +1,7 @@
 /**
  * vserverd has been started anew: what runs is taken over, what a crash has left half-done is repaired.
  */
+
 import { rmSync } from 'node:fs';
 import { isGuestName } from '../base/ids.ts';
 import { isAlive } from '../sys/process.ts';
@@ -12,6 +13,7 @@ import { FREEZE_TIMEOUT_MS, type Host } from './host.ts';
 import type { Instance } from './instance.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
 import { guestPaths } from './paths.ts';
+import { finishRetag } from './retag.ts';
 import type { Views } from './views.ts';
 
 const SIGKILL = 9;
@@ -201,6 +203,12 @@ export class Recovery {
       await this.#instance.attempt(`delete what is left of guest "${name}"`, () =>
         isKnown ? this.#instance.storage.sweep(name) : this.#instance.removeFiles(name),
       );
+      const guest = this.#instance.registry.named(name);
+      if (guest?.state === 'stopped') {
+        await this.#instance.attempt(`move guest "${name}" to xid ${guest.xid}`, () =>
+          finishRetag(this.#instance.storage, guest),
+        );
+      }
     }
   }
 }

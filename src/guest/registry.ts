@@ -166,6 +166,14 @@ export class Registry {
     return guest;
   }
 
+  /** Gives a guest another number. @throws StateError xid-in-use */
+  renumber(guest: Guest, xid: Xid): void {
+    this.checkXid(xid);
+    this.#byXid.delete(guest.xid);
+    this.#byXid.set(xid, guest);
+    guest.xid = xid;
+  }
+
   /** Forgets a guest. */
   remove(guest: Guest): void {
     this.#byName.delete(guest.name);

@@ -1,6 +1,7 @@
 /**
  * The start of a guest: its configuration and files, a context, and the two programs that make a guest of it.
  */
+
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { primaryError, StateError, VserverError } from '../base/errors.ts';
@@ -27,6 +28,7 @@ import { guestPaths } from './paths.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
 import { planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
+import { finishRetag } from './retag.ts';
 import {
   type CommandRequest,
   type Connection,
@@ -178,6 +180,7 @@ export class Starts {
 
   async #startStopped(guest: Guest, connect: Connection | undefined, restarts: number): Promise<LiveRecord> {
     await this.#readConfig(guest);
+    await finishRetag(this.#instance.storage, guest);
     await this.#instance.attempt(`unify guest "${guest.name}"`, () => this.#copies.unifyIfDue(guest));
     await this.#instance.storage.fitFiles(guest);
     this.#instance.storage.isAboutToRun(guest.name);

@@ -145,7 +145,7 @@ export class GuestStorage {
       this.#write(guest.name, { ...record, disk: plain(disk) });
       return;
     }
-    const { isEmpty, root } = await this.#ownFiles(guest);
+    const { isEmpty, root } = await this.ownFiles(guest);
     if (isEmpty) {
       await this.replace(guest, { pin: record, root }, false);
       return;
@@ -189,7 +189,7 @@ export class GuestStorage {
     const { hostUsr, lower } = template;
     const pin = { name: guest.config.template, hostUsr, origin: this.#originOf(guest, template) };
     if (!isActive(guest) && lower.kind === 'image') {
-      const { isEmpty, root } = await this.#ownFiles(guest);
+      const { isEmpty, root } = await this.ownFiles(guest);
       if (isEmpty) return { pin: { ...pin, pinned: lower.name }, root, captured: undefined };
     }
     const request = { ...(await this.#treeOf(guest, template)), isDryRun };
@@ -309,12 +309,34 @@ export class GuestStorage {
   }
 
   /** @throws UserError template-followed */
-  async checkFlattens(guest: Guest): Promise<void> {
+  async checkFlattens(guest: Guest, verb: string): Promise<void> {
     if (await this.flattens(guest)) return;
     throw new UserError(
       'template-followed',
-      `cannot unify guest "${guest.name}": found that it follows template "${guest.config.template}"; need one on an image, for example a clone of it`,
+      `cannot ${verb} guest "${guest.name}": found that it follows template "${guest.config.template}"; need one on an image, for example a clone of it`,
     );
+  }
+
+  /** A guest is about to move to another xid. */
+  markMoving(name: GuestName): void {
+    writeDurable(this.#moveMark(name), '');
+  }
+
+  /** It has. */
+  unmarkMoving(name: GuestName): void {
+    removeDurable(this.#moveMark(name));
+  }
+
+  /** Whether that is so. */
+  isMoving(name: GuestName): boolean {
+    return existsSync(this.#moveMark(name));
+  }
+
+  /** Makes the directories of a guest's own files anew if they are empty. Allowed in: stopped. */
+  async renew(guest: Guest): Promise<void> {
+    const { isEmpty, root } = await this.ownFiles(guest);
+    if (!isEmpty) return;
+    await this.replace(guest, { pin: this.#pin(guest.name), root }, this.isFlat(guest.name));
   }
 
   /** The guest's files are to be made an image before its next start. */
@@ -363,15 +385,16 @@ export class GuestStorage {
     );
   }
 
-  async #ownFiles(guest: Guest): Promise<{ readonly isEmpty: boolean; readonly root: RootAttributes }> {
+  /** Whether a guest has files of its own, and what attributes its root has. Allowed in: stopped. */
+  async ownFiles(guest: Guest): Promise<{ readonly isEmpty: boolean; readonly root: RootAttributes }> {
     const files = await this.freeFiles(guest);
-    const { hostBase } = idRangeOf(guest.xid);
     const look = (path: string): { readonly isEmpty: boolean; readonly root: RootAttributes } => {
       const { mode, uid, gid, mtimeNs } = lstatSync(path, { bigint: true });
       const root = {
         mode: Number(mode) & 0o7777,
-        uid: Number(uid) - hostBase,
-        gid: Number(gid) - hostBase,
+        // In the range of this guest, or of the xid it had (retag.ts).
+        uid: Number(uid) % GUEST_IDS,
+        gid: Number(gid) % GUEST_IDS,
         mtimeSeconds: Number(mtimeNs / NS),
         mtimeNanoseconds: Number(mtimeNs % NS),
       };
@@ -423,6 +446,15 @@ export class GuestStorage {
     return join(guestPaths(this.#host.paths, name).directory, 'flat');
   }
 
+  #moveMark(name: string): string {
+    return join(guestPaths(this.#host.paths, name).directory, 'retag');
+  }
+
+  #pin(name: string): Partial<Pin> | undefined {
+    const { files: _, disk: __, ...pin } = this.#read(name) ?? {};
+    return pin;
+  }
+
   #dueMark(name: string): string {
     return join(guestPaths(this.#host.paths, name).directory, 'flatten');
   }
@@ -438,6 +470,7 @@ export class GuestStorage {
 }
 
 const NS = 1_000_000_000n;
+const GUEST_IDS = 65_536;
 
 /** What is open as a place only, open for more. */
 function planReadable(p: Program, place: Result): Result {

@@ -455,3 +455,58 @@ describe('du and owner', { skip: unmet(...NEEDS) }, () => {
     });
   });
 });
+
+describe('retag', { skip: unmet(...NEEDS) }, () => {
+  test('moves a guest to another xid, which it does not notice', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const before = await show(v, 'a');
+      assert.match((await v.run(['retag', 'a', '77'])).stderr, /found it running/);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['create', 'b', '--xid', '78', '--template', 'busybox', '--', 'true']);
+      assert.match((await v.run(['retag', 'a', '78'])).stderr, /taken by guest "b"/);
+      await v.ok(['retag', 'a', '77']);
+      assert.equal(await showStopped(v, 'a'), before);
+      await v.ok(['start', '77']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'echo x > /srv/mine; sync']);
+      const files = filesOf(v, 'a').directory.filter((name) => name.startsWith('files-'));
+      assert.equal(files.length, 1);
+      const file = join(v.root, 'lib/guests/a', files[0] ?? '', 'upper/srv/mine');
+      assert.match(await v.ok(['owner', file]), /^77 +a +0 +0 /m);
+      assert.equal(JSON.parse(await v.ok(['inspect', 'a']))[0].xid, 77);
+      // Who follows the host and has nothing of its own goes along, others would leave something behind.
+      await v.ok(['create', 'h', '--', 'sh', '-c', 'echo x > /new']);
+      await v.ok(['retag', 'h', '79']);
+      await v.ok(['start', 'h']);
+      await v.ok(['wait', 'h']);
+      assert.match((await v.run(['retag', 'h', '80'])).stderr, /follows template "host"/);
+    });
+  });
+
+  test('is done or not begun whenever vserverd is killed', async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const before = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      let xid = 77;
+      for (let afterMs = 3; afterMs < 400; afterMs = Math.ceil(afterMs * 2.2)) {
+        // With something of its own each time, for half of them.
+        if (xid % 2 === 0) {
+          await v.ok(['start', 'a']);
+          await v.ok(['exec', 'a', 'true']);
+          await v.ok(['stop', '-t', '0', 'a']);
+        }
+        const moving = v.run(['retag', 'a', String(++xid)]);
+        await sleep(afterMs);
+        const pid = await vserverdPid(v);
+        process.kill(pid ?? 0, 'SIGKILL');
+        const { code } = await moving;
+        while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
+        const now = JSON.parse(await v.ok(['inspect', 'a']))[0].xid as number;
+        if (code === 0) assert.equal(now, xid);
+        assert.equal(await showStopped(v, 'a'), before, `killed after ${afterMs} ms`);
+        assert.ok(!filesOf(v, 'a').directory.includes('retag'));
+      }
+    });
+  });
+});

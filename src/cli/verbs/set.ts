@@ -39,7 +39,7 @@ function refuseFixedKeys(guest: Guest, changes: readonly ConfigChange[]): void {
   if (change === undefined || change.value === guest.xid) return;
   throw new UserError(
     'xid-fixed',
-    `cannot change the xid of guest "${guest.name}": found its files owned by the ids of context ${guest.xid}; need a new guest for another xid`,
+    `cannot change the xid of guest "${guest.name}": found its files owned by the ids of context ${guest.xid}; need vserver retag for another xid`,
   );
 }
 
