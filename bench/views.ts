@@ -14,6 +14,9 @@ const NANOSECONDS_IN_US = 1000;
 const MOUNTED_TIMEOUT_MS = 5000;
 /** Longer than any text holds. */
 const GAP_US = 20_000;
+/** Longer than an answer to sysinfo(2) holds. */
+const OLD_US = 60_000;
+const SYSINFO = { relation: 'at most', value: 100 } as const;
 
 /** One guest reads its views and lxcfs's, which are mounted beside them, in turns of 20. */
 export const views: Scenario = {
@@ -73,6 +76,25 @@ function* measure(): Iterable<Result> {
       };
     }
   }
+  for (const [how, gapUs] of [
+    ['over and over', 0],
+    ['when the answer is old', OLD_US],
+  ] as const) {
+    const values =
+      times(control, 1, gapUs === 0 ? rounds : Math.min(rounds, 100), gapUs, ['sysinfo'])[0] ?? [];
+    for (const [name, share] of [
+      ['median', 0.5],
+      ['p99', 0.99],
+    ] as const)
+      yield {
+        kind: 'figure',
+        what: `sysinfo(2) ${how}: ${name}`,
+        unit: 'us',
+        value: quantile(values, share) / NANOSECONDS_IN_US,
+        spread: undefined,
+        target: name === 'median' && gapUs === 0 ? SYSINFO : undefined,
+      };
+  }
   const [ours, theirs] = read(control, 'meminfo', 1, Math.min(rounds, 100), GAP_US);
   yield compare(
     { ...ours, name: 'meminfo, every 20 ms' },
@@ -88,17 +110,32 @@ function read(
   rounds: number,
   gapUs: number,
 ): readonly [Sample, Sample] {
+  const [ours = [], theirs = []] = times(control, readers, rounds, gapUs, [
+    `/proc/${file}`,
+    `/lxcfs/${file}`,
+  ]);
+  return [
+    { name: file, values: ours },
+    { name: 'lxcfs', values: theirs },
+  ];
+}
+
+/** Returns the nanoseconds of each reading of each file. */
+function times(
+  control: ControlPlane,
+  readers: number,
+  rounds: number,
+  gapUs: number,
+  files: readonly string[],
+): readonly (readonly number[])[] {
   const numbers = [readers, rounds, gapUs].map(String);
-  const output = control.vserver('exec', 'g', '/bench/reads', ...numbers, `/proc/${file}`, `/lxcfs/${file}`);
-  const values: [number[], number[]] = [[], []];
+  const output = control.vserver('exec', 'g', '/bench/reads', ...numbers, ...files);
+  const values: number[][] = files.map(() => []);
   for (const line of output.trim().split('\n')) {
     const [which = 0, nanoseconds = Number.NaN] = line.split(' ').map(Number);
     values[which]?.push(nanoseconds);
   }
-  return [
-    { name: file, values: values[0] },
-    { name: 'lxcfs', values: values[1] },
-  ];
+  return values;
 }
 
 function waitFor(path: string): void {

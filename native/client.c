@@ -49,12 +49,11 @@ static bool try_connect(void)
 		return false;
 	snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d/syscalld.sock", dir);
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	int r = connect(sock, (struct sockaddr *)&at, sizeof at);
+	bool reached = connect(sock, (struct sockaddr *)&at, sizeof at) == 0;
 	close(dir);
-	if (r == 0)
-		return true;
-	close(sock);
-	return false;
+	if (!reached)
+		close(sock);
+	return reached;
 }
 
 static void make_directories(char *path)
@@ -74,10 +73,7 @@ static void start(void)
 	if (n < 0)
 		die("find our own program");
 	self[n] = 0;
-	char *slash = strrchr(self, '/');
-	*slash = 0;
-	snprintf(vserverd, sizeof vserverd, "%s/../bin/vserverd", self);
-	*slash = '/';
+	snprintf(vserverd, sizeof vserverd, "%.*s/../bin/vserverd", (int)(strrchr(self, '/') - self), self);
 	make_directories(run_dir);
 	pid_t pid = fork();
 	if (pid < 0)
@@ -126,21 +122,18 @@ static size_t add(size_t at, const void *bytes, size_t len)
 /* Returns false if the control plane is just ending. */
 static bool hello(void)
 {
-	uint32_t head[2] = { CLIENT_HELLO, 0 };
+	struct { uint32_t type, terminals; uint16_t rows, cols; uint32_t count; } head = { .type = CLIENT_HELLO, .count = (uint32_t)argc };
 	struct winsize size = { 0 };
 	char cwd[PATH_MAX];
 	for (int fd = 2; fd >= 0; fd--)
 		if (isatty(fd)) {
-			head[1] |= 1u << fd;
+			head.terminals |= 1u << fd;
 			ioctl(fd, TIOCGWINSZ, &size);
 		}
-	uint16_t rows_cols[2] = { size.ws_row, size.ws_col };
-	uint32_t count = (uint32_t)argc;
-	size_t at = add(0, head, sizeof head);
-	at = add(at, rows_cols, sizeof rows_cols);
+	head.rows = size.ws_row, head.cols = size.ws_col;
+	size_t at = add(0, &head, sizeof head);
 	if (!getcwd(cwd, sizeof cwd))
 		strcpy(cwd, "/");
-	at = add(at, &count, sizeof count);
 	at = add(at, cwd, strlen(cwd) + 1);
 	for (int i = 0; i < argc; i++)
 		at = add(at, argv[i], strlen(argv[i]) + 1);

@@ -613,11 +613,9 @@ static void vserverd_ended(void)
 		else
 			client_disappoint(o);
 	/* At once if it had run for a while, else later and later. */
-	int64_t lived_ms = now_ms() - started_ms;
-	backoff_ms = lived_ms > 10000 ? 0 : backoff_ms ? backoff_ms * 2 : 50;
-	if (backoff_ms > BACKOFF_MAX_MS)
-		backoff_ms = BACKOFF_MAX_MS;
-	started_ms = now_ms() + backoff_ms;
+	int64_t ended_ms = now_ms(), longer_ms = backoff_ms < BACKOFF_MAX_MS / 2 ? backoff_ms * 2 : BACKOFF_MAX_MS;
+	backoff_ms = ended_ms - started_ms > 10000 ? 0 : backoff_ms ? longer_ms : 50;
+	started_ms = ended_ms + backoff_ms;
 }
 
 static void listen_for_clients(void)

@@ -8,6 +8,7 @@
 #include <linux/fuse.h>
 
 #define PATIENCE_MS 8000 /* then an old text has to do, or EIO: who is killed waits for its answer too */
+#define HASTE_MS 1000    /* the same for who has opened the file not to wait (O_NONBLOCK) */
 #define AT_ONCE 64       /* requests, before it is looked whether others have something to say */
 #define TEXTS_MAX 8192   /* some 30 MiB: if guests keep more, by open files, what they have read may change before its end */
 
@@ -33,7 +34,9 @@ struct request {
 static int fuse, peer = -1;
 static int64_t now, lost_ms;
 static uint64_t connection;
+static bool silent; /* who could not wait has not been answered: others like that need not try it before something comes */
 static struct request *kept;
+#define is_hasty(r) ((r)->head.opcode == FUSE_READ && (r)->read.flags & O_NONBLOCK && !(r)->ahead)
 static uint32_t texts;
 static struct text *recent[4096]; /* by node; a handle, too, is a pointer to a text, and its address the kernel's name for it */
 #define recent_of(node) (&recent[((node) ^ (node) >> 12) % (sizeof recent / sizeof *recent)])
@@ -90,15 +93,17 @@ static void request_take(const struct request *r)
 		free(has);
 		answer(r, 0, NULL, 0);
 	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET) {
-		bool told = r->head.opcode == FUSE_READ && read_answer(r, false);
+		bool told = r->head.opcode == FUSE_READ && read_answer(r, false), late = !told && is_hasty(r) && (silent || peer < 0);
 		struct text *t = *recent_of(r->head.nodeid);
-		if (told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
+		if (late && !read_answer(r, true))
+			answer(r, EIO, NULL, 0);
+		if (late ? kept != NULL : told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
 			return;
 		if (told) /* so that who reads on and on never waits */
 			t->renewed = true;
 		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
 		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
-		copy->ahead = told;
+		copy->ahead = told || late;
 		copy->since_ms = peer < 0 ? lost_ms : now;
 		copy->next = kept, kept = copy;
 	}
@@ -127,6 +132,7 @@ static void peer_read(void)
 		peer = -1, lost_ms = now;
 		return;
 	}
+	silent = false;
 	for (struct request **at = &kept, *r; (r = *at); at = &r->next)
 		if (r->head.unique == in.head.unique) {
 			answered(r, len);
@@ -140,8 +146,11 @@ static void peer_read(void)
 static void kept_go_on(void)
 {
 	for (struct request **at = &kept, *r, *o; (r = *at);) {
-		bool is_read = r->head.opcode == FUSE_READ, late = r->since_ms + PATIENCE_MS < now;
-		if ((is_read && !r->ahead && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true))) {
+		bool is_read = r->head.opcode == FUSE_READ, hasty = is_hasty(r), late = r->since_ms + (hasty ? HASTE_MS : PATIENCE_MS) < now;
+		bool told = (is_read && !r->ahead && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true));
+		if (told && late && hasty) {
+			r->ahead = silent = true; /* what comes yet is for the next */
+		} else if (told) {
 			*at = r->next;
 			free(r);
 			continue;

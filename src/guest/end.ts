@@ -144,7 +144,8 @@ export class Ends {
         this.#host.removeCgroup(guest.xid),
       );
       const last = guest.live ?? run;
-      const { network, link } = last ?? {};
+      const { network, broker, link } = last ?? {};
+      if (broker) this.#instance.brokers.drop(broker);
       if (last && network) {
         guest.live = { ...last, network: undefined }; // others that end now do not leave it their addresses
         await this.#instance.closeNetwork(guest, network);

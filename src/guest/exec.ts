@@ -97,7 +97,7 @@ export class Execs {
       cgroupLeaf: leaf,
       joins,
       hostNetwork: config.network.mode === 'host',
-      brokerObject: live.network?.control ?? 0,
+      brokerObject: live.broker?.control ?? 0,
       command,
     });
     return { program, object };

@@ -26,12 +26,15 @@ export interface LiveNetwork {
   readonly nid: number;
   /** Inode number of the guest's cgroup2 directory. */
   readonly cgroupId: string;
-  /** Objects of syscalld: the broker of its sockets, and the socket by which that is given more to serve. */
-  readonly process: number;
-  readonly control: number;
   /** Interface of the host that has the addresses, and those it did not have before. */
   readonly interface: string | undefined;
   readonly added: readonly string[];
+}
+
+/** The broker of a run: objects of syscalld, its process and the socket by which it is given more to serve; 0: not known here. */
+export interface LiveBroker {
+  readonly process: number;
+  readonly control: number;
 }
 
 /** The host's end of the interface of a run, for one with a network stack of its own. */
@@ -76,6 +79,7 @@ export interface LiveRecord {
   /** The client that relays the command's terminal, or 0. */
   readonly client: number;
   readonly network: LiveNetwork | undefined;
+  readonly broker: LiveBroker | undefined;
   readonly link: LiveLink | undefined;
   readonly startedAt: string;
   readonly isPaused: boolean;

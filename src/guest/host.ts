@@ -8,13 +8,12 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
+import { type BrokeredCalls, compileBrokerFilter } from '../context/broker-filter.ts';
 import { formatCapabilities } from '../context/capabilities.ts';
 import { deviceFilter } from '../context/devices.ts';
 import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
 import { compileSeccomp } from '../context/seccomp.ts';
 import { defaultSeccompProfile } from '../context/seccomp-default.ts';
-import { compileSocketFilter } from '../context/socket-filter.ts';
-import type { RawAccess } from '../network/rules.ts';
 import type { CgroupDriver } from '../resources/cgroup-driver.ts';
 import { type ProcLimit, parseProcLimits } from '../spec/proc-limits.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
@@ -70,7 +69,7 @@ export class Host {
   forksMissing: string | undefined;
   readonly #filters = new Map<string, Uint8Array>();
   #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
-  readonly #socketFilters = new Map<RawAccess | undefined, Uint8Array>();
+  readonly #brokerFilters = new Map<string, Uint8Array>();
   #linkKind: Promise<string> | undefined;
 
   constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
@@ -232,10 +231,11 @@ export class Host {
     return filter;
   }
 
-  /** Returns the filter of guests whose sockets a broker makes. */
-  socketFilter(raw: RawAccess | undefined): Uint8Array {
-    const filter = this.#socketFilters.get(raw) ?? compileSocketFilter(this.abi, raw);
-    this.#socketFilters.set(raw, filter);
+  /** Returns the filter of guests with a broker that is asked about these calls. */
+  brokerFilter(calls: BrokeredCalls): Uint8Array {
+    const key = JSON.stringify(calls);
+    const filter = this.#brokerFilters.get(key) ?? compileBrokerFilter(this.abi, calls);
+    this.#brokerFilters.set(key, filter);
     return filter;
   }
 

@@ -8,6 +8,7 @@ import type { Readings } from '../resources/readings.ts';
 import { removeGuestDirs } from '../storage/guest-dirs.ts';
 import { writeVolatile } from '../sys/files.ts';
 import { bootId } from '../sys/process.ts';
+import { Brokers } from './brokers.ts';
 import { Commands, type StartedCommand } from './commands.ts';
 import type { HealthCheck } from './config-types.ts';
 import { Contexts } from './contexts.ts';
@@ -41,6 +42,7 @@ export class Instance {
   readonly storage: GuestStorage;
   readonly snapshots: Snapshots;
   readonly networks: Networks;
+  readonly brokers: Brokers;
   readonly readings: Readings;
   readonly contexts: Contexts;
   readonly commands: Commands;
@@ -70,6 +72,7 @@ export class Instance {
       unhealthy: reactions.unhealthy,
     });
     this.networks = new Networks(host, this.registry);
+    this.brokers = new Brokers(host, this.networks);
     this.restarts = new Restarts(host, this.registry, this.bootId, reactions.start);
     this.readings = readings;
   }

@@ -90,8 +90,8 @@ export class Loads {
       const { running, blocked, total } = count ?? { running: 0, blocked: 0, total: 0 };
       const seconds = Math.max(0, nowMs - (before?.atMs ?? Date.parse(live.startedAt))) / 1000;
       const averages: LoadAverages = nextLoad(before?.sample.averages, running + blocked, seconds);
-      // Its socket broker is below its cgroup, and none of its tasks.
-      const own = Math.max(0, total - (live.network?.process ? 1 : 0));
+      // Its broker is below its cgroup, and none of its tasks.
+      const own = Math.max(0, total - (live.broker?.process ? 1 : 0));
       const sample = { averages, running, blocked, total: own };
       this.#known.set(xid, { initPid: live.initPid, atMs: nowMs, sample });
     }

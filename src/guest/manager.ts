@@ -61,7 +61,9 @@ export class Manager extends Instance {
     if (this.ends.exited(object, waitStatus) || this.commands.exited(object, waitStatus)) return;
     this.recovery.brokerExited(object);
     void this.attempt('go on with the views of guests', async () => {
-      if (await this.views.exited(object)) await this.contexts.renew();
+      if (!(await this.views.exited(object))) return;
+      await this.contexts.renew();
+      await this.recovery.renewBrokers();
     });
     this.contexts.exited(object); // or somebody else's, who hears of it in another way
   }

@@ -28,7 +28,7 @@ import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import { configOf, type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { changeLink, linkTraffic } from './links.ts';
-import { type BrokerSpec, planBroker } from './plan-broker.ts';
+import type { BrokerFence } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
 import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
@@ -200,20 +200,14 @@ export class Networks {
     };
   }
 
-  #broker(guest: Guest, init: number, objects: BrokerSpec['objects'], fence: Fence): BrokerSpec {
-    const { service } = this.#host.cgroups.plan(guest.xid, {});
-    const { sockets, link, networks } = fence.handles.objects;
-    const uid = idRangeOf(guest.xid).hostBase;
+  /** Returns what a guest's broker has of the fence; undefined for a guest that has no network on the host's stack. */
+  async brokerFence(guest: Guest): Promise<BrokerFence | undefined> {
     const config = configOf(guest);
-    const nid = this.#ownerOf(guest).xid;
-    const raw = rawAccess(config) === undefined ? {} : { raw: { networks, nid } };
-    return {
-      cgroup: service.leaf,
-      joins: service.joins,
-      uid,
-      objects,
-      fence: { sockets, link, init, ...raw },
-    };
+    if (config.network.mode !== 'isolated') return undefined;
+    const { fence } = await this.#openFence();
+    const { sockets, link, networks } = fence.handles.objects;
+    const raw = rawAccess(config) === undefined ? undefined : { networks, nid: this.#ownerOf(guest).xid };
+    return { sockets, link, raw };
   }
 
   /**
@@ -289,27 +283,23 @@ export class Networks {
   /**
    * Decides a guest's network. Changes nothing that lasts but that there is a fence.
    *
-   * @param init object of its process 1
    * @returns undefined for a guest that has none on the host's stack
    * @throws StateError address-in-use, no-link-kind; UserError network-not-shareable; StepError
    */
-  async plan(guest: Guest, init: number): Promise<NetworkSpec | undefined> {
+  async plan(guest: Guest): Promise<NetworkSpec | undefined> {
     const { mode } = guest.config.network;
     if (mode === 'isolated' || mode === 'private') await this.check(guest, guest.config);
     if (mode !== 'isolated') return undefined;
-    const { syscalld, views } = this.#host;
-    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
-    const { fence } = await this.#openFence();
+    const { views } = this.#host;
     return {
       addresses: configOf(this.#ownerOf(guest)).network.addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
-      broker: this.#broker(guest, init, objects, fence),
       views: views && guest.config.views.includes('network') ? { objects: views, xid: guest.xid } : undefined,
     };
   }
 
   /** Prepares the steps that make a guest's network ready for its start. Changes nothing. */
-  async begin(guest: Guest, { addresses, broker }: NetworkSpec): Promise<NetworkOpening> {
+  async begin(guest: Guest, { addresses }: NetworkSpec): Promise<NetworkOpening> {
     const owner = this.#owner(guest, guest.config.network) ?? guest;
     const own = configOf(owner);
     const name = own.network.interface;
@@ -320,7 +310,6 @@ export class Networks {
     const live: LiveNetwork = {
       nid: owner.xid,
       cgroupId: String(statSync(directory, { bigint: true }).ino),
-      ...broker.objects,
       interface: name,
       added: absent.map(formatIpPrefix),
     };
@@ -383,8 +372,6 @@ export class Networks {
    * @returns another guest that has the same addresses, and from now on those that this one put on the host's interface
    */
   async close(guest: Guest, live: LiveNetwork): Promise<LiveRecord | undefined> {
-    const { syscalld } = this.#host;
-    for (const object of [live.control, live.process]) syscalld.drop(object);
     const fence = this.#isForeign() ? undefined : (await this.#openFence()).fence;
     await fence?.unbindGuest(BigInt(live.cgroupId));
     const heir = this.#registry
@@ -475,19 +462,6 @@ export class Networks {
     if (this.#registry.list().some(isActive)) return;
     open?.fence.close();
     rmSync(this.#fenceFile, { force: true });
-  }
-
-  /** Starts another broker for a running guest, whose first one only serves those that know it. */
-  async restartBroker(guest: Guest, init: number, live: LiveNetwork): Promise<LiveNetwork> {
-    const { syscalld, cgroups } = this.#host;
-    const { joins } = cgroups.plan(guest.xid, {});
-    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
-    const { fence } = await this.#openFence();
-    const broker = this.#broker(guest, init, objects, fence);
-    const p = this.#host.program();
-    planBroker(p, { ...broker, joins: [...joins, ...broker.joins] });
-    await syscalld.run(`start the socket broker of guest "${guest.name}"`, p);
-    return { ...live, ...objects };
   }
 
   /**

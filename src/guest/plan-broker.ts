@@ -1,5 +1,5 @@
 /**
- * The socket broker of a guest, and how processes of the guest come to it:
+ * The broker of a guest, which answers some of its system calls, and how processes of the guest come to it:
  *
  *     worker ──▶ broker, in the guest's cgroup but in a leaf of its own, in the host's network namespace
  *       │           ▲
@@ -7,12 +7,17 @@
  *       ▼           │
  *     process of the guest, before it runs its command
  */
-import { type BrokerDescriptors, planSocketHandler } from '../network/socket-handler.ts';
+import { planInterfaceRequest, planMakeSocket } from '../network/socket-handler.ts';
 import type { Abi } from '../sys/abi.ts';
+import { planGoOn, planTakeCall, planUnlessCall } from '../sys/asked-call.ts';
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
+import type { AnswersLayout } from '../views/answers.ts';
+import { planOwnMeasure } from '../views/call-handler.ts';
 import { planCapset } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
+import { WORKER_FD } from './plan-types.ts';
+import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './plan-views.ts';
 
 /** Where a broker is born. */
 export interface BrokerSpec {
@@ -24,31 +29,54 @@ export interface BrokerSpec {
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
   readonly objects: { readonly process: number; readonly control: number };
-  /**
-   * Objects: the fence's map that knows its sockets, a link of the fence that lasts as long as anybody has it, and the
-   * guest's process 1.
-   */
-  readonly fence:
-    | {
-        readonly sockets: number;
-        readonly link: number;
-        readonly init: number;
-        /** Of a guest that is given raw sockets: the object of the fence's map of contexts, and its number. */
-        readonly raw?: { readonly networks: number; readonly nid: number };
-      }
-    | undefined;
+  /** Object: the guest's process 1; not needed by one that only makes sockets behind no fence. */
+  readonly init: number | undefined;
+  /** It makes the guest's sockets. */
+  readonly sockets: { readonly fence: BrokerFence | undefined } | undefined;
+  /** It tells the guest's own measure: not while it has a privilege on the host. */
+  readonly measure: BrokerMeasure | undefined;
 }
 
-const CONTROL_FD = 100;
-const SOCKETS_FD = 101;
-const DARK_FD = 102;
-const LINK_FD = 103;
-const NETWORKS_FD = 104;
+/** Objects of syscalld that are the fence around the sockets of a broker. */
+export interface BrokerFence {
+  /** The map that knows its sockets, and a link of the fence, which lasts as long as anybody has it. */
+  readonly sockets: number;
+  readonly link: number;
+  /** Of a guest that is given raw sockets: the map of contexts, and its number. */
+  readonly raw: { readonly networks: number; readonly nid: number } | undefined;
+}
+
+/** What a broker answers about memory, load and CPUs with. */
+export interface BrokerMeasure {
+  readonly layout: AnswersLayout;
+  /** Where the answers are; undefined: the worker has them open, as a context's has. */
+  readonly views: { readonly objects: ViewsObjects; readonly xid: number } | undefined;
+}
+
+/** Its descriptors are numbered from here on: above those of workers. */
+const FIRST_FD = 120;
+/** Linux 6.11, linux/pidfd.h: _IO(0xff, 5). */
+const PIDFD_GET_PID_NAMESPACE = 0xff05;
+const CAP_DAC_OVERRIDE = 1n << 1n;
 const CAP_NET_RAW = 1n << 13n;
+const CAP_SYS_PTRACE = 1n << 19n;
 const OOM_NEVER = '-1000';
+
+type BrokerFd = 'control' | 'sockets' | 'dark' | 'link' | 'networks' | 'answers' | 'pidNamespace';
+
+/** Returns which descriptors a broker has, in the order of their numbers. */
+function descriptorsOf({ sockets, measure }: BrokerSpec): readonly BrokerFd[] {
+  return [
+    'control',
+    ...(sockets?.fence ? (['sockets', 'dark', 'link'] as const) : []),
+    ...(sockets?.fence?.raw ? (['networks'] as const) : []),
+    ...(measure ? (['answers', 'pidNamespace'] as const) : []),
+  ];
+}
 
 /** Adds the steps that start a broker. Returns the socket by which it is given listeners. */
 export function planBroker(p: Program, spec: BrokerSpec): Result {
+  const fence = spec.sockets?.fence;
   p.sys('mkdirat', [p.flags('AT_FDCWD'), spec.cgroup, 0o755], {
     about: `"${spec.cgroup}"`,
     ignore: ['EEXIST'],
@@ -59,64 +87,116 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
     about: 'control of the broker',
   });
-  const fence = spec.fence && {
-    sockets: p.import(spec.fence.sockets),
-    link: p.import(spec.fence.link),
-    init: p.import(spec.fence.init),
-    networks: spec.fence.raw && p.import(spec.fence.raw.networks),
+  const init = spec.init === undefined ? undefined : p.import(spec.init);
+  const imports = fence && {
+    sockets: p.import(fence.sockets),
+    link: p.import(fence.link),
+    networks: fence.raw && p.import(fence.raw.networks),
   };
+  const answers = spec.measure && planAnswersOf(p, spec.measure);
   const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
-    const held: readonly (readonly [Arg, number])[] = fence
-      ? [
-          [its, CONTROL_FD],
-          [fence.sockets, SOCKETS_FD],
-          [planDarkSocket(p, fence.init), DARK_FD],
-          [fence.link, LINK_FD],
-          ...(fence.networks ? [[fence.networks, NETWORKS_FD] as const] : []),
-        ]
-      : [[its, CONTROL_FD]];
-    for (const [fd, number] of held)
-      p.sys('dup3', [fd, number, p.flags('O_CLOEXEC')], { about: `as descriptor ${number}` });
+    const from: Partial<Record<BrokerFd, Arg | undefined>> = {
+      control: its,
+      ...imports,
+      dark: fence && init && planDarkSocket(p, init),
+      answers,
+      pidNamespace:
+        init &&
+        spec.measure &&
+        p.sys('ioctl', [init, PIDFD_GET_PID_NAMESPACE, 0], { about: 'pid namespace', ignore: [] }),
+    };
+    const held = descriptorsOf(spec);
+    for (const [i, name] of held.entries()) {
+      const fd = from[name] ?? -1;
+      const about = `${name} as descriptor ${FIRST_FD + i}`;
+      // A kernel that does not open the pid namespace is not asked about processes in there.
+      p.sys('dup3', [fd, FIRST_FD + i, p.flags('O_CLOEXEC')], {
+        about,
+        ...(name === 'pidNamespace' ? { ignore: ['EBADF'] } : {}),
+      });
+    }
     planFilesLimit(p);
     planOomScore(p);
-    p.sys('close_range', [0, CONTROL_FD - 1, 0]);
-    p.sys('close_range', [CONTROL_FD + held.length, 0xffffffff, 0]);
+    // To write into processes of the guest it has to be there, as its root: what it may there, it may to the guest alone.
+    if (init && spec.measure)
+      p.sys('setns', [init, p.flags('CLONE_NEWUSER')], { about: "the guest's user namespace" });
+    p.sys('close_range', [0, FIRST_FD - 1, 0]);
+    p.sys('close_range', [FIRST_FD + held.length, 0xffffffff, 0]);
     p.sys('setgroups', [0, 0]);
-    // Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities but those that are kept.
-    if (fence?.networks) p.sys('prctl', [p.flags('PR_SET_KEEPCAPS'), 1, 0, 0, 0]);
-    p.sys('setresuid', [spec.uid, spec.uid, spec.uid]);
-    if (fence?.networks) planCapset(p, CAP_NET_RAW);
+    planBrokerIdentity(p, spec);
     p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
     p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
-    p.broker(CONTROL_FD, handlerOf(p.abi, spec));
+    p.broker(FIRST_FD, handlerOf(p.abi, spec));
   });
   p.sys('close', [its]);
   p.keep(ours, spec.objects.control);
   return ours;
 }
 
-/** The same for all guests that have no raw sockets: encoded once. */
-const HANDLERS = new Map<boolean, { readonly abi: Abi; readonly bytes: Uint8Array }>();
+/**
+ * Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities but those that are kept.
+ */
+function planBrokerIdentity(p: Program, { uid, sockets, measure }: BrokerSpec): void {
+  const isRaw = sockets?.fence?.raw !== undefined;
+  const user = measure ? 0 : uid;
+  if (isRaw) p.sys('prctl', [p.flags('PR_SET_KEEPCAPS'), 1, 0, 0, 0]);
+  p.sys('setresuid', [user, user, user]);
+  if (isRaw) planCapset(p, CAP_NET_RAW);
+  if (measure) planCapset(p, CAP_SYS_PTRACE | CAP_DAC_OVERRIDE);
+}
 
-function handlerOf(abi: Abi, { fence, uid }: BrokerSpec): Uint8Array {
-  const descriptors = { sockets: SOCKETS_FD, dark: DARK_FD };
-  if (fence?.raw) {
-    const raw = { uid, networks: NETWORKS_FD, nid: fence.raw.nid };
-    return encodeHandler(abi, { ...descriptors, raw });
-  }
-  const isFenced = fence !== undefined;
-  const known = HANDLERS.get(isFenced);
+function planAnswersOf(p: Program, { views }: BrokerMeasure): Arg {
+  if (views === undefined) return WORKER_FD.answers;
+  return planInViews(p, importViews(p, views.objects), views.xid, (listed) => planOpenAnswers(p, listed));
+}
+
+/** The same for all guests that have no raw sockets: encoded once. */
+const HANDLERS = new Map<string, { readonly abi: Abi; readonly bytes: Uint8Array }>();
+
+function handlerOf(abi: Abi, spec: BrokerSpec): Uint8Array {
+  if (spec.sockets?.fence?.raw) return encodeHandler(abi, spec);
+  const kind = `${spec.sockets !== undefined} ${descriptorsOf(spec).join(' ')}`;
+  const known = HANDLERS.get(kind);
   if (known?.abi === abi) return known.bytes;
-  const bytes = encodeHandler(abi, isFenced ? { ...descriptors, raw: undefined } : undefined);
-  HANDLERS.set(isFenced, { abi, bytes });
+  const bytes = encodeHandler(abi, spec);
+  HANDLERS.set(kind, { abi, bytes });
   return bytes;
 }
 
-function encodeHandler(abi: Abi, has: BrokerDescriptors | undefined): Uint8Array {
+function encodeHandler(abi: Abi, spec: BrokerSpec): Uint8Array {
   const handler = new Program(abi);
-  planSocketHandler(handler, has);
+  planHandler(handler, spec);
   return handler.encode().bytes;
+}
+
+/** Adds the steps of a broker: what is asked most comes first. */
+function planHandler(h: Program, { uid, sockets, measure, ...spec }: BrokerSpec): void {
+  const held = descriptorsOf({ uid, sockets, measure, ...spec });
+  const number = (name: BrokerFd): number => FIRST_FD + held.indexOf(name);
+  const call = planTakeCall(h);
+  if (sockets) {
+    const other = h.label();
+    const raw = sockets.fence?.raw;
+    planUnlessCall(h, call, 'socket', other);
+    planMakeSocket(
+      h,
+      call,
+      sockets.fence && {
+        sockets: number('sockets'),
+        raw: raw && { uid, networks: number('networks'), nid: raw.nid },
+      },
+    );
+    h.place(other);
+  }
+  if (measure) {
+    const { layout } = measure;
+    planOwnMeasure(h, call, { file: number('answers'), pidNamespace: number('pidNamespace'), layout });
+  }
+  // About interfaces is all that is left.
+  if (sockets?.fence) planInterfaceRequest(h, call, number('dark'));
+  else planGoOn(h, call);
+  h.place(call.end);
 }
 
 /** Makes a socket of the guest's own network namespace. */

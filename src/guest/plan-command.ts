@@ -26,7 +26,7 @@ function execPaths(command: string, path: string): readonly string[] {
 export interface CommandEnds {
   /** Where its output goes. */
   readonly pipes: ReadonlyMap<Stdio, Result>;
-  /** Control socket of the guest's socket broker, if it has one. */
+  /** Control socket of the guest's broker, if it has one. */
   readonly broker: Arg | undefined;
 }
 
@@ -55,7 +55,7 @@ function planAhead(p: Program, command: CommandSpec, waitForRoot: () => CommandE
   planNoNewPrivileges(p);
   if (command.seccomp) planSeccomp(p, command.seccomp);
   const { pipes, broker } = waitForRoot();
-  planSocketFilter(p, command, broker);
+  planBrokerFilter(p, command, broker);
   planStdio(p, command, pipes, undefined);
   planDirectory(p, command.cwd);
   planLimits(p, command);
@@ -67,7 +67,7 @@ function planInOrder(p: Program, command: CommandSpec, { pipes, broker }: Comman
   const slave = command.terminal ? planTerminal(p, command.terminal) : undefined;
   planStdio(p, command, pipes, slave);
   const { seccomp } = command;
-  planSocketFilter(p, command, broker);
+  planBrokerFilter(p, command, broker);
   // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before that is dropped; with it, last of all, so
   // that a strict profile need not allow what the steps between do.
   if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);
@@ -196,22 +196,22 @@ const SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x4008_2104;
 const SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1;
 
 /**
- * Adds the steps by which a process, and what it will start, has its sockets made by a broker. It needs CAP_SYS_ADMIN in
+ * Adds the steps by which a process, and what it will start, has some of its calls answered by a broker. It needs CAP_SYS_ADMIN in
  * its user namespace or no_new_privs, and keeps no way to the broker but the calls.
  */
-export function planSocketFilter(
+export function planBrokerFilter(
   p: Program,
-  { socketFilter }: Pick<CommandSpec, 'socketFilter'>,
+  { brokerFilter }: Pick<CommandSpec, 'brokerFilter'>,
   broker: Arg | undefined,
 ): void {
-  if (broker === undefined || socketFilter === undefined) return;
+  if (broker === undefined || brokerFilter === undefined) return;
   // Killable: once the broker has the call, a signal waits until it is answered, as with a call that never sleeps.
   const flags = p.flags('SECCOMP_FILTER_FLAG_NEW_LISTENER', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV');
   const listener = p.sys(
     'seccomp',
-    [p.flags('SECCOMP_SET_MODE_FILTER'), flags, filterProgram(p, socketFilter)],
+    [p.flags('SECCOMP_SET_MODE_FILTER'), flags, filterProgram(p, brokerFilter)],
     {
-      about: 'socket filter',
+      about: 'filter of the broker',
     },
   );
   p.sys('ioctl', [listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP], {

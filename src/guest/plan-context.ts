@@ -17,7 +17,13 @@ import { openLeaf, planJoin } from './plan-exec.ts';
 import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
 import { planAttach, planOpenDirectory, planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
-import { importViews, planViewMounts, type ViewsObjects } from './plan-views.ts';
+import {
+  importViews,
+  planInViews,
+  planOpenAnswers,
+  planViewMounts,
+  type ViewsObjects,
+} from './plan-views.ts';
 
 const FIRST_FREE_FD = 109;
 
@@ -83,8 +89,14 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const original = sharedSys(spec);
   const sys = original === undefined ? [] : [planClone(p, p.import(original), '/sys', 'AT_RECURSIVE')];
   const { views } = spec;
-  const files = views ? planViewMounts(p, importViews(p, views.objects), views.xid, viewFiles(spec)) : [];
-  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys, ...files];
+  const shown =
+    views &&
+    planInViews(p, importViews(p, views.objects), views.xid, (listed) => ({
+      files: planViewMounts(p, listed, viewFiles(spec)),
+      answers: planOpenAnswers(p, listed),
+    }));
+  if (shown) planNumber(p, shown.answers, WORKER_FD.answers);
+  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys, ...(shown?.files ?? [])];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }

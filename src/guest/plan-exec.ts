@@ -20,7 +20,7 @@ export interface ExecSpec {
   /** Files of v1 cgroups to join. */
   readonly joins: readonly string[];
   readonly hostNetwork: boolean;
-  /** Object: control socket of the guest's socket broker; 0: it has none. */
+  /** Object: control socket of the guest's broker; 0: it has none. */
   readonly brokerObject: number;
   readonly command: CommandSpec;
 }

@@ -20,7 +20,7 @@ import { planDisplay, planNetworkFiles } from './plan-network.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
 import { planSocketPair, planWriteFile } from './plan-paths.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
-import { importViews, planViewMounts, planViewsInProc } from './plan-views.ts';
+import { importViews, planInViews, planViewMounts, planViewsInProc } from './plan-views.ts';
 
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
 const INIT_CAPABILITIES = 1n << 5n;
@@ -42,7 +42,7 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const link = spec.link && planLink(p, spec.link);
-  const broker = spec.network ? [planBroker(p, spec.network.broker)] : [];
+  const broker = spec.broker ? [planBroker(p, spec.broker)] : [];
   const views = planNetworkViews(p, spec);
   const fds = [...mounts, ...views, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
@@ -85,16 +85,16 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
 function planNetworkViews(p: Program, { network }: StartSpec): readonly Result[] {
   if (!network?.views) return [];
   const { objects, xid } = network.views;
-  return planViewMounts(p, importViews(p, objects), xid, NETWORK_FILES);
+  return planInViews(p, importViews(p, objects), xid, (listed) => planViewMounts(p, listed, NETWORK_FILES));
 }
 
 function pipeEnds(spec: StartSpec): readonly Stdio[] {
   return spec.command.stdio.filter((end) => end.kind === 'pipe');
 }
 
-/** How many descriptors the command gets beside its client's: pipes to the log, then the way to the socket broker. */
+/** How many descriptors the command gets beside its client's: pipes to the log, then the way to the broker. */
 function endCount(spec: StartSpec): number {
-  return pipeEnds(spec).length + (spec.network ? 1 : 0);
+  return pipeEnds(spec).length + (spec.broker ? 1 : 0);
 }
 
 function endsOf(spec: StartSpec, fds: readonly Result[]): CommandEnds {

@@ -48,8 +48,8 @@ export interface CommandSpec {
   readonly seccomp: Uint8Array | undefined;
   /** There is none, or the default one, which allows whatever comes before execve. */
   readonly isUsualFilter: boolean;
-  /** The same for the filter by which a broker makes its sockets. */
-  readonly socketFilter: Uint8Array | undefined;
+  /** The same for the filter by which a broker is asked. */
+  readonly brokerFilter: Uint8Array | undefined;
   readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
   readonly stdio: readonly [Stdio, Stdio, Stdio];
   readonly terminal: TerminalSpec | undefined;
@@ -103,6 +103,8 @@ export interface StartSpec {
   readonly hostNetwork: boolean;
   /** Of a guest with addresses of its own. */
   readonly network: NetworkSpec | undefined;
+  /** Who answers some of its system calls. */
+  readonly broker: BrokerSpec | undefined;
   /** Of one with a network stack of its own. */
   readonly link: LinkSpec | undefined;
   /** Texts of /etc/hosts and /etc/resolv.conf; undefined: that is left as it is. */
@@ -117,7 +119,6 @@ export interface NetworkSpec {
   readonly addresses: readonly IpPrefix[];
   /** Kind of the interface in the guest that has them for show. */
   readonly linkKind: string;
-  readonly broker: BrokerSpec;
   /** The file system that has the guest's views of /proc/net, and which are mounted; undefined: it has none. */
   readonly views: { readonly objects: ViewsObjects; readonly xid: number } | undefined;
 }
@@ -165,6 +166,7 @@ export const WORKER_FD = {
   lower: 104,
   objects: 105,
   upper: 106,
+  answers: 107,
 } as const;
 export const INIT_FD = {
   gate: 100,

@@ -5,6 +5,7 @@
  */
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
+import { ANSWERS_FILE } from '../views/answers.ts';
 import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planAttach, planOpenDirectory } from './plan-paths.ts';
@@ -119,7 +120,7 @@ export function planViewsAgain(
   guest: { readonly init: Arg; readonly views: ViewsMount; readonly xid: number },
   files: readonly PlacedView[],
 ): void {
-  const mounts = planViewMounts(p, guest.views, guest.xid, files);
+  const mounts = planInViews(p, guest.views, guest.xid, (listed) => planViewMounts(p, listed, files));
   p.sys('setns', [guest.init, p.flags('CLONE_NEWNS')], { about: "the guest's mount namespace" });
   const root = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
   for (const [i, { path }] of files.entries()) {
@@ -141,24 +142,19 @@ function planListener(p: Program, runDirectory: string): Result {
   return listener;
 }
 
-/** Adds the steps that make a detached mount of each file of a guest. */
+/** Adds the steps that make a detached mount of each of these in a directory of the file system. */
 export function planViewMounts(
   p: Program,
-  views: ViewsMount,
-  xid: number,
-  files: readonly PlacedView[],
+  listed: Result,
+  files: readonly { readonly name: string }[],
 ): readonly Result[] {
-  return planClones(
-    p,
-    views,
-    String(xid),
-    files.map(({ name }) => name),
-  );
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_SYMLINK_NOFOLLOW');
+  return files.map(({ name }) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
 }
 
 /** Adds the steps that mount the Proc-FS below the run directory, readable by who may enter that. */
 export function planProcFs(p: Program, views: ViewsMount, run: string): void {
-  const [tree] = planClones(p, views, '.', [PROC_FS_NAME]);
+  const [tree] = planInViews(p, views, '.', (listed) => planViewMounts(p, listed, [{ name: PROC_FS_NAME }]));
   const path = `${run}/${PROC_FS_NAME}`;
   p.sys('mkdirat', [p.flags('AT_FDCWD'), path, 0o555], { about: `"${path}"`, ignore: ['EEXIST'] });
   if (tree) planAttach(p, tree, path, `on "${path}"`);
@@ -171,25 +167,31 @@ export function planProcFsEnd(p: Program, run: string): void {
   p.sys('unlinkat', [p.flags('AT_FDCWD'), path, p.flags('AT_REMOVEDIR')], { about: `"${path}"` });
 }
 
-/** Adds the steps that make a detached mount of each of these names in a directory of the file system. */
-function planClones(
+/** Adds the step that opens, in the directory of a guest's views, what its broker answers with: it is not waited for. */
+export function planOpenAnswers(p: Program, listed: Result): Result {
+  const { name } = ANSWERS_FILE;
+  const flags = p.flags('O_RDONLY', 'O_NONBLOCK', 'O_CLOEXEC');
+  return p.sys('openat', [listed, name, flags, 0], { about: `view "${name}"` });
+}
+
+/** Adds steps that find files in the directory they are given: of a guest, by its xid, or of the file system. */
+export function planInViews<T>(
   p: Program,
   { mount, namespace }: ViewsMount,
-  directory: string,
-  names: readonly string[],
-): readonly Result[] {
+  directory: string | number,
+  body: (listed: Result) => T,
+): T {
   const home = namespace === undefined ? undefined : planOpenNamespace(p, '/proc/self/ns/mnt');
   const enter = (to: Arg): Result =>
     p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
   if (namespace !== undefined) enter(namespace);
   // All entries at once (READDIRPLUS): what follows need not ask for each.
   const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
-  const listed = p.sys('openat', [mount, directory, open, 0], { about: `views in "${directory}"` });
+  const listed = p.sys('openat', [mount, String(directory), open, 0], { about: `views in "${directory}"` });
   p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
-  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_SYMLINK_NOFOLLOW');
-  const mounts = names.map((name) => p.sys('open_tree', [listed, name, clone], { about: `view "${name}"` }));
+  const found = body(listed);
   if (home) enter(home);
-  return mounts;
+  return found;
 }
 
 /** Adds process 1's steps that put mounts over files of its /proc. */

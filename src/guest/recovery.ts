@@ -47,16 +47,15 @@ export class Recovery {
       // By pid too: a former syscalld had other objects of the same ids.
       const held = object?.pid === record.initPid ? object : undefined;
       if (held) known.add(record.initObject).add(record.logObject);
-      if (held && record.network) known.add(record.network.process).add(record.network.control);
+      if (held && record.broker) known.add(record.broker.process).add(record.broker.control);
       await this.#instance.attempt(`take over guest "${record.name}"`, () => this.#adopt(record, held));
     }
     await this.#instance.attempt('fence the guests that run', () =>
       this.#instance.networks.adopt(this.#instance.registry.list()),
     );
     for (const guest of this.#instance.registry.list()) {
-      const { network } = guest.live ?? {};
-      if (network?.control !== 0 || !isActive(guest)) continue;
-      await this.#instance.attempt(`start the socket broker of guest "${guest.name}"`, () =>
+      if (guest.live?.broker?.control || !isActive(guest)) continue;
+      await this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
         this.#restartBroker(guest),
       );
     }
@@ -73,18 +72,30 @@ export class Recovery {
     await this.#sweepDirectories();
   }
 
-  /** A guest's socket broker ends before its guest only if somebody killed it: commands to come shall have another one. */
+  /** A guest's broker ends before its guest only if somebody killed it: commands to come shall have another one. */
   brokerExited(object: number): void {
-    const guest = this.#instance.registry.list().find((one) => one.live?.network?.process === object);
+    const guest = this.#instance.registry.list().find((one) => one.live?.broker?.process === object);
     if (guest?.state !== 'running' && guest?.state !== 'paused') return;
-    void this.#instance.attempt(`start the socket broker of guest "${guest.name}"`, () =>
+    void this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
       this.#instance.exclusive(guest, async () => {
-        const { network } = guest.live ?? {};
-        if (network?.process !== object || !isActive(guest)) return;
-        for (const old of [network.process, network.control]) this.#host.syscalld.drop(old);
+        const { broker } = guest.live ?? {};
+        if (broker?.process !== object || !isActive(guest)) return;
+        this.#instance.brokers.drop(broker);
         await this.#restartBroker(guest);
       }),
     );
+  }
+
+  /** Gives commands to come brokers that know the views of now. */
+  async renewBrokers(): Promise<void> {
+    for (const guest of this.#instance.registry.list())
+      await this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
+        this.#instance.exclusive(guest, async () => {
+          if (!guest.live?.broker || !isActive(guest)) return;
+          this.#instance.brokers.drop(guest.live.broker);
+          await this.#restartBroker(guest);
+        }),
+      );
   }
 
   /** Commands that were run in guests go on, and their clients wait for them; the rest belongs to nobody any more. */
@@ -132,8 +143,7 @@ export class Recovery {
   async #adoptOrphan(guest: Guest, record: LiveRecord): Promise<void> {
     // What the record says of objects is of the former syscalld; here the same ids are others'.
     const initObject = this.#host.syscalld.newObject();
-    const network = record.network && { ...record.network, process: 0, control: 0 };
-    guest.live = { ...record, initObject, logObject: 0, client: 0, network };
+    guest.live = { ...record, initObject, logObject: 0, client: 0, broker: undefined };
     if (!isAlive({ pid: record.initPid, startTicks: record.initStartTicks })) {
       await this.#ends.finishAdopted(guest, -1);
       return;
@@ -157,13 +167,8 @@ export class Recovery {
 
   /** The first one goes on with the processes it knows; commands to come need one that is known here. */
   async #restartBroker(guest: Guest): Promise<void> {
-    if (!guest.live?.network) return;
-    const network = await this.#instance.networks.restartBroker(
-      guest,
-      guest.live.initObject,
-      guest.live.network,
-    );
-    this.#instance.remember(guest, { ...guest.live, network });
+    const broker = guest.live && (await this.#instance.brokers.restart(guest, guest.live.initObject));
+    if (broker && guest.live) this.#instance.remember(guest, { ...guest.live, broker });
   }
 
   /** The guest has the pipes to its log open for reading too, so what it wrote in between is still in there. */

@@ -1,10 +1,12 @@
 /**
  * From a guest's configuration to the decisions of one start or exec (plan-types.ts): identity, rights, environment.
  */
+
 import { statSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
+import type { BrokeredCalls } from '../context/broker-filter.ts';
 import {
   DEFAULT_CAPABILITIES,
   OWN_INIT_CAPABILITIES,
@@ -101,6 +103,27 @@ export function rawAccess(config: Pick<GuestConfig, 'bcaps' | 'init' | 'ccaps'>)
   return config.ccaps.includes('raw_icmp') ? 'icmp' : undefined;
 }
 
+/**
+ * Returns what a guest's broker is asked about; undefined: it has none. A broker that is there for sockets tells the
+ * guest's own measure as well, unless it has a privilege on the host. For that alone there is one where the answers differ:
+ * in a guest with a limit.
+ */
+export function brokeredCalls(
+  { views: mount }: Pick<Host, 'views'>,
+  config: Pick<GuestConfig, 'bcaps' | 'init' | 'ccaps' | 'network' | 'views' | 'limits'>,
+): BrokeredCalls | undefined {
+  const { network, views, limits } = config;
+  const raw = rawAccess(config);
+  const isIsolated = network.mode === 'isolated';
+  const isMeasured = mount !== undefined && !(isIsolated && raw !== undefined);
+  const sysinfo = isMeasured && (views.includes('memory') || views.includes('load'));
+  const affinity = isMeasured && views.includes('cpu');
+  if (isIsolated) return { sockets: { raw }, sysinfo, affinity };
+  const isLimited =
+    (views.includes('memory') && limits.memoryBytes !== 'max') || (affinity && limits.cpus !== 'max');
+  return isMeasured && isLimited ? { sockets: undefined, sysinfo, affinity } : undefined;
+}
+
 /** Returns what runs in a guest, as whom and with what. */
 export function commandSpec(
   host: Host,
@@ -111,6 +134,7 @@ export function commandSpec(
   connection: Connection,
 ): CommandSpec {
   const bcaps = capabilityBound(config);
+  const calls = brokeredCalls(host, config);
   const { term } = connection;
   return {
     argv: request.argv,
@@ -131,7 +155,7 @@ export function commandSpec(
     noNewPrivileges: config.noNewPrivileges,
     seccomp: host.seccompFilter(config.seccomp, bcaps),
     isUsualFilter: typeof config.seccomp === 'string',
-    socketFilter: config.network.mode === 'isolated' ? host.socketFilter(rawAccess(config)) : undefined,
+    brokerFilter: calls && host.brokerFilter(calls),
     rlimits: rlimitsOfCommand(config).map(([name, { soft, hard }]) => ({
       resource: rlimitNumber(host, name),
       soft: toRlim(soft),
@@ -197,6 +221,7 @@ export interface StartCircumstances {
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
   readonly network: StartSpec['network'];
+  readonly broker: StartSpec['broker'];
   readonly link: StartSpec['link'];
 }
 
@@ -233,6 +258,7 @@ export function startSpec(
     cgroupLeaf: at.cgroup.leaf,
     hostNetwork: config.network.mode === 'host',
     network: at.network,
+    broker: at.broker,
     link: at.link,
     networkFiles: networkFiles(config, at),
     bootOffset: { seconds: -whole, nanoseconds },

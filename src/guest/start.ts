@@ -289,7 +289,8 @@ export class Starts {
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
-      network: await this.#instance.networks.plan(guest, init),
+      network: await this.#instance.networks.plan(guest),
+      broker: await this.#instance.brokers.plan(guest, config, init),
       link: linkSpec(this.#host, guest, init),
     };
     return { spec: startSpec(this.#host, config, circumstances, command), log };
@@ -327,6 +328,8 @@ export class Starts {
       this.#instance.byInit.delete(init);
       for (const object of [log.stdout, log.stderr]) if (object) this.#host.syscalld.drop(object);
     });
+    const { broker } = spec;
+    if (broker) undo.defer('broker', () => this.#instance.brokers.drop(broker.objects));
     const opening = spec.network ? await this.#instance.networks.begin(guest, spec.network) : undefined;
     network = opening?.live;
     const started = await Promise.race([this.#runStart(guest, context, spec, opening), cancelled.promise]);
@@ -348,6 +351,7 @@ export class Starts {
       logPipes: started.logPipes,
       client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
       network,
+      broker: broker?.objects,
       link: started.link,
       startedAt: new Date().toISOString(),
       isPaused: false,

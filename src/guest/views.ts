@@ -8,17 +8,20 @@ import { isXid, type Xid } from '../base/ids.ts';
 import type { Readings } from '../resources/readings.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import { FUSE_ERRNO, type FuseNode } from '../spec/fuse-wire.ts';
+import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
 import { answerFuse, type FuseEntry, type FuseTree } from '../sys/fuse-tree.ts';
 import { bootTimeSeconds, identifyProcess, isAlive, type ProcessIdentity } from '../sys/process.ts';
 import { type HeldObject, StepError } from '../sys/syscalld.ts';
+import { ANSWERS_FILE, type AnswersLayout, answersLayout, formatAnswers } from '../views/answers.ts';
 import {
   formatCpuinfo,
   formatCpuList,
   formatLoadavg,
   formatStat,
   formatUptime,
+  parseLoadavg,
   visibleCpus,
 } from '../views/cpu.ts';
 import { formatDiskstats } from '../views/disk.ts';
@@ -33,9 +36,9 @@ import {
   type ViewLink,
 } from '../views/files.ts';
 import { formatInitStat } from '../views/init-stat.ts';
-import { formatMeminfo, formatSwaps, formatVmstat } from '../views/meminfo.ts';
+import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
-import { type Guest, isActive } from './guest.ts';
+import { configOf, type Guest, isActive } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { Loads } from './loads.ts';
 import { hasNetworkViews, isNetworkTable, networkText } from './network-views.ts';
@@ -94,6 +97,7 @@ export class Views implements FuseTree {
   #isEnding = false;
   /** When the host was booted, of the epoch in seconds. */
   #hostBoot = 0;
+  #layout: AnswersLayout | undefined;
 
   constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs, networks: Networks) {
     this.#host = host;
@@ -287,7 +291,7 @@ export class Views implements FuseTree {
   }
 
   #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
-    if (file.name === 'loadavg') return this.#readLoad(file, guest);
+    if (file.name === 'loadavg' || file === ANSWERS_FILE) return this.#readLoad(file, guest);
     if (isNetworkTable(file.name)) return this.#readNetwork(file.name, file.holdMs, guest);
     return this.#readFile(file, guest);
   }
@@ -369,6 +373,8 @@ export class Views implements FuseTree {
       }
       case 'diskstats':
         return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid));
+      case ANSWERS_FILE.name:
+        return this.#answers(guest);
       default:
         return this.#readings.pressure(xid, name as 'cpu' | 'memory' | 'io') ?? '';
     }
@@ -382,10 +388,28 @@ export class Views implements FuseTree {
     return Math.floor(this.#hostBoot + hostUptime - uptimeSeconds);
   }
 
-  #cpu({ xid, live }: Guest): CpuSample {
+  /** What is not shown in the guest's own measure is the host's, as in its files. */
+  #answers(guest: Guest): string {
+    this.#layout ??= answersLayout(possibleCpus());
+    const groups = configOf(guest).views;
+    const cpu = this.#cpu(guest);
+    const own = groups.includes('load') && (this.#loads.last(guest) ?? this.#noLoad(guest.xid));
+    return formatAnswers(this.#layout, {
+      memory: sysinfoMemory(
+        parseMeminfo(hostText('meminfo')),
+        groups.includes('memory') ? this.#readings.memory(guest.xid) : undefined,
+      ),
+      load: own || parseLoadavg(hostText('loadavg')),
+      cpu: groups.includes('cpu') ? cpu : { ...cpu, cpus: cpu.allowed },
+      allowedCpus: cpu.allowed,
+    });
+  }
+
+  #cpu({ xid, live }: Guest): CpuSample & { readonly allowed: readonly number[] } {
     const { userUs, systemUs, limit, cpuset } = this.#readings.cpu(xid);
     const allowed = parseCpuList(cpuset ?? readFileSync('/sys/devices/system/cpu/online', 'latin1'));
     return {
+      allowed,
       cpus: visibleCpus(allowed, limit),
       userUs,
       systemUs,
@@ -427,6 +451,8 @@ function allPlaced(): ReadonlyMap<number, Placed> {
     for (const link of one.links ?? [])
       if (existsSync(`/proc/net/${link.name}`)) add(link, one.number, false);
   }
+  const { number, name } = ANSWERS_FILE;
+  all.push({ number, name, directory: 0, isDirectory: false, target: undefined });
   return new Map(all.map((one) => [one.number, one]));
 }
 
@@ -449,6 +475,7 @@ function entriesOf(node: number): readonly FuseEntry[] {
 }
 
 function fileNumbered(number: number): FileInfo | undefined {
+  if (number === ANSWERS_FILE.number) return ANSWERS_FILE;
   return ALL_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
     (one) => one.number === number,
   );

@@ -1,4 +1,4 @@
-/** What the socket broker does to a new socket before the guest gets it. */
+/** What the broker does to a new socket before the guest gets it. */
 import { endianness } from 'node:os';
 import { planLookup, planUpdate } from '../sys/bpf/map.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';

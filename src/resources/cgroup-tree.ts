@@ -53,7 +53,7 @@ const IO_STAT = 'io.stat';
 
 /** Holds the guest's processes: a cgroup2 directory with children gets its limits but may have no process. */
 const LEAF = 'g';
-/** Holds what serves the guest: its socket broker. */
+/** Holds what serves the guest: its broker. */
 const SERVICE_LEAF = 'b';
 /** Controllers a version 2 tree hands down to guests. */
 const DELEGATED = ['memory', 'cpu', 'pids', 'io', 'cpuset'];

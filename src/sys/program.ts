@@ -382,7 +382,7 @@ export class Program {
   expect(
     value: Result,
     comparison: '==' | '!=' | '&',
-    wanted: number | Flags,
+    wanted: number | Flags | Result,
     errno: string,
     about: string,
     options: { readonly mask?: number | Flags; readonly otherwise?: Label } = {},
@@ -398,15 +398,16 @@ export class Program {
     return this.load(this.field(place, struct, field), widthOf(this.abi, struct, field) === 8 ? 8 : 4);
   }
 
-  /** Fails with `errno` unless the bytes at `place`, which a call wrote there, are the wanted ones. */
-  expectBytes(place: Data, wanted: Uint8Array, errno: string, about: string, otherwise?: Label): void {
+  /** Fails with `errno` unless the bytes at `place`, which a call wrote there, are the wanted ones, or those at another place. */
+  expectBytes(place: Data, wanted: Uint8Array | Data, errno: string, about: string, otherwise?: Label): void {
     const length = wanted.length;
     if (length > place.length)
       throw new BugError('comparison-too-long', `cannot compare ${length} bytes: found ${place.length}`);
+    const bytes = wanted instanceof Data ? wanted : this.data(wanted);
     this.#push(
       OP.expectBytes,
       'expect_bytes',
-      [place.offset, length, this.data(wanted).offset, 0, this.#errno(errno)],
+      [place.offset, length, bytes.offset, 0, this.#errno(errno)],
       otherwise === undefined ? { about } : { about, otherwise: { on: [errno], to: otherwise } },
     );
   }

@@ -85,3 +85,10 @@ export function formatStat(
 export function formatLoadavg({ averages, running, total }: LoadSample): string {
   return `${averages.map((one) => one.toFixed(2)).join(' ')} ${running}/${total} ${total}\n`;
 }
+
+/** Reads /proc/loadavg. */
+export function parseLoadavg(text: string): Pick<LoadSample, 'averages' | 'total'> {
+  const [one = 0, five = 0, fifteen = 0, total = 0] =
+    /^(\S+) (\S+) (\S+) \d+\/(\d+)/.exec(text)?.slice(1).map(Number) ?? [];
+  return { averages: [one, five, fifteen], total };
+}

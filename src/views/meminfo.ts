@@ -1,4 +1,5 @@
 /** /proc/meminfo, /proc/swaps and /proc/vmstat of a guest. */
+import type { SysinfoMemory } from './answers.ts';
 import type { MemorySample } from './sample.ts';
 
 const KIB = 1024;
@@ -37,6 +38,28 @@ export function memoryTotals(host: ReadonlyMap<string, number>, sample: MemorySa
     availableBytes: Math.min(totalBytes, freeBytes + reclaimable, hostBytes('MemAvailable')),
     swapTotalBytes,
     swapFreeBytes: Math.max(0, swapTotalBytes - sample.swapBytes),
+  };
+}
+
+/**
+ * Returns what sysinfo(2) tells of memory.
+ *
+ * @param sample undefined: the host's is shown
+ */
+export function sysinfoMemory(
+  host: ReadonlyMap<string, number>,
+  sample: MemorySample | undefined,
+): SysinfoMemory {
+  const hostBytes = (name: string): number => (host.get(name) ?? 0) * KIB;
+  if (sample !== undefined)
+    return { ...memoryTotals(host, sample), sharedBytes: sample.stat.get('shmem') ?? 0, bufferBytes: 0 };
+  return {
+    totalBytes: hostBytes('MemTotal'),
+    freeBytes: hostBytes('MemFree'),
+    sharedBytes: hostBytes('Shmem'),
+    bufferBytes: hostBytes('Buffers'),
+    swapTotalBytes: hostBytes('SwapTotal'),
+    swapFreeBytes: hostBytes('SwapFree'),
   };
 }
 

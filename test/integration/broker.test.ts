@@ -1,12 +1,12 @@
-/** The socket broker by itself: what processes that ask it get, and how long it lives. */
+/** The broker of sockets by itself: what processes that ask it get, and how long it lives. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
-import { compileSocketFilter } from '../../src/context/socket-filter.ts';
+import { compileBrokerFilter } from '../../src/context/broker-filter.ts';
 import { planBroker } from '../../src/guest/plan-broker.ts';
-import { planSocketFilter } from '../../src/guest/plan-command.ts';
+import { planBrokerFilter } from '../../src/guest/plan-command.ts';
 import { parseMountInfo } from '../../src/spec/mountinfo.ts';
 import { type Arg, Program, type Result } from '../../src/sys/program.ts';
 import { type Machine, waitUntil, withMachine } from '../lib/machine.ts';
@@ -45,7 +45,16 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
     const { syscalld, abi } = machine;
     const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
     const p = new Program(abi);
-    planBroker(p, { cgroup, joins: [], uid: BROKER_UID, objects, fence: undefined });
+    const sockets = { fence: undefined };
+    planBroker(p, {
+      cgroup,
+      joins: [],
+      uid: BROKER_UID,
+      objects,
+      init: undefined,
+      sockets,
+      measure: undefined,
+    });
     const spawn = p.explain().match(/^ *(\d+) clone3/m);
     const outcome = await syscalld.run('start the broker', p);
     const pid = outcome.result({ step: { index: Number(spawn?.[1]) } } as Result);
@@ -76,7 +85,17 @@ async function runBrokered(machine: Machine, control: number, script: string): P
   const p = new Program(abi);
   const child = p.spawn('command', { object }, () => {
     p.sys('unshare', [p.flags('CLONE_NEWNET')]);
-    planSocketFilter(p, { socketFilter: compileSocketFilter(abi) }, p.import(control));
+    planBrokerFilter(
+      p,
+      {
+        brokerFilter: compileBrokerFilter(abi, {
+          sockets: { raw: undefined },
+          sysinfo: false,
+          affinity: false,
+        }),
+      },
+      p.import(control),
+    );
     const flags = p.flags('O_WRONLY', 'O_CREAT', 'O_CLOEXEC');
     const output: Arg = p.sys('openat', [p.flags('AT_FDCWD'), name, flags, 0o600]);
     for (const fd of [1, 2]) p.sys('dup3', [output, fd, 0]);

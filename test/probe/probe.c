@@ -32,6 +32,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -588,6 +589,113 @@ static void verb_inet_call(int argc, char **argv)
 	tell_number("ns", ((to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec) / 5000);
 }
 
+/* ---- memory and CPUs, by system calls ---- */
+
+#ifdef __x86_64__
+static bool is_i386;
+#define CALL(native, compat, a, b, c) (is_i386 ? i386(compat, (long)(a), (long)(b), (long)(c)) : syscall(native, a, b, c))
+#else
+#define CALL(native, compat, a, b, c) syscall(native, a, b, c)
+#endif
+#define sysinfo_of(to) CALL(SYS_sysinfo, 116, to, 0, 0)
+#define affinity_of(pid, len, to) CALL(SYS_sched_getaffinity, 242, pid, len, to)
+
+struct sysinfo32 {
+	int32_t uptime;
+	uint32_t loads[3], totalram, freeram, sharedram, bufferram, totalswap, freeswap;
+	uint16_t procs, pad;
+	uint32_t totalhigh, freehigh, mem_unit;
+	char rest[8];
+};
+
+/* measure native|i386: what sysinfo and sched_getaffinity tell, and how they fail */
+static void verb_measure(int argc, char **argv)
+{
+	/* Two pages below 4 GiB, and nothing behind them. */
+	char *low = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	char *end = low + 2 * 4096;
+	munmap(end, 4096);
+	memset(low, 0xee, 2 * 4096);
+	bool narrow = argc > 0 && strcmp(argv[0], "i386") == 0;
+#ifdef __x86_64__
+	is_i386 = narrow;
+#endif
+	tell("sysinfo", name_of(sysinfo_of(low) ? errno : 0));
+	struct sysinfo *info = (void *)low;
+	struct sysinfo32 *info32 = (void *)low;
+#define FIELD(f) ((unsigned long)(narrow ? info32->f : info->f))
+	unsigned long unit = FIELD(mem_unit);
+	tell_number("unit", (long)unit);
+	tell_number("total", (long)(FIELD(totalram) * unit / 1024));
+	tell_number("free", (long)(FIELD(freeram) * unit / 1024));
+	tell_number("shared", (long)(FIELD(sharedram) * unit / 1024));
+	tell_number("swap", (long)(FIELD(totalswap) * unit / 1024));
+	tell_number("high", (long)(FIELD(totalhigh) + FIELD(freehigh)));
+	tell_number("uptime", (long)FIELD(uptime));
+	tell_number("load", (long)(FIELD(loads[0]) * 100 >> 16));
+	tell_number("procs", (long)FIELD(procs));
+	size_t size = narrow ? sizeof *info32 : sizeof *info;
+	tell_number("behind", (unsigned char)low[size]);
+	tell("to the end", name_of(sysinfo_of(end - size) ? errno : 0));
+	tell("over the end", name_of(sysinfo_of(end - size + 8) ? errno : 0));
+	tell("to nowhere", name_of(sysinfo_of(end) ? errno : 0));
+	tell("to the kernel", name_of(sysinfo_of(-4096L) ? errno : 0));
+	static const struct { const char *name; unsigned length; } lengths[] = {
+		{ "4", 4 }, { "8", 8 }, { "12", 12 }, { "128", 128 }, { "1023", 1023 }, { "4096", 4096 }, { "65536", 65536 }, { "0", 0 }, { "3", 3 },
+	};
+	for (size_t i = 0; i < COUNT(lengths); i++) {
+		char name[32];
+		memset(low, 0, 4096);
+		long n = affinity_of(0, lengths[i].length, low);
+		snprintf(name, sizeof name, "%s bytes", lengths[i].name);
+		tell(name, name_of(n < 0 ? errno : 0));
+		snprintf(name, sizeof name, "%s bytes: written", lengths[i].name);
+		tell_number(name, n);
+		snprintf(name, sizeof name, "%s bytes: CPUs", lengths[i].name);
+		tell_number(name, n < 0 ? 0 : CPU_COUNT_S((size_t)n, (cpu_set_t *)low));
+	}
+	static const struct { const char *name; int pid; } others[] = { { "of 1", 1 }, { "of nobody", 99999 }, { "of -1", -1 } };
+	for (size_t i = 0; i < COUNT(others); i++) {
+		memset(low, 0, 4096);
+		long n = affinity_of(others[i].pid, 128, low);
+		tell(others[i].name, name_of(n < 0 ? errno : 0));
+		if (n >= 0)
+			tell_number("CPUs of 1", CPU_COUNT_S((size_t)n, (cpu_set_t *)low));
+	}
+	memset(low, 0, 4096);
+	tell_number("of itself by number", affinity_of(getpid(), 128, low) < 0 ? -1 : CPU_COUNT_S(128, (cpu_set_t *)low));
+	tell("CPUs to nowhere", name_of(affinity_of(0, 128, end) < 0 ? errno : 0));
+	CPU_ZERO((cpu_set_t *)low);
+	CPU_SET(sched_getcpu(), (cpu_set_t *)low);
+	sched_setaffinity(0, 128, (cpu_set_t *)low);
+	memset(low, 0, 4096);
+	tell_number("pinned", affinity_of(0, 128, low) < 0 ? -1 : CPU_COUNT_S(128, (cpu_set_t *)low));
+}
+
+/* measure-on MS: calls both over and over; how often they failed, and what the longest took */
+static void verb_measure_on(int argc, char **argv)
+{
+	long ms = argc > 0 ? atol(argv[0]) : 1000, failures = 0, calls = 0, longest_ns = 0;
+	struct timespec from, before, after;
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (;;) {
+		struct sysinfo info = { 0 };
+		cpu_set_t cpus;
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		failures += sysinfo(&info) != 0 || info.totalram == 0;
+		failures += syscall(SYS_sched_getaffinity, 0, sizeof cpus, &cpus) <= 0;
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		long ns = (after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec;
+		longest_ns = ns > longest_ns ? ns : longest_ns;
+		calls++;
+		if ((after.tv_sec - from.tv_sec) * 1000 + (after.tv_nsec - from.tv_nsec) / 1000000 >= ms)
+			break;
+	}
+	tell_number("failures", failures);
+	tell_number("calls", calls);
+	tell_number("longest ms", longest_ns / 1000000);
+}
+
 /* ---- files ---- */
 
 /* write PATH…: may they be opened for writing? Nothing is written. */
@@ -1118,6 +1226,8 @@ int main(int argc, char **argv)
 		{ "sockets", verb_sockets },
 		{ "inet", verb_inet },
 		{ "inet-call", verb_inet_call },
+		{ "measure", verb_measure },
+		{ "measure-on", verb_measure_on },
 		{ "write", verb_write },
 		{ "masked", verb_masked },
 		{ "writable", verb_writable },

@@ -465,9 +465,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'D9: raw sockets are for all users of the guest',
     check: { inNetwork: d9 },
-    edits: [
-      ['  if (has?.raw) planRootOnly(h, { request, response, type, uid: has.raw.uid, answer });\n', ''],
-    ],
+    edits: [['  if (has?.raw) planRootOnly(h, call, type, has.raw.uid);\n', '']],
     breach: /user 1000: raw socket/,
   },
   {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { checkBpf, runBpf } from '../../test/lib/bpf-vm.ts';
+import { compileBrokerFilter } from './broker-filter.ts';
 import type { SeccompAbi } from './seccomp.ts';
-import { compileSocketFilter } from './socket-filter.ts';
 
 const NATIVE = 0xc000_003e;
 const COMPAT = 0x4000_0003;
@@ -11,13 +11,20 @@ const [ENOSYS, EPROTONOSUPPORT] = [0x0005_0026, 0x0005_005d];
 
 const abi = (littleEndian: boolean): SeccompAbi => ({
   auditArch: NATIVE,
-  syscalls: { read: 0, ioctl: 16, socket: 41, socketpair: 53 },
-  compat: { auditArch: COMPAT, syscalls: { ioctl: 54, socket: 359, socketcall: 102 } },
+  syscalls: { read: 0, ioctl: 16, socket: 41, socketpair: 53, sysinfo: 99, sched_getaffinity: 204 },
+  compat: {
+    auditArch: COMPAT,
+    syscalls: { ioctl: 54, socket: 359, socketcall: 102, sysinfo: 116, sched_getaffinity: 242 },
+  },
   littleEndian,
 });
 
 for (const littleEndian of [true, false]) {
-  const program = compileSocketFilter(abi(littleEndian));
+  const program = compileBrokerFilter(abi(littleEndian), {
+    sockets: { raw: undefined },
+    sysinfo: false,
+    affinity: false,
+  });
   const verdict = (arch: number, nr: number, ...args: readonly (number | bigint)[]): number => {
     const all = Array.from({ length: 6 }, (_, i) => BigInt(args[i] ?? 0));
     return runBpf(program, { nr, arch, args: all }, littleEndian).value;
@@ -52,7 +59,11 @@ for (const littleEndian of [true, false]) {
 
   test(`raw sockets are asked for as far as they are given (${littleEndian ? 'little' : 'big'} endian)`, () => {
     for (const raw of ['icmp', 'all'] as const) {
-      const other = compileSocketFilter(abi(littleEndian), raw);
+      const other = compileBrokerFilter(abi(littleEndian), {
+        sockets: { raw },
+        sysinfo: false,
+        affinity: false,
+      });
       checkBpf(other, littleEndian);
       const verdictOf = (...args: readonly number[]): number =>
         runBpf(other, { nr: 41, arch: NATIVE, args: [...args, 0, 0, 0].map(BigInt) }, littleEndian).value;
@@ -78,6 +89,29 @@ for (const littleEndian of [true, false]) {
       ])
         assert.equal(verdict(arch, nr, 3, request), ALLOW, String(request));
     }
+  });
+
+  test(`a guest's own measure is asked for where it is shown (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    for (const [sysinfo, affinity] of [
+      [true, false],
+      [false, true],
+      [true, true],
+    ] as const) {
+      const other = compileBrokerFilter(abi(littleEndian), { sockets: undefined, sysinfo, affinity });
+      checkBpf(other, littleEndian);
+      const verdictOf = (arch: number, nr: number): number =>
+        runBpf(other, { nr, arch, args: [2n, 1n, 0n, 0n, 0n, 0n] }, littleEndian).value;
+      for (const [arch, info, mask] of [
+        [NATIVE, 99, 204],
+        [COMPAT, 116, 242],
+      ] as const) {
+        assert.equal(verdictOf(arch, info), sysinfo ? NOTIFY : ALLOW);
+        assert.equal(verdictOf(arch, mask), affinity ? NOTIFY : ALLOW);
+      }
+      for (const nr of [0, 16, 41, 116, 242]) assert.equal(verdictOf(NATIVE, nr), ALLOW);
+      for (const nr of [54, 99, 102, 204, 359]) assert.equal(verdictOf(COMPAT, nr), ALLOW);
+    }
+    for (const nr of [99, 204]) assert.equal(verdict(NATIVE, nr), ALLOW);
   });
 
   test(`of other calls only a hidden socket is refused (${littleEndian ? 'little' : 'big'} endian)`, () => {

@@ -1,6 +1,6 @@
 /**
- * The filter of a guest whose sockets a broker makes: it asks for those of the IP families, and about interfaces, and lets
- * everything else pass.
+ * The filter of a guest with a broker. Where that makes its sockets it asks for those of the IP families, and about
+ * interfaces; where the guest is shown its own measure, about memory, load and CPUs. It lets everything else pass.
  *
  * It stands beside the guest's own filter (seccomp.ts), which is not changed by it: of two filters the more restrictive
  * verdict holds (seccomp(2)), so what the profile refuses stays refused. What is not asked for is made by the kernel in
@@ -44,6 +44,16 @@ const ARCH_OFFSET = 4;
 /** Raw sockets that are asked for as well: those of ICMP, or all; others are made in the guest's own network namespace. */
 export type RawSockets = 'icmp' | 'all' | undefined;
 
+/** What a broker is asked about. */
+export interface BrokeredCalls {
+  /** Sockets and interfaces; undefined: they are those of the guest's own network namespace. */
+  readonly sockets: { readonly raw: RawSockets } | undefined;
+  /** Memory and load: sysinfo(2). */
+  readonly sysinfo: boolean;
+  /** CPUs: sched_getaffinity(2). */
+  readonly affinity: boolean;
+}
+
 /**
  * Returns the filter, for both ABIs, as an array of struct sock_filter.
  *
@@ -52,19 +62,25 @@ export type RawSockets = 'icmp' | 'all' | undefined;
  * alone: ss(8) then reads /proc/net, where the guest's own are. `socketcall` has its arguments in memory, which no filter can read:
  * ENOSYS for a socket, which 32-bit programs can make directly since Linux 4.3.
  */
-export function compileSocketFilter(abi: SeccompAbi, raw?: RawSockets): Uint8Array {
+export function compileBrokerFilter(
+  abi: SeccompAbi,
+  { sockets, sysinfo, affinity }: BrokeredCalls,
+): Uint8Array {
   const assembler = new BpfAssembler();
   let next = assembler.return(ALLOW);
   for (const table of [abi.compat, abi]) {
     if (table === null) continue;
-    const { socket, socketcall, ioctl } = table.syscalls;
     let start = assembler.return(ALLOW);
-    if (ioctl !== undefined) start = assembler.branch(BPF.IF_EQUAL, ioctl, emitIoctl(assembler, abi), start);
-    if (socketcall !== undefined) {
-      start = assembler.branch(BPF.IF_EQUAL, socketcall, emitSocketcall(assembler, abi), start);
-    }
-    if (socket !== undefined) {
-      start = assembler.branch(BPF.IF_EQUAL, socket, emitSocket(assembler, abi, raw), start);
+    const on = (name: string, emit: () => BpfLabel): void => {
+      const number = table.syscalls[name];
+      if (number !== undefined) start = assembler.branch(BPF.IF_EQUAL, number, emit(), start);
+    };
+    if (affinity) on('sched_getaffinity', () => assembler.return(NOTIFY));
+    if (sysinfo) on('sysinfo', () => assembler.return(NOTIFY));
+    if (sockets) {
+      on('ioctl', () => emitIoctl(assembler, abi));
+      on('socketcall', () => emitSocketcall(assembler, abi));
+      on('socket', () => emitSocket(assembler, abi, sockets.raw));
     }
     start = assembler.load(NR_OFFSET, start);
     next = assembler.branch(BPF.IF_EQUAL, table.auditArch, start, next);

@@ -1,0 +1,70 @@
+/** The brokers of guests: who has one, and what it answers. */
+import { idRangeOf } from '../context/id-map.ts';
+import { possibleCpus } from '../sys/bpf/cpus.ts';
+import { answersLayout } from '../views/answers.ts';
+import type { GuestConfig } from './config-types.ts';
+import { configOf, type Guest, type LiveBroker } from './guest.ts';
+import type { Host } from './host.ts';
+import type { Networks } from './networks.ts';
+import { type BrokerSpec, planBroker } from './plan-broker.ts';
+import { brokeredCalls } from './spec.ts';
+
+/** Keeps the brokers of one instance. */
+export class Brokers {
+  readonly #host: Host;
+  readonly #networks: Networks;
+
+  constructor(host: Host, networks: Networks) {
+    this.#host = host;
+    this.#networks = networks;
+  }
+
+  /**
+   * Decides the broker of a guest that starts: its context has the answers open. Changes nothing that lasts but that there
+   * is a fence.
+   *
+   * @param config what it is started with
+   * @param init object of its process 1
+   * @returns undefined for a guest that has none
+   */
+  async plan(guest: Guest, config: GuestConfig, init: number): Promise<BrokerSpec | undefined> {
+    const calls = brokeredCalls(this.#host, config);
+    if (calls === undefined) return undefined;
+    const { syscalld, cgroups } = this.#host;
+    const { service } = cgroups.plan(guest.xid, {});
+    return {
+      cgroup: service.leaf,
+      joins: service.joins,
+      uid: idRangeOf(guest.xid).hostBase,
+      objects: { process: syscalld.newObject(), control: syscalld.newObject() },
+      init,
+      sockets: calls.sockets && { fence: await this.#networks.brokerFence(guest) },
+      measure:
+        calls.sysinfo || calls.affinity
+          ? { layout: answersLayout(possibleCpus()), views: undefined }
+          : undefined,
+    };
+  }
+
+  /**
+   * Starts another broker for a running guest: the first one only goes on with the processes it knows.
+   *
+   * @param init object of its process 1
+   */
+  async restart(guest: Guest, init: number): Promise<LiveBroker | undefined> {
+    const spec = await this.plan(guest, configOf(guest), init);
+    if (spec === undefined) return undefined;
+    const { syscalld, cgroups, views } = this.#host;
+    const { joins } = cgroups.plan(guest.xid, {});
+    const measure = spec.measure && views && { ...spec.measure, views: { objects: views, xid: guest.xid } };
+    const p = this.#host.program();
+    planBroker(p, { ...spec, joins: [...joins, ...spec.joins], measure });
+    await syscalld.run(`start the broker of guest "${guest.name}"`, p);
+    return spec.objects;
+  }
+
+  /** Forgets a broker, which ends when nobody asks it any more. */
+  drop({ process, control }: LiveBroker): void {
+    for (const object of [control, process]) if (object !== 0) this.#host.syscalld.drop(object);
+  }
+}
