@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { UserError } from './errors.ts';
-import { formatIpAddress, formatIpPrefix, isUnicast, parseIpAddress, parseIpPrefix } from './ip.ts';
+import { formatIpAddress, formatIpPrefix, isUnicast, overlaps, parseIpAddress, parseIpPrefix } from './ip.ts';
 
 test('addresses are read in every form and written in one', () => {
   for (const [text, canonical] of [
@@ -77,4 +77,18 @@ test('what only the kernel may use is no address of a host', () => {
     'ff02::1',
   ])
     assert.equal(is(text), false, text);
+});
+
+test('networks overlap if one is in the other', () => {
+  const cases: readonly (readonly [string, string, boolean])[] = [
+    ['10.0.0.0/8', '10.9.1.7', true],
+    ['10.9.1.7', '10.0.0.0/8', true],
+    ['10.9.1.7', '10.9.1.7', true],
+    ['10.9.1.6/31', '10.9.1.8/31', false],
+    ['2001:db8::/33', '2001:db8:8000::/33', false],
+    ['2001:db8::/32', '2001:db8:8000::1', true],
+    ['32.1.13.184', '2001:db8::/32', false],
+  ];
+  for (const [one, other, expected] of cases)
+    assert.equal(overlaps(parseIpPrefix(one), parseIpPrefix(other)), expected, `${one} ${other}`);
 });

@@ -112,6 +112,13 @@ function hostBits(length: number, index: number): number {
   return 0xff >> Math.min(8, Math.max(0, length - 8 * index));
 }
 
+/** Whether two networks have an address in common. */
+export function overlaps(one: IpPrefix, other: IpPrefix): boolean {
+  const length = Math.min(one.length, other.length);
+  const start = firstOf(other.bytes, length);
+  return one.family === other.family && firstOf(one.bytes, length).every((byte, i) => byte === start[i]);
+}
+
 /** Whether a host can have the address as its own: it is neither unspecified nor loopback nor multicast. */
 export function isUnicast({ family, bytes }: IpPrefix): boolean {
   const [first = 0] = bytes;

@@ -1,7 +1,14 @@
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
 import { isGuestName, isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
-import { formatIpAddress, formatIpPrefix, isUnicast, parseIpPrefix } from '../base/ip.ts';
+import {
+  firstOf,
+  formatIpAddress,
+  formatIpPrefix,
+  type IpPrefix,
+  isUnicast,
+  parseIpPrefix,
+} from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
@@ -510,6 +517,8 @@ const scheduler = z.strictObject(
   { error: NEED_MAP },
 );
 
+const NEED_RANGE = 'a network of at least 8 bits that a host can be in, for example 2001:db8:1::/64';
+const RANGE_LENGTH_MIN = 8;
 const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
 const NEED_PLAIN_ADDRESS = 'an address such as 10.0.0.1 or fd00::1';
 const plainAddress = text(
@@ -661,6 +670,21 @@ const network = z.strictObject(
       .meta({
         description: 'IPv4 and IPv6 addresses of the guest, with the length of the prefix of their network',
         example: [['10.0.0.5/24', '2001:db8::5/64']],
+      }),
+    ranges: z
+      .array(
+        parsed(z.string({ error: NEED_RANGE }), NEED_RANGE, parseIpPrefix)
+          .refine(isRange, { error: NEED_RANGE })
+          .transform(({ family, bytes, length }) =>
+            formatIpPrefix({ family, bytes: firstOf(bytes, length), length }),
+          ),
+        { error: 'a list of networks' },
+      )
+      .optional()
+      .meta({
+        description:
+          "mode isolated: networks all of whose addresses are the guest's too, beside those it has by name; the host has to have a local route to them",
+        example: [['2001:db8:1::/64']],
       }),
     bridge: interfaceName.optional().meta({
       description:
@@ -961,9 +985,14 @@ function crossIssues(config: Parsed): ConfigIssue[] {
   return issues;
 }
 
+function isRange(range: IpPrefix): boolean {
+  return range.length >= RANGE_LENGTH_MIN && isUnicast(range);
+}
+
 /** In which modes a key means something. */
 const MODES_OF: Readonly<Partial<Record<keyof GuestNetwork, readonly NetworkMode[]>>> = {
   addresses: ['isolated', 'private'],
+  ranges: ['isolated'],
   interface: ['isolated'],
   bridge: ['private'],
   gateways: ['private'],
@@ -1032,6 +1061,8 @@ function* networkIssues(
     yield* gatewayIssues(network, gateway, index);
   if (shareWith !== undefined && addresses.length > 0)
     yield [['addresses'], 'no addresses of its own with network.shareWith'];
+  if (network.ranges !== undefined && addresses.length === 0)
+    yield [['ranges'], 'network.addresses beside it, of which the guest sends'];
   for (const key of ['policy', 'bandwidth', 'quota'] as const)
     if (shareWith !== undefined && network[key] !== undefined)
       yield [[key], `none with network.shareWith: that of guest "${shareWith}" holds`];
@@ -1046,6 +1077,7 @@ function completeNetwork(network: Parsed['network']): GuestNetwork {
   return {
     mode: mode ?? (addresses.length > 0 || shareWith !== undefined ? 'isolated' : 'none'),
     addresses,
+    ...(network.ranges === undefined ? {} : { ranges: network.ranges }),
     ...(network.bridge === undefined ? {} : { bridge: network.bridge }),
     ...(network.gateways === undefined ? {} : { gateways: network.gateways }),
     ...(network.interface === undefined ? {} : { interface: network.interface }),

@@ -26,6 +26,8 @@ export interface GuestNetwork {
   readonly mode: NetworkMode;
   /** As `10.0.0.5/24`, each once; none if it shares another guest's. */
   readonly addresses: readonly string[];
+  /** Mode `isolated`: networks all of whose addresses it has as well, as `2001:db8:1::/64`. */
+  readonly ranges?: readonly string[];
   /** Mode `private`: a bridge of the host that the host's end of the guest's interface is put into. */
   readonly bridge?: string;
   /** Mode `private`: the guest's way to everywhere else, one of each family; without a bridge the host has them. */
@@ -269,6 +271,7 @@ export interface GuestConfigValues {
   readonly network?: {
     readonly mode?: NetworkMode;
     readonly addresses?: readonly string[];
+    readonly ranges?: readonly string[];
     readonly interface?: string;
     readonly bridge?: string;
     readonly gateways?: readonly string[];

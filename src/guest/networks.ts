@@ -6,7 +6,14 @@ import { rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
-import { firstOf, formatIpAddress, formatIpPrefix, type IpPrefix, parseIpPrefix } from '../base/ip.ts';
+import {
+  firstOf,
+  formatIpAddress,
+  formatIpPrefix,
+  type IpPrefix,
+  overlaps,
+  parseIpPrefix,
+} from '../base/ip.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import { FENCE_VERSION } from '../network/fence-maps.ts';
@@ -183,7 +190,7 @@ export class Networks {
 
   /** @throws UserError guest-not-found */
   #rules(config: GuestConfig): NetworkRules {
-    const { addresses, policy, bandwidth, quota } = config.network;
+    const { addresses, ranges, policy, bandwidth, quota } = config.network;
     const { peers = [], ...rest } = policy ?? {};
     const raw = rawAccess(config);
     const { sockets } = config.limits.context;
@@ -194,6 +201,7 @@ export class Networks {
         ...(raw === undefined ? {} : { raw }),
         peers: peers.map((name) => this.#registry.find(name).xid),
       },
+      ...(ranges === undefined ? {} : { ranges }),
       ...(bandwidth === undefined ? {} : { bandwidth }),
       ...(quota === undefined ? {} : { quota: quotaRules(quota) }),
       ...(sockets === undefined ? {} : { sockets }),
@@ -241,7 +249,7 @@ export class Networks {
     for (const other of this.#registry.list()) {
       const its = configOf(other).network;
       if (other.name === guest.name || placeOf(its) !== placeOf(network)) continue;
-      const address = its.addresses.find((one) => wanted.has(hostPart(one)));
+      const address = its.addresses.find((one) => wanted.has(hostPart(one))) ?? sharedPart(network, its);
       if (address !== undefined) return { other, address };
     }
     return undefined;
@@ -522,6 +530,16 @@ export class Networks {
     const fresh = added.length === 0 ? [] : await this.#addAddresses(guest, name, added);
     return { ...network, added: [...stay, ...fresh] };
   }
+}
+
+/** What a guest has that lies in a range of another one's, or the other way round. */
+function sharedPart(one: GuestNetwork, other: GuestNetwork): string | undefined {
+  if (!one.ranges && !other.ranges) return undefined;
+  const networksOf = ({ addresses, ranges = [] }: GuestNetwork): readonly IpPrefix[] =>
+    [...addresses.map(hostPart), ...ranges].map(parseIpPrefix);
+  const own = networksOf(one);
+  const found = networksOf(other).find((its) => own.some((mine) => overlaps(mine, its)));
+  return found && formatIpPrefix(found);
 }
 
 /** Where an address can be had once: the host knows those of a bridge only by what is behind it. */

@@ -952,6 +952,41 @@ while True:
     host.run('ip', 'addr', 'del', '10.9.0.9/24', 'dev', 'h0');
   });
 
+  test("a range is a guest's as a whole, and nobody else's", async () => {
+    const routes = [
+      ['-4', '10.9.1.0/24'],
+      ['-6', 'fd09:1::/64'],
+    ] as const;
+    for (const [family, range] of routes) host.run('ip', family, 'route', 'add', 'local', range, 'dev', 'lo');
+    try {
+      const own = ['--ip', '10.9.0.5/24', '--ip', 'fd09::5/64', '--network-interface', 'h0'];
+      await v.ok(['create', 'one', ...own, '--command', 'sleep 1000']);
+      await v.ok(['set', 'one', 'network.ranges=[10.9.1.9/24, "fd09:1::/64"]']);
+      await v.ok(['start', 'one']);
+      await serve('one', '::', 8000);
+      assert.equal(ask('10.9.1.77', 8000), 'one ::ffff:10.9.1.77');
+      assert.equal(ask('fd09:1::1:2', 8000), 'one fd09:1::1:2');
+      assert.match(await v.ok(['exec', 'one', 'ss', '-tanH']), /10\.9\.1\.77|TIME-WAIT/);
+      for (const ip of ['10.9.1.5/24', 'fd09:1::5']) {
+        const { code, stderr } = await v.run(['create', 'two', '--ip', ip, '--command', 'true']);
+        assert.deepEqual([code === 0, /found it taken by guest "one"/.test(stderr)], [false, true], stderr);
+      }
+      await v.ok(['create', 'two', '--ip', '10.9.2.5', '--command', 'true']);
+      const overlapping = await v.run(['set', 'two', 'network.ranges=[10.8.0.0/15]']);
+      assert.match(overlapping.stderr, /found it taken by guest "one"/);
+      await v.ok(['set', 'one', 'network.ranges=["fd09:1::/64"]']);
+      assert.equal(
+        host.run(PYTHON, '-c', "import socket; print(socket.socket().connect_ex(('10.9.1.77', 8000)))"),
+        '111\n', // ECONNREFUSED
+        'no more',
+      );
+      assert.equal(ask('fd09:1::1:3', 8000), 'one fd09:1::1:3');
+    } finally {
+      for (const [family, range] of routes)
+        host.run('ip', family, 'route', 'del', 'local', range, 'dev', 'lo');
+    }
+  });
+
   test("an address is one guest's, unless it is shared on purpose", async () => {
     await v.ok(['create', 'db', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
     for (const args of [
