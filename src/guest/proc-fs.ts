@@ -2,6 +2,7 @@
  * Linux-VServer's Proc-FS as files: on the host below `run/proc`, of all guests; in a guest over /proc/driver, of itself.
  * Names and texts are those of virtual-proc.ts; here they have numbers, which the kernel knows them by.
  */
+import { realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import { isXid } from '../base/ids.ts';
@@ -58,8 +59,9 @@ export function isProcFsNode(node: number): boolean {
 
 /** Whether it is mounted below a run directory. To look there from here would wait for ourselves. */
 export function isProcFsMounted(run: string): boolean {
+  const path = join(realpathSync(run), PROC_FS_NAME);
   const mounts = parseMountInfo(readIfThere('/proc/self/mountinfo') ?? '');
-  return mounts.some(({ mountPoint }) => mountPoint === join(run, PROC_FS_NAME));
+  return mounts.some(({ mountPoint }) => mountPoint === path);
 }
 
 /** Answers for the Proc-FS of an instance. */

@@ -1,6 +1,6 @@
 /** The files of Linux-VServer's Proc-FS, of running guests. The formats are those of src/spec/virtual-files.test.ts. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
@@ -182,5 +182,23 @@ describe('Proc-FS as files', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.equal(readdirSync(join(v.root, 'run')).includes('proc'), false);
     assert.equal(await v.ok(['procfs', 'virtual']), 'info\nstatus\n');
     assert.deepEqual(list('virtual'), ['info', 'status']);
+  });
+
+  test('is found again where the state directory is a link', async () => {
+    const [real, link] = [join(v.scratch, 'real'), join(v.scratch, 'link')];
+    mkdirSync(real);
+    symlinkSync(real, link);
+    const mounts = (): number =>
+      readFileSync('/proc/self/mountinfo', 'utf8').split(` ${join(real, 'run/proc')} `).length - 1;
+    const other = (...args: readonly string[]): Promise<string> => v.ok(['--root', link, ...args]);
+    const { vserverdPid } = JSON.parse(await other('daemon', 'status', '--json')) as { vserverdPid: number };
+    process.kill(vserverdPid, 'SIGKILL');
+    await eventually('the next one', async () => {
+      const { code } = await v.run(['--root', link, 'procfs']);
+      return code === 0 ? true : undefined;
+    });
+    assert.equal(mounts(), 1);
+    await other('daemon', 'stop');
+    await eventually('its end', () => (mounts() === 0 ? true : undefined));
   });
 });
