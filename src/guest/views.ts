@@ -38,7 +38,7 @@ import {
 import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
-import { configOf, type Guest, isActive } from './guest.ts';
+import { configOf, type Guest, isActive, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { Loads } from './loads.ts';
 import { hasNetworkViews, isNetworkTable, networkText } from './network-views.ts';
@@ -94,6 +94,7 @@ export class Views implements FuseTree {
   /** A relay that a former syscalld started. */
   #former: ProcessIdentity | undefined;
   #relay: FuseRelay | undefined;
+  readonly #bootOffsets = new WeakMap<LiveRecord, number>();
   #isEnding = false;
   /** When the host was booted, of the epoch in seconds. */
   #hostBoot = 0;
@@ -357,7 +358,6 @@ export class Views implements FuseTree {
       case 'stat': {
         const sample = this.#cpu(guest);
         return formatStat(
-          hostText('stat'),
           sample,
           this.#loads.last(guest) ?? this.#noLoad(xid),
           this.#bootSeconds(sample.uptimeSeconds),
@@ -405,6 +405,13 @@ export class Views implements FuseTree {
     });
   }
 
+  /** What a guest's processes have to add to the host's boot clock: it never changes. */
+  #bootOffsetSeconds(live: LiveRecord): number {
+    const known = this.#bootOffsets.get(live) ?? bootOffsetSeconds(live.initPid);
+    this.#bootOffsets.set(live, known);
+    return known;
+  }
+
   #cpu({ xid, live }: Guest): CpuSample & { readonly allowed: readonly number[] } {
     const { userUs, systemUs, limit, cpuset } = this.#readings.cpu(xid);
     const allowed = parseCpuList(cpuset ?? readFileSync('/sys/devices/system/cpu/online', 'latin1'));
@@ -413,7 +420,7 @@ export class Views implements FuseTree {
       cpus: visibleCpus(allowed, limit),
       userUs,
       systemUs,
-      uptimeSeconds: Math.max(0, bootTimeSeconds() + (live ? bootOffsetSeconds(live.initPid) : 0)),
+      uptimeSeconds: Math.max(0, bootTimeSeconds() + (live ? this.#bootOffsetSeconds(live) : 0)),
     };
   }
 

@@ -58,7 +58,6 @@ export function formatUptime(sample: CpuSample): string {
  * @param bootSeconds when the guest started, of the epoch
  */
 export function formatStat(
-  hostText: string,
   sample: CpuSample,
   load: Omit<LoadSample, 'averages'>,
   bootSeconds: number,
@@ -71,13 +70,11 @@ export function formatStat(
     const idle = Math.max(0, Math.floor(whole) - Math.floor(user) - Math.floor(system));
     return `${Math.floor(user)} 0 ${Math.floor(system)} ${idle} 0 0 0 0 0 0`;
   };
-  const interrupts = /^intr .*$/m.test(hostText) ? 'intr 0\n' : '';
-  const softirqs = /^softirq .*$/m.test(hostText) ? 'softirq 0 0 0 0 0 0 0 0 0 0 0\n' : '';
   return (
     `cpu  ${ticks(1)}\n` +
     cpus.map((cpu) => `cpu${cpu} ${ticks(cpus.length)}\n`).join('') +
-    `${interrupts}ctxt 0\nbtime ${bootSeconds}\nprocesses ${load.total}\n` +
-    `procs_running ${load.running}\nprocs_blocked ${load.blocked}\n${softirqs}`
+    `intr 0\nctxt 0\nbtime ${bootSeconds}\nprocesses ${load.total}\n` +
+    `procs_running ${load.running}\nprocs_blocked ${load.blocked}\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n`
   );
 }
 
