@@ -1,14 +1,15 @@
 /**
- * Runs benches: `npm run bench [-- start exec micro network network-scale scale scheduler views]`, all without a name. Prints ratios of interleaved runs with
+ * Runs benches: `npm run bench [-- start exec micro network network-scale scale loads scheduler views]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
- * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale`. Nothing here passes or fails:
+ * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale` and `loads`. Nothing here passes or fails:
  * a target is printed beside its figure, for somebody who knows how quiet the machine was.
  */
 import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus, loadavg, release } from 'node:os';
 import { join } from 'node:path';
 import { exec } from './exec.ts';
+import { loads } from './loads.ts';
 import { micro } from './micro.ts';
 import { BENCH_BUILD } from './native-programs.ts';
 import { network } from './network.ts';
@@ -20,9 +21,19 @@ import { scheduler } from './scheduler.ts';
 import { start } from './start.ts';
 import { views } from './views.ts';
 
-const SCENARIOS: readonly Scenario[] = [start, exec, micro, network, networkScale, scale, scheduler, views];
+const SCENARIOS: readonly Scenario[] = [
+  start,
+  exec,
+  micro,
+  network,
+  networkScale,
+  scale,
+  loads,
+  scheduler,
+  views,
+];
 
-function main(names: readonly string[]): number {
+async function main(names: readonly string[]): Promise<number> {
   const unknown = names.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));
   if (unknown.length > 0) {
     const known = SCENARIOS.map(({ name }) => name).join(' ');
@@ -41,7 +52,7 @@ function main(names: readonly string[]): number {
       loadBefore: loadavg()[0],
     };
     const results: Result[] = [];
-    for (const result of scenario.run()) {
+    for await (const result of scenario.run()) {
       results.push(result);
       appendFileSync(
         join(BENCH_BUILD, `${scenario.name}.jsonl`),
@@ -56,4 +67,4 @@ function main(names: readonly string[]): number {
   return 0;
 }
 
-process.exitCode = main(process.argv.slice(2));
+process.exitCode = await main(process.argv.slice(2));

@@ -51,5 +51,5 @@ export interface Scenario {
   readonly name: string;
   /** One line: what is compared under which conditions. */
   readonly about: string;
-  readonly run: () => Iterable<Result>;
+  readonly run: () => Iterable<Result> | AsyncIterable<Result>;
 }

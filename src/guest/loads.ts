@@ -76,7 +76,8 @@ export class Loads {
   }
 
   async #sampleAll(): Promise<void> {
-    const counts = await this.#counts.sample(instanceCgroupId(this.#host));
+    const guests = this.#registry.list().filter(isActive).length;
+    const counts = await this.#counts.sample(instanceCgroupId(this.#host), guests);
     const nowMs = Date.now();
     for (const guest of this.#registry.list()) {
       const { xid, live } = guest;

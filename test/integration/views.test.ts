@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -204,6 +205,24 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(text, /go\nMemTotal: +102400 kB\n/);
     assert.match(text, /vmstat.*: Input\/output error\n1\n$/);
     await closed;
+  });
+
+  test('cost nothing while nobody reads', async () => {
+    await start('quiet', '-m', '100m');
+    assert.match(await v.ok(['exec', 'quiet', 'cat', '/proc/uptime', '/proc/meminfo']), / 102400 kB/);
+    const wakeUps = (): number =>
+      Number(
+        /^voluntary_ctxt_switches:\t(\d+)$/m.exec(readFileSync(`/proc/${relayPid()}/status`, 'utf8'))?.[1],
+      );
+    // The next texts are asked for ahead; an absence can only be waited for.
+    await eventually('the last answer', async () => {
+      const before = wakeUps();
+      await setTimeout(300);
+      return wakeUps() === before ? true : undefined;
+    });
+    const before = wakeUps();
+    await setTimeout(1500);
+    assert.equal(wakeUps(), before);
   });
 
   test('outlive syscalld, and are there for guests of the next one', async () => {
