@@ -1,4 +1,4 @@
-/** What programs make of the views: procps, busybox, htop, Go, Node and PostgreSQL in a guest with limits. */
+/** What programs make of the views: procps, busybox, htop, Java, Go, Node and PostgreSQL in a guest with limits. */
 import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -78,7 +78,9 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
   });
 
   test('busybox does', { skip: unmet('busybox') }, async () => {
-    const out = await inGuest('busybox top -bn1 | head -3; busybox ps | head -3');
+    const out = await inGuest(
+      'busybox top -bn1 | head -3; busybox ps | head -3; busybox free -k; busybox nproc',
+    );
     const [memory = '', , load = ''] = out.split('\n');
     const [used = 0, free = 0] = [...memory.matchAll(/(\d+)K (?:used|free)/g)].map((found) =>
       Number(found[1]),
@@ -86,6 +88,8 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
     assert.equal(used + free, MEMORY_BYTES / 1024, memory);
     assert.match(load, /^Load average: 0\.\d\d /);
     assert.match(out, /^ +1 root +init$/m);
+    // Of sysinfo(2) and sched_getaffinity(2).
+    assert.match(out, /^Mem: +307200 [\s\S]*\n1\n$/m);
   });
 
   test('htop does, on a terminal', { skip: unmet('htop') }, async () => {
@@ -137,6 +141,14 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
         '\tfmt.Println(runtime.NumCPU(), strings.Count(string(text), "processor\\t:"), strings.Fields(string(memory))[1])\n}\n',
     );
     const out = await inGuest('cd /tmp && GOCACHE=/tmp/go GOFLAGS=-p=1 go run /programs/main.go');
-    assert.match(out, /^\d+ 1 307200\n$/);
+    assert.equal(out, '1 1 307200\n');
+  });
+
+  test('Java does', { skip: unmet('java') }, async () => {
+    // Without cgroups in sight it asks sysinfo(2) and sched_getaffinity(2); of little memory up to a half is its heap.
+    const out = await inGuest('java -Xlog:gc+init -XX:+PrintFlagsFinal -version 2>&1');
+    assert.match(out, /CPUs: \d+ total, 1 available/);
+    assert.match(out, /Memory: 300M/);
+    assert.ok(Number(/ MaxHeapSize += (\d+) /.exec(out)?.[1]) < MEMORY_BYTES / 2);
   });
 });

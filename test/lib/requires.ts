@@ -33,6 +33,7 @@ export type Requirement =
   | 'sshd'
   | 'nodejs'
   | 'htop'
+  | 'java'
   | 'go'
   | 'curl'
   | 'wrk'
@@ -110,7 +111,8 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   sshd: () => succeeds('ssh', ['-V']) ?? succeeds('test', ['-x', '/usr/sbin/sshd']),
   nodejs: () => succeeds('/usr/bin/node', ['--version']),
   htop: () => succeeds('htop', ['--version']),
-  // Nobody installs it for a test: it is large.
+  // Nobody installs these two for a test: they are large.
+  java: () => succeeds('java', ['-version']),
   go: () => succeeds('go', ['version']),
   curl: () => succeeds('curl', ['--version']),
   wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
