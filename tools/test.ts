@@ -41,6 +41,9 @@ const TIERS = {
       nodejs: 'nodejs',
       htop: 'htop',
       curl: 'curl',
+      rsync: 'rsync',
+      skopeo: 'skopeo',
+      registry: 'docker-registry',
       wrk: 'wrk',
       netstat: 'net-tools',
       lsof: 'lsof',
@@ -68,6 +71,8 @@ const SERVICES: Readonly<Record<string, string>> = {
   postgresql: 'postgresql',
   'redis-server': 'redis-server',
   'openssh-server': 'ssh',
+  rsync: 'rsync',
+  'docker-registry': 'docker-registry',
 };
 /** What Debian's packages ask before they start a service (invoke-rc.d(8)); 101 forbids it. */
 const START_POLICY = '/usr/sbin/policy-rc.d';

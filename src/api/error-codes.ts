@@ -47,6 +47,12 @@ export const ERROR_CODES = {
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
   'depends-cycle': { status: 409, exit: 1, meaning: 'guests depend on each other in a circle' },
+  'digest-mismatch': {
+    status: 409,
+    exit: 1,
+    meaning: 'what was fetched or stored is not what its digest says',
+  },
+  'directory-missing': { status: 400, exit: 2, meaning: 'a directory to be made an image is not there' },
   'disk-in-use': {
     status: 409,
     exit: 1,
@@ -121,6 +127,7 @@ export const ERROR_CODES = {
   'id-not-mapped': { status: 500, exit: 70, meaning: "an id is outside the guest's range, which is a bug" },
   'image-damaged': { status: 500, exit: 1, meaning: 'an image in the store is damaged' },
   'image-missing': { status: 409, exit: 1, meaning: 'the store lacks an image that a guest needs' },
+  'image-not-found': { status: 404, exit: 1, meaning: 'there is no such image, or none for the platform' },
   'image-too-big': {
     status: 400,
     exit: 2,
@@ -137,6 +144,11 @@ export const ERROR_CODES = {
     status: 400,
     exit: 2,
     meaning: 'a guest configuration is not valid; the message gives file, line and column',
+  },
+  'invalid-image': {
+    status: 400,
+    exit: 2,
+    meaning: 'an OCI image says something of itself that cannot be used',
   },
   'invalid-name': { status: 400, exit: 2, meaning: 'not a guest name' },
   'invalid-network': { status: 400, exit: 2, meaning: 'not a network, which is an address and a prefix' },
@@ -248,6 +260,12 @@ export const ERROR_CODES = {
     exit: 2,
     meaning: 'more egress rules apply to one address than the fence takes',
   },
+  'tool-failed': {
+    status: 500,
+    exit: 1,
+    meaning: 'a program that fetches or makes an image has failed; its last words are in the message',
+  },
+  'tool-missing': { status: 409, exit: 1, meaning: 'the host has no program that a method of build needs' },
   'tree-too-big': { status: 400, exit: 2, meaning: 'a tree has more files than an image takes' },
   'tree-too-deep': {
     status: 400,

@@ -3,7 +3,7 @@ import { UserError } from '../base/errors.ts';
 import { formatDuration, formatSize } from '../base/units.ts';
 import type { GuestConfigValues, GuestMountValues } from '../guest/config-types.ts';
 import { type EnvSetting, parseEnv } from './option-values.ts';
-import type { ConfigOptions } from './verb-types.ts';
+import type { ConfigOptions, VerbOptions } from './verb-types.ts';
 
 /**
  * Turns the options of `run` and `create` into the values of a guest's configuration file.
@@ -87,6 +87,18 @@ export function configValuesOf(
     sysctls: unlessEmpty(Object.fromEntries(options.sysctl)),
     labels: unlessEmpty(Object.fromEntries(options.label)),
   });
+}
+
+/** Returns the options of `create` that those of `build` mean: Linux-VServer's names stand behind ours. */
+export function createOptionsOf(options: VerbOptions['build']): ConfigOptions {
+  const devices = options.interface.flatMap(({ device }) => device ?? []);
+  return {
+    ...options,
+    ip: [...options.ip, ...options.interface.map(({ address }) => address)],
+    xid: options.xid ?? options.context,
+    networkInterface: options.networkInterface ?? options.netdev ?? devices[0],
+    init: options.init ?? options.initstyle ?? options.flags,
+  };
 }
 
 function healthValuesOf(options: ConfigOptions): GuestConfigValues['health'] {

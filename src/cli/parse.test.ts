@@ -244,6 +244,15 @@ describe('bad command lines', () => {
       'create --name w --command a b',
       'create --name w -d',
     ],
+    build: [
+      'build -m skeleton',
+      'build x -m nothing',
+      'build x -m',
+      'build x -m template --interface eth0',
+      'build x -m template --interface eth0:10.0.0.5/255.0.255.0',
+      'build x -m template --flags private',
+      'build x -m template --initstyle gentoo',
+    ],
     start: [
       'start',
       'start --all web',

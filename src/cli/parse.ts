@@ -1,7 +1,7 @@
 import { UserError } from '../base/errors.ts';
-import { isGuestName } from '../base/ids.ts';
+import { isGuestName, parseGuestName } from '../base/ids.ts';
 import { didYouMean } from '../base/suggest.ts';
-import { longName, type Option, type OptionTable } from './option.ts';
+import { isHelp, isOption, OptionReader, Words } from './parse-options.ts';
 import {
   findVerb,
   GLOBAL_OPTIONS,
@@ -45,8 +45,10 @@ export function parseCommandLine(argv: readonly string[]): ParsedCommand {
 function verbAfterGuest(first: string, words: Words): Verb {
   const second = words.peek();
   const verb = second === undefined ? undefined : findVerb(second);
-  const takesGuest = verb !== undefined && VERBS[verb].operands[0]?.kind === 'guest';
-  if (!takesGuest || !(isGuestName(first) || /^\d+$/.test(first))) throw unknownVerb(first);
+  const operand = verb === undefined ? undefined : VERBS[verb].operands[0];
+  const takesGuest = operand?.kind === 'guest' || operand?.check === parseGuestName;
+  if (verb === undefined || !takesGuest || !(isGuestName(first) || /^\d+$/.test(first)))
+    throw unknownVerb(first);
   words.next();
   words.unshift(first);
   return verb;
@@ -144,166 +146,4 @@ function usage(verb: string, need: string): UserError {
   return new UserError('usage', `cannot understand the command line of "${verb}"; need ${need}`, {
     hint: `see "vserver ${verb} --help"`,
   });
-}
-
-/** "-" alone is an operand by custom: standard input. */
-function isOption(word: string | undefined): word is string {
-  return word?.startsWith('-') === true && word !== '-';
-}
-
-function isHelp(word: string): boolean {
-  return word === '--help' || word === '-h';
-}
-
-/** The words not read yet. */
-class Words {
-  readonly #words: string[];
-
-  constructor(argv: readonly string[]) {
-    this.#words = [...argv];
-  }
-
-  peek(): string | undefined {
-    return this.#words[0];
-  }
-
-  next(): string | undefined {
-    return this.#words.shift();
-  }
-
-  unshift(word: string): void {
-    this.#words.unshift(word);
-  }
-
-  rest(): string[] {
-    return this.#words.splice(0);
-  }
-}
-
-interface NamedOption {
-  readonly name: string;
-  readonly option: Option<unknown>;
-}
-
-/** A table's options by how they are written. */
-interface TableIndex {
-  readonly long: ReadonlyMap<string, NamedOption>;
-  readonly short: ReadonlyMap<string, NamedOption>;
-  readonly initial: Readonly<Record<string, unknown>>;
-}
-
-const INDEXES = new WeakMap<object, TableIndex>();
-
-function indexOf<Options>(table: OptionTable<Options>): TableIndex {
-  let index = INDEXES.get(table);
-  if (index === undefined) {
-    const named = Object.entries<Option<unknown>>(table).map(([name, option]) => ({ name, option }));
-    index = {
-      long: new Map(named.map((one) => [longName(one.name), one])),
-      short: new Map(
-        named.flatMap((one) => (one.option.short === undefined ? [] : [[one.option.short, one]])),
-      ),
-      initial: Object.fromEntries(named.map(({ name, option }) => [name, option.initial])),
-    };
-    INDEXES.set(table, index);
-  }
-  return index;
-}
-
-/** Collects the values of one table's options; what the table lacks goes to the outer reader. */
-class OptionReader<Options> {
-  values: Options;
-  readonly #table: TableIndex;
-  readonly #verb: string;
-  readonly #outer: OptionReader<GlobalOptions> | undefined;
-
-  constructor(table: OptionTable<Options>, verb: string, outer?: OptionReader<GlobalOptions>) {
-    this.#table = indexOf(table);
-    this.#verb = verb;
-    this.#outer = outer;
-    // Each option's initial value has the type of its field: OptionTable ties the two.
-    this.values = { ...this.#table.initial } as Options;
-  }
-
-  /** Reads the option that starts with `word`, and its value from `words` where it has one there. */
-  read(word: string, words: Words): void {
-    if (word.startsWith('--')) this.#readLong(word, words);
-    else this.#readShort(word, words);
-  }
-
-  #readLong(word: string, words: Words): void {
-    const at = word.indexOf('=');
-    const long = at === -1 ? word : word.slice(0, at);
-    const text = at === -1 ? undefined : word.slice(at + 1);
-    const found = this.#find('long', long);
-    if (found === undefined) throw this.#unknown(long);
-    const { option, name, reader } = found;
-    if (option.kind === 'flag' && text !== undefined && text !== 'true' && text !== 'false') {
-      throw new UserError(
-        'usage',
-        `cannot use ${JSON.stringify(text)} for ${long}; need true or false, or no value`,
-      );
-    }
-    reader.#take(name, option, long, text ?? (option.kind === 'value' ? valueFrom(words, long) : undefined));
-  }
-
-  #readShort(word: string, words: Words): void {
-    for (let at = 1; at < word.length; at++) {
-      const letter = word.charAt(at);
-      const found = this.#find('short', letter);
-      if (found === undefined) throw this.#unknown(`-${letter}`);
-      const { option, name, reader } = found;
-      if (option.kind === 'flag') {
-        reader.#take(name, option, `-${letter}`, undefined);
-        continue;
-      }
-      // The rest of the word is the value: -m512m and -m=512m are -m 512m.
-      const rest = word.slice(at + 1).replace(/^=/, '');
-      const next = option.kind === 'value' && rest === '' ? valueFrom(words, `-${letter}`) : rest;
-      reader.#take(name, option, `-${letter}`, next === '' && option.kind === 'optional' ? undefined : next);
-      return;
-    }
-  }
-
-  #find(
-    form: 'long' | 'short',
-    written: string,
-  ):
-    | { readonly name: string; readonly option: Option<unknown>; readonly reader: OptionReader<unknown> }
-    | undefined {
-    const found = this.#table[form].get(written);
-    if (found !== undefined) return { ...found, reader: this };
-    return this.#outer === undefined ? undefined : this.#outer.#find(form, written);
-  }
-
-  #take(name: string, option: Option<unknown>, shown: string, text: string | undefined): void {
-    const previous: unknown = Reflect.get(Object(this.values), name);
-    try {
-      const next = { [name]: option.take(previous, text) };
-      this.values = { ...this.values, ...next };
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      throw new UserError('usage', `cannot take ${shown}: ${error.message}`, { cause: error });
-    }
-  }
-
-  #unknown(option: string): UserError {
-    const known = [...this.#names(), 'help'].map((name) => longName(name).slice(2));
-    const hint =
-      (option.startsWith('--') ? didYouMean(option.slice(2), known, '--') : undefined) ??
-      (this.#outer === undefined ? 'see "vserver help"' : `see "vserver ${this.#verb} --help"`);
-    return new UserError('usage', `cannot understand option ${JSON.stringify(option)} of "${this.#verb}"`, {
-      hint,
-    });
-  }
-
-  #names(): readonly string[] {
-    return [...Object.keys(this.#table.initial), ...(this.#outer === undefined ? [] : this.#outer.#names())];
-  }
-}
-
-function valueFrom(words: Words, shown: string): string {
-  const text = words.next();
-  if (text === undefined) throw new UserError('usage', `cannot take ${shown}: found no value; need one`);
-  return text;
 }

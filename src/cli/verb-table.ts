@@ -3,6 +3,7 @@ import { parseGuestName, parseGuestRef, parseXid } from '../base/ids.ts';
 import { parseCount, parseSize } from '../base/units.ts';
 import { CONTEXT_CAPABILITIES } from '../context/capabilities.ts';
 import { HEALTH_ACTIONS, MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
+import { BUILD_ONLY, describeMethods } from './build-options.ts';
 import { limitKind, limitValue } from './limit-options.ts';
 import { flag, joinedList, list, type OptionTable, optional, value } from './option.ts';
 import {
@@ -111,6 +112,15 @@ export const VERB_ALIASES: ReadonlyMap<string, Verb> = new Map<string, Verb>([
 ]);
 
 const GUEST: OperandSpec = { name: 'GUEST', kind: 'guest', min: 1, isMany: false, check: parseGuestRef };
+/** Of a guest that is to be. */
+const NAME: OperandSpec = {
+  name: 'NAME',
+  kind: 'text',
+  min: 1,
+  isMany: false,
+  check: parseGuestName,
+  option: 'name',
+};
 const GUESTS: OperandSpec = { ...GUEST, isMany: true };
 const ANY_GUESTS: OperandSpec = { ...GUESTS, min: 0 };
 
@@ -136,7 +146,7 @@ const ALL: OptionTable<AllOptions> = { all: flag('work on all guests', 'a') };
 const CONFIG: OptionTable<ConfigOptions> = {
   template: value(
     'NAME',
-    "what the guest's root starts from: host (the default), busybox, or a directory or archive as directory:PATH or tarball:PATH",
+    "what the guest's root starts from: host (the default), busybox, skeleton (no programs), or a directory or archive as directory:PATH or tarball:PATH",
     parseText,
   ),
   xid: value('XID', 'number of the context, 2 to 65535', parseXid),
@@ -273,6 +283,10 @@ const CREATE: OptionTable<CreateOptions> = {
   ...CONFIG,
 };
 
+/** `-m` is the method. */
+const { short: _, ...MEMORY } = CONFIG.memory;
+const BUILD: OptionTable<VerbOptions['build']> = { ...CREATE, memory: MEMORY, ...BUILD_ONLY };
+
 const MARK = list('MARK', 'work on all guests with this mark', parseMark);
 
 const STOP: OptionTable<StopOptions> = {
@@ -320,12 +334,28 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     summary: 'create a guest without starting it',
     description:
       "Writes the guest's configuration file and prepares its root. What follows the name and the options is the guest's command.",
-    operands: [{ name: 'NAME', kind: 'text', min: 1, isMany: false, check: parseGuestName, option: 'name' }],
+    operands: [NAME],
     command: 'optional',
     options: CREATE,
     examples: [
       ['vserver create web --template busybox -- httpd -f', 'a guest that runs one service'],
       ['vserver create box --template=tarball:/srv/debian.tar.zst --init=own', 'a guest with a real init'],
+    ],
+    exits: [],
+  },
+  build: {
+    summary: 'make a root for a guest, and the guest',
+    description: `Makes an image by a method and creates a guest from it; what follows -- are words of the method: ${describeMethods()}. Options are those of create. Without a command the guest has an init of its own.`,
+    operands: [NAME],
+    command: 'optional',
+    options: BUILD,
+    examples: [
+      ['vserver build web -m template -- -t debian.tar.zst', 'from an archive'],
+      [
+        'vserver web build -m template --hostname web.example.com --interface eth0:10.0.0.5/24 -- -t debian.tar -d bookworm',
+        'the same as Linux-VServer has it',
+      ],
+      ['vserver build web2 -m clone -- -s web', 'once more'],
     ],
     exits: [],
   },

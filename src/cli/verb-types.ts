@@ -2,6 +2,7 @@ import type { EventType } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { ContextCapability } from '../context/capabilities.ts';
 import type { GuestMountValues, HealthCheck, InitStyle, NetworkMode } from '../guest/config-types.ts';
+import type { BuildOnlyOptions } from './build-options.ts';
 import type { LimitKindOptions, LimitValueOptions } from './limit-options.ts';
 import type {
   EnvSetting,
@@ -165,6 +166,7 @@ export interface SchedulerOptions {
 export interface VerbOptions {
   readonly run: RunOptions;
   readonly create: CreateOptions;
+  readonly build: CreateOptions & BuildOnlyOptions;
   readonly start: StartOptions;
   readonly stop: StopOptions;
   readonly restart: StopOptions;

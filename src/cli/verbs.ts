@@ -3,6 +3,7 @@
  */
 import type { Io, Services, VerbResult } from './io.ts';
 import type { ParsedCommand, ParsedVerb, Verb } from './verb-types.ts';
+import { build } from './verbs/build.ts';
 import { check } from './verbs/check.ts';
 import { clone } from './verbs/clone.ts';
 import { completion } from './verbs/completion.ts';
@@ -54,6 +55,7 @@ type VerbFunctions = {
 const FUNCTIONS: VerbFunctions = {
   run,
   create,
+  build,
   start,
   stop,
   restart,

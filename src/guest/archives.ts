@@ -146,7 +146,7 @@ export class Archives {
           const shown = from.kind === 'file' ? JSON.stringify(from.path) : 'what comes in';
           const path = await this.#plainArchive(from, workDir, maxBytes, options);
           const onProgress = ({ entries }: { readonly entries: number }): void =>
-            options.onProgress?.(entries);
+            options.onProgress?.({ files: entries });
           await importTarball(
             this.#manager.host.syscalld,
             path,
@@ -263,7 +263,7 @@ export class Archives {
           {
             what: 'import an archive',
             openTree: (p) => openDirectory(p, directory, openDirectory(p, tree)),
-            isOurs,
+            origin: isOurs ? 'ours' : 'still',
             expected,
           },
           workDir,

@@ -261,7 +261,7 @@ function isHostname(value: string): boolean {
 }
 
 const NEED_TEMPLATE =
-  '"host", "busybox", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive';
+  '"host", "busybox", "skeleton", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive';
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
 const NEED_DURATION = 'a duration with units, for example 10s';
@@ -773,7 +773,7 @@ const schema = z.strictObject(
       .default('host')
       .meta({
         description:
-          "what the guest's root starts from: host (its /usr, read-only), busybox, directory:/PATH or tarball:/PATH",
+          "what the guest's root starts from: host (its /usr, read-only), busybox, skeleton (a root without programs), directory:/PATH or tarball:/PATH",
         example: ['busybox'],
       }),
     command: command.optional().meta({

@@ -27,7 +27,7 @@ import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
 import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
 import { openDirectory, removeDirectory } from '../storage/machine.ts';
-import type { Template, TemplateStore } from '../storage/templates.ts';
+import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, syncDirectory, writeDurable } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
@@ -84,8 +84,8 @@ export class GuestStorage {
   }
 
   /** Prepares the template of a guest that is to be created. */
-  async prepare(template: string): Promise<Template> {
-    return await this.#templates.prepare(template);
+  async prepare(template: string, options: PrepareOptions = {}): Promise<Template> {
+    return await this.#templates.prepare(template, options);
   }
 
   /** Keeps a new guest to what its template is now; undefined: it follows the host. */

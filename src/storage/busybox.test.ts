@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { StateError, UserError } from '../base/errors.ts';
-import { busyboxTree, findBusybox, parseApplets } from './busybox.ts';
+import { findBusybox, parseApplets } from './busybox.ts';
 
 test('applets outside the usual directories, and busybox itself, are left out', () => {
   const text = 'bin/busybox\nbin/sh\nusr/bin/[\nsbin/init\nlinuxrc\n../etc/x\nusr/bin/a/b\n/bin/ls\nbin/sh\n';
@@ -13,16 +13,6 @@ test('a busybox without a shell is refused', () => {
     () => parseApplets('bin/ls\n'),
     (error) => error instanceof StateError && error.code === 'busybox-broken',
   );
-});
-
-test('every applet is a link to busybox, in a directory that is there', () => {
-  const tree = busyboxTree(['bin/sh', 'usr/sbin/httpd']);
-  const directories = new Set(tree.filter((entry) => entry.kind === 'directory').map((entry) => entry.path));
-  for (const entry of tree) {
-    const parent = entry.path.split('/').slice(0, -1).join('/');
-    assert.ok(parent === '' || directories.has(parent), entry.path);
-  }
-  assert.deepEqual(tree.at(-1), { kind: 'link', path: 'usr/sbin/httpd', target: '/bin/busybox' });
 });
 
 test('a missing or dynamic busybox names the package', () => {

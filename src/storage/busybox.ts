@@ -2,7 +2,6 @@ import {
   chmodSync,
   closeSync,
   copyFileSync,
-  mkdirSync,
   openSync,
   readFileSync,
   readSync,
@@ -16,8 +15,8 @@ import { Program } from '../sys/program.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import { versionOf } from './host-files.ts';
 import type { StorageMachine } from './machine.ts';
-import { emptyDirectories, minimalEtc } from './minimal-etc.ts';
-import { directory, link, type TreeEntry, writeTree } from './tree-entries.ts';
+import { buildSkeleton } from './skeleton.ts';
+import { link } from './tree-entries.ts';
 
 /** Changes with what the tree is made of, so that older trees are not taken for it. */
 const FORMAT = 1;
@@ -61,21 +60,12 @@ export function busyboxVersion(path: string): string {
 export async function buildBusybox(machine: StorageMachine, busybox: string, workDir: string): Promise<void> {
   const root = join(workDir, 'root');
   const applets = parseApplets(await listApplets(machine, busybox, join(workDir, 'applets')));
-  mkdirSync(root);
-  chmodSync(root, 0o755);
-  writeTree(root, busyboxTree(applets));
+  buildSkeleton(
+    workDir,
+    applets.map((path) => link(path, '/bin/busybox')),
+  );
   copyFileSync(busybox, join(root, 'bin/busybox'));
   chmodSync(join(root, 'bin/busybox'), 0o755);
-}
-
-/** Returns the nodes of the root beside busybox itself. */
-export function busyboxTree(applets: readonly string[]): readonly TreeEntry[] {
-  const fixed = [
-    ...['usr', 'bin', 'sbin', 'lib', 'usr/bin', 'usr/sbin'].map((path) => directory(path)),
-    ...emptyDirectories(),
-    ...minimalEtc('/bin/sh'),
-  ];
-  return [...fixed, ...applets.map((path) => link(path, '/bin/busybox'))];
 }
 
 /**

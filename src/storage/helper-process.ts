@@ -8,22 +8,31 @@
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, StateError, UserError } from '../base/errors.ts';
 import { type Import, Program, type Result } from '../sys/program.ts';
 import { planSideMachine } from '../sys/side-machine.ts';
 import { StepError } from '../sys/syscalld.ts';
-import { HELPER_FD, type HelperLine, type HelperTask, type TaskResults } from './helper/tasks.ts';
+import {
+  HELPER_FD,
+  type HelperLine,
+  type HelperProgress,
+  type HelperTask,
+  type TaskResults,
+} from './helper/tasks.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import { openDirectory, type StorageMachine } from './machine.ts';
+import { planDecompressor, planNoCapabilities, planReadOnlyHost } from './read-only-host.ts';
 
 /** What a caller can have of a helper that runs. */
 export interface HelperOptions {
   /** Ends it; nothing of its work is published then. */
   readonly signal?: AbortSignal | undefined;
-  /** Called about ten times a second with how many files are done. */
-  readonly onProgress?: ((files: number) => void) | undefined;
+  /** Called when another part of the work begins. */
+  readonly onStep?: ((what: string) => void) | undefined;
+  /** Called about ten times a second. */
+  readonly onProgress?: ((progress: HelperProgress) => void) | undefined;
 }
 
 /** Descriptors of an archive. */
@@ -42,14 +51,25 @@ export interface HelperRun<T extends HelperTask> {
   readonly openTree?: (program: Program) => Result;
   /** Adds steps that open the archive it reads or writes. */
   readonly openArchive?: (program: Program) => ArchiveEnds;
+  /** Archives that it reads: absolute paths of files, with the program that undoes their compression, if it is not the helper. */
+  readonly archives?: readonly ArchiveFile[];
   /** Directory on the store's file system that only root can enter; what is in it afterwards is the caller's. */
   readonly workDir: string;
+}
+
+/** An archive of the host. */
+export interface ArchiveFile {
+  readonly path: string;
+  /** `xz` or `bzip2`: a program of the host, where Node has no such decompressor. */
+  readonly program?: 'xz' | 'bzip2' | undefined;
 }
 
 const POLL_MS = 100;
 const MESSAGE_BYTES = 2000;
 /** Number of the archive in the worker. */
 const ARCHIVE_FD = 112;
+const AWAY = 512;
+const NAMESPACES = ['CLONE_NEWPID', 'CLONE_NEWNET', 'CLONE_NEWIPC', 'CLONE_NEWUTS'] as const;
 const PATH = 'PATH=/usr/sbin:/usr/bin:/sbin:/bin';
 /** The heap of one that reads four million files. */
 const HEAP_MEGABYTES = 4096;
@@ -133,18 +153,21 @@ async function follow(
     return;
   }
   await using handle = await open(out, 'r');
-  const chunk = Buffer.alloc(4096);
-  while (!isOver) {
+  const chunk = Buffer.alloc(64 * 1024);
+  for (;;) {
+    const isLast = isOver;
     const { bytesRead } = await handle.read(chunk, 0, chunk.length, null);
-    const last = /^\{"done":(\d+)\}$/m.exec(chunk.toString('latin1', 0, bytesRead));
-    if (last) onProgress(Number(last[1]));
+    const whole = chunk.toString('utf8', 0, bytesRead).split('\n').slice(0, -1).join('\n');
+    const last = lines(whole).findLast((line) => 'done' in line);
+    if (last) onProgress(last.done);
+    if (isLast) return;
     await Promise.race([over, sleep(POLL_MS)]);
   }
 }
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, openArchive, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, archives, workDir }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
@@ -159,10 +182,15 @@ function planHelper<T extends HelperTask>(
   const [outFd, messagesFd] = [out, messages].map((path) =>
     p.sys('openat', [at, path, append], { about: path }),
   );
+  const files = archives?.map(({ path }) =>
+    p.sys('openat', [at, path, p.flags('O_RDONLY', 'O_CLOEXEC')], { about: path }),
+  );
   let socket: Result | undefined;
+  let streams: readonly Result[] = [];
   return runHostCommand(p, {
     title: 'storage helper',
-    namespaces: p.flags('CLONE_NEWPID', 'CLONE_NEWNET', 'CLONE_NEWIPC', 'CLONE_NEWUTS'),
+    // Who takes files over from a tree by links stays in its mounts.
+    namespaces: p.flags(...NAMESPACES, ...(archives === undefined ? [] : ['CLONE_NEWNS'])),
     object,
     setUp: () => {
       p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL')]);
@@ -182,12 +210,27 @@ function planHelper<T extends HelperTask>(
         planSideMachine(p, other, mine);
       });
       p.sys('close', [other]);
+      if (archives === undefined) return;
+      planReadOnlyHost(p, dirname(workDir));
+      streams = archives.map(({ program }, i) => {
+        const file = files?.[i];
+        if (file === undefined || program === undefined) return p.sys('dup', [file ?? tree]);
+        return planDecompressor(p, program, file);
+      });
     },
     exec: () => {
       p.sys('setsid', []);
       const fds = [tree, outFd, messagesFd, socket, archive] as const;
       for (const [number, fd] of fds.entries())
         if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
+      if (files) {
+        // Away first from the numbers they are to have.
+        const all = files.flatMap((file, i) => [file, streams[i] ?? file]);
+        const at = (i: number): number => HELPER_FD.archive + i;
+        for (const [i, fd] of all.entries()) p.sys('dup3', [fd, at(i) + AWAY, p.flags('O_CLOEXEC')]);
+        for (const i of all.keys()) p.sys('dup3', [at(i) + AWAY, at(i), 0], { about: 'an archive' });
+        planNoCapabilities(p);
+      }
       const argv = [
         process.execPath,
         `--max-old-space-size=${HEAP_MEGABYTES}`,

@@ -3,29 +3,34 @@
  *
  *     <directory>/layer/obj/ab/<62 digits>   objects: the bytes of a file, under their sha256; never changed again
  *     <directory>/images/<name>.erofs        images: names, attributes, and which object each file is; never changed again
+ *     <directory>/cache/                     what was fetched for images: may be missing, may be half
  *     <directory>/new-<random>               an image in the making, deleted at the next start
  *
  * An image is published when all its objects are on the disk (helper/main.ts), so a power cut leaves whole images, and
  * at worst objects of none.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import type {
+  Archive,
   CaptureResult,
   DiffResult,
   ImageOfTree,
+  ImageResult,
   StoreResult,
   StoreTask,
+  TreeOrigin,
   UsageOwner,
   UsageResult,
 } from './helper/tasks.ts';
-import { type HelperOptions, runHelper } from './helper-process.ts';
+import { type ArchiveFile, type HelperOptions, runHelper } from './helper-process.ts';
 import { guestImageName } from './image-names.ts';
 import { removeDirectory, type StorageMachine } from './machine.ts';
+import type { ImportLimits } from './tarball.ts';
 
 /** An image of a store. */
 export interface StoredImage {
@@ -48,8 +53,8 @@ export interface CaptureRequest {
   readonly base?: StoredImage | undefined;
   /** Ids from here on are counted from it: a guest's. */
   readonly hostBase?: number;
-  /** The tree lies in the working directory and becomes the store's. */
-  readonly isOurs?: boolean;
+  /** `ours`: it lies in the working directory and becomes the store's. Default: `still`. */
+  readonly origin?: TreeOrigin;
   /** A part of the tree whose bytes on disk are to be counted: a guest's own files. */
   readonly own?: string | undefined;
   /** Nothing is added: the result says what would be, and its image is in the working directory. */
@@ -57,6 +62,18 @@ export interface CaptureRequest {
   readonly maxEntries?: number;
   /** Hash of the tree's listing; another tree is refused, and nothing of it added. */
   readonly expected?: string;
+}
+
+/** Archives to be made an image, the lowest first. */
+export interface UnpackRequest {
+  /** Completes "cannot …". */
+  readonly what: string;
+  /** Returns the name of the image, given the sha256 of each archive; without, it is named by what it holds. */
+  readonly nameOf?: (digests: readonly string[]) => string;
+  readonly archives: readonly (Archive & ArchiveFile)[];
+  /** They are layers of an OCI image. */
+  readonly hasWhiteouts?: boolean;
+  readonly limits: ImportLimits;
 }
 
 /** A new image, and what it took. */
@@ -148,7 +165,7 @@ export class ImageStore {
           image: fresh,
           base: request.base?.path,
           hostBase: request.hostBase ?? NO_BASE,
-          isOurs: request.isOurs ?? false,
+          origin: request.origin ?? 'still',
           own: request.own,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
@@ -157,8 +174,20 @@ export class ImageStore {
       },
       options,
     );
-    const image = this.#image(request.name ?? guestImageName(result.imageHash));
-    if (request.isDryRun) return { ...result, image: { ...image, path: fresh } };
+    if (request.isDryRun) {
+      const image = this.#image(guestImageName(result.imageHash));
+      return { ...result, image: { ...image, path: fresh } };
+    }
+    return this.#publish(request.name, fresh, result);
+  }
+
+  /** Gives an image its name, unless there is one of it. */
+  #publish<R extends ImageResult>(
+    name: string | undefined,
+    fresh: string,
+    result: R,
+  ): R & { readonly image: StoredImage } {
+    const image = this.#image(name ?? guestImageName(result.imageHash));
     if (existsSync(image.path)) rmSync(fresh);
     else renameSync(fresh, image.path);
     syncDirectory(join(image.path, '..'));
@@ -194,13 +223,49 @@ export class ImageStore {
     );
   }
 
+  /**
+   * Makes an image of archives that lie over each other. Nothing is published unless all of it is.
+   *
+   * @throws UserError invalid-archive, archive-too-big, foreign-owner, not-a-root; StateError cancelled, store-full,
+   *   digest-mismatch
+   */
+  async unpack(
+    request: UnpackRequest,
+    workDir: string,
+    options: HelperOptions = {},
+  ): Promise<ImageResult & { readonly image: StoredImage }> {
+    const staging = join(workDir, 'staging');
+    const fresh = join(workDir, 'image');
+    mkdirSync(staging, { mode: 0o700 });
+    const { what, archives, hasWhiteouts, limits, nameOf } = request;
+    const result = await runHelper(
+      this.#machine,
+      {
+        what,
+        workDir,
+        archives,
+        task: {
+          kind: 'unpack',
+          objects: this.objects,
+          staging,
+          image: fresh,
+          archives,
+          hasWhiteouts: hasWhiteouts ?? false,
+          ...limits,
+        },
+      },
+      options,
+    );
+    return this.#publish(nameOf?.(result.digests), fresh, result);
+  }
+
   /** Counts what there is, or checks it. */
   async examine(kind: 'stat' | 'check', options: HelperOptions = {}): Promise<StoreResult> {
     return await this.#run({ kind, isDryRun: true }, options);
   }
 
   /**
-   * Deletes images that nobody needs, and then objects of no image.
+   * Deletes images that nobody needs, objects of no image, and what was fetched for images.
    *
    * @param needed tells which images somebody needs, asked when nobody adds one
    */
@@ -221,7 +286,9 @@ export class ImageStore {
         for (const name of images) rmSync(this.#image(name).path);
         if (images.length > 0) syncDirectory(join(this.directory, 'images'));
       }
-      return { images, result: await this.#run({ kind: 'gc', isDryRun }, options) };
+      const result = await this.#run({ kind: 'gc', isDryRun }, options);
+      if (!isDryRun && existsSync(this.cache)) await this.#discard('cache');
+      return { images, result };
     } finally {
       done.resolve();
     }
@@ -240,6 +307,11 @@ export class ImageStore {
     return names;
   }
 
+  /** Where what is fetched for images is kept. */
+  get cache(): string {
+    return join(this.directory, 'cache');
+  }
+
   /** Directory of the objects. */
   get objects(): string {
     return join(this.directory, 'layer/obj');
@@ -254,8 +326,8 @@ export class ImageStore {
   }
 
   #prepare(): void {
-    if (statSync(this.objects, { throwIfNoEntry: false }) !== undefined) return;
-    for (const path of [this.objects, join(this.directory, 'images')])
+    if ([this.objects, this.cache].every((path) => existsSync(path))) return;
+    for (const path of [this.objects, join(this.directory, 'images'), this.cache])
       mkdirSync(path, { recursive: true, mode: 0o700 });
   }
 
@@ -272,7 +344,12 @@ export class ImageStore {
           {
             what: `examine the store ${JSON.stringify(this.directory)}`,
             workDir,
-            task: { ...task, objects: this.objects, images: join(this.directory, 'images') },
+            task: {
+              ...task,
+              objects: this.objects,
+              images: join(this.directory, 'images'),
+              cache: this.cache,
+            },
           },
           options,
         ),

@@ -14,6 +14,12 @@ export function openDirectory(program: Program, path: string, at?: Result): Resu
   return program.sys('openat2', [at ?? program.flags('AT_FDCWD'), path, how, how.length], { about: path });
 }
 
+/** Opens a copy of the mount that a directory is in, which shows nothing that is mounted below it. */
+export function openOneMount(program: Program, path: string): Result {
+  const flags = program.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_EMPTY_PATH');
+  return program.sys('open_tree', [openDirectory(program, path), '', flags], { about: path });
+}
+
 /**
  * Deletes a directory with all it holds; nothing outside it is touched, whatever links or mounts it holds.
  *

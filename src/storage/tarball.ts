@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import {
   chmodSync,
   mkdirSync,
@@ -14,6 +13,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError, UserError } from '../base/errors.ts';
 import { Program } from '../sys/program.ts';
+import type { Archive } from './helper/tasks.ts';
+import type { ArchiveFile } from './helper-process.ts';
 import { describeWaitStatus, waitStatusOf } from './host-command.ts';
 import { usrLinks } from './host-skeleton.ts';
 import type { StorageMachine } from './machine.ts';
@@ -69,15 +70,6 @@ export function fileIdentity(path: string): string {
     );
   }
   return `${stat.dev}:${stat.ino}:${stat.size}:${stat.mtimeNs}:${stat.ctimeNs}`;
-}
-
-/** Returns the sha256 of a file in hex; reads it in pieces. */
-export async function fileHash(path: string): Promise<string> {
-  await using handle = await open(path, 'r');
-  const hash = createHash('sha256');
-  for await (const chunk of handle.createReadStream({ autoClose: false, highWaterMark: 1024 * 1024 }))
-    hash.update(chunk);
-  return hash.digest('hex');
 }
 
 /** How an archive is imported. */
@@ -171,6 +163,21 @@ async function openArchive(
   const pid = program.sys('getpid', []);
   const outcome = await machine.run(what, program);
   return { fd: outcome.result(fd), pid: outcome.result(pid), totalBytes: statSync(path).size };
+}
+
+/** Returns an archive with what undoes its compression. */
+export async function archiveAt(path: string): Promise<Archive & ArchiveFile> {
+  const compression = await compressionOf(path);
+  switch (compression) {
+    case '--xz':
+      return { name: path, path, compression: undefined, program: 'xz' };
+    case '--bzip2':
+      return { name: path, path, compression: undefined, program: 'bzip2' };
+    case '--gzip':
+      return { name: path, path, compression: 'gzip' };
+    default:
+      return { name: path, path, compression: compression === '--zstd' ? 'zstd' : undefined };
+  }
 }
 
 async function compressionOf(path: string): Promise<TarCompression> {

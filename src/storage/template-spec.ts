@@ -3,19 +3,19 @@ import { UserError } from '../base/errors.ts';
 
 /** What a guest's root starts from, as the operator names it. */
 export type TemplateSpec =
-  | { readonly kind: 'host' | 'busybox' }
+  | { readonly kind: 'host' | 'busybox' | 'skeleton' }
   | { readonly kind: 'directory'; readonly path: string }
   | { readonly kind: 'tarball'; readonly path: string }
   /** A tree that was prepared before: always the same one, whatever became of what it was made from. */
   | { readonly kind: 'prepared'; readonly key: string };
 
 const TAR_SUFFIX = /\.(?:tar|tar\.(?:gz|xz|zst|bz2)|tgz|txz|tzst|tbz2?)$/;
-const PREPARED = /^(?:host|busybox|tarball|image)-[\da-f]{32}$/;
+const PREPARED = /^(?:host|busybox|skeleton|tarball|image|oci)-[\da-f]{32}$/;
 const ALLOWED =
-  '"host", "busybox", "directory:/PATH", "tarball:/PATH.tar[.gz|.xz|.zst|.bz2]" or an absolute path of a directory or tar archive';
+  '"host", "busybox", "skeleton", "directory:/PATH", "tarball:/PATH.tar[.gz|.xz|.zst|.bz2]" or an absolute path of a directory or tar archive';
 
 /**
- * Parses the name of a template: `host`, `busybox`, `directory:/PATH`, `tarball:/PATH.tar[.gz|.xz|.zst|.bz2]`, or an
+ * Parses the name of a template: `host`, `busybox`, `skeleton`, `directory:/PATH`, `tarball:/PATH.tar[.gz|.xz|.zst|.bz2]`, or an
  * absolute path alone, which is an archive if its name ends like one; also `<kind>-<hash>`, which names a prepared tree or image.
  *
  * Looks at no file.
@@ -23,7 +23,7 @@ const ALLOWED =
  * @throws UserError invalid-template
  */
 export function parseTemplateSpec(text: string): TemplateSpec {
-  if (text === 'host' || text === 'busybox') return { kind: text };
+  if (text === 'host' || text === 'busybox' || text === 'skeleton') return { kind: text };
   if (PREPARED.test(text)) return { kind: 'prepared', key: text };
   const [, prefix, path = ''] = /^(?:(directory|tarball):)?(\/.*)$/s.exec(text) ?? [];
   if (path === '' || path.includes('\0')) throw invalid(text, `need ${ALLOWED}`);

@@ -15,17 +15,12 @@ import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import { Program } from '../sys/program.ts';
 import { buildBusybox, busyboxVersion, findBusybox } from './busybox.ts';
+import type { HelperOptions } from './helper-process.ts';
 import { hostSkeleton, hostSkeletonVersion } from './host-skeleton.ts';
 import type { ImageStore, StoredImage } from './image-store.ts';
 import { openDirectory, removeDirectory, type StorageMachine } from './machine.ts';
-import {
-  DEFAULT_IMPORT_LIMITS,
-  fileHash,
-  fileIdentity,
-  type ImportLimits,
-  type ImportProgress,
-  importTarball,
-} from './tarball.ts';
+import { buildSkeleton, SKELETON_VERSION } from './skeleton.ts';
+import { archiveAt, DEFAULT_IMPORT_LIMITS, fileIdentity, type ImportLimits } from './tarball.ts';
 import { readTarballHashes, type TarballHashes, writeTarballHashes } from './tarball-hashes.ts';
 import { formatTemplateSpec, parseTemplateSpec, type TemplateSpec } from './template-spec.ts';
 import { writeTree } from './tree-entries.ts';
@@ -55,15 +50,19 @@ export interface TemplateEnv {
 }
 
 /** How a template is prepared. */
-export interface PrepareOptions {
+export interface PrepareOptions extends HelperOptions {
   readonly limits?: ImportLimits;
-  /** Called about ten times a second while an archive is imported. */
-  readonly onProgress?: (progress: ImportProgress) => void;
 }
 
 /** A template that is a prepared tree. */
 type TreeSpec = Exclude<TemplateSpec, { readonly kind: 'directory' | 'prepared' }>;
 
+/** What a template of our own making depends on, as text. */
+const VERSIONS = {
+  host: () => hostSkeletonVersion('/'),
+  busybox: () => busyboxVersion(findBusybox()),
+  skeleton: () => SKELETON_VERSION,
+} as const;
 /** For so long the host is taken to be unchanged. */
 const CHECK_MS = 1000;
 const LEFTOVER = /^[a-z]+-[\da-f]+\.new-[\da-f]+$/;
@@ -150,7 +149,7 @@ export class TemplateStore {
     const checked = this.#checked.get(spec.kind);
     const nowMs = performance.now();
     if (checked !== undefined && nowMs - checked.atMs < CHECK_MS) return checked.key;
-    const version = spec.kind === 'host' ? hostSkeletonVersion('/') : busyboxVersion(findBusybox());
+    const version = VERSIONS[spec.kind]();
     const key = keyOf(spec.kind, createHash('sha256').update(version).digest('hex'));
     this.#checked.set(spec.kind, { key, atMs: nowMs });
     return key;
@@ -191,15 +190,21 @@ export class TemplateStore {
     options: PrepareOptions,
   ): Promise<Template> {
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-    const key = known ?? (await this.#hashedKey(spec));
-    const ready = this.#ready(name, key);
-    if (ready !== undefined) return ready;
-    if (spec.kind === 'host') await this.#makeTree(key);
-    else await this.#makeImage(spec, key, options);
+    const key = await this.#makeOf(spec, known, options);
     const made = this.#ready(name, key);
     if (made === undefined)
       throw new BugError('template-gone', `cannot use template "${key}": found it gone again`);
     return made;
+  }
+
+  /** Makes a tree or an image and returns its name. */
+  async #makeOf(spec: TreeSpec, known: string | undefined, options: PrepareOptions): Promise<string> {
+    if (spec.kind === 'tarball') return await this.#unpack(spec.path, options);
+    if (known === undefined) throw new BugError('no-key', `cannot name template "${spec.kind}"`);
+    if (this.#layer(known) !== undefined) return known;
+    if (spec.kind === 'host') await this.#makeTree(known);
+    else await this.#makeImage(spec.kind, known, options);
+    return known;
   }
 
   /** The host's skeleton is a tree: it has few files, and all of them are small. */
@@ -223,36 +228,44 @@ export class TemplateStore {
     syncDirectory(this.#directory);
   }
 
-  async #makeImage(spec: TreeSpec, key: string, options: PrepareOptions): Promise<void> {
+  async #makeImage(kind: 'busybox' | 'skeleton', key: string, options: PrepareOptions): Promise<void> {
     const { machine, store } = this.#env;
-    const { limits = DEFAULT_IMPORT_LIMITS, onProgress = () => undefined } = options;
+    const what = `make an image of template "${kind}"`;
     const build = async (workDir: string): Promise<void> => {
-      if (spec.kind === 'tarball') {
-        const identity = fileIdentity(spec.path);
-        await importTarball(machine, spec.path, workDir, limits, onProgress);
-        if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
-      } else {
-        await buildBusybox(machine, findBusybox(), workDir);
-      }
+      if (kind === 'busybox') await buildBusybox(machine, findBusybox(), workDir);
+      else buildSkeleton(workDir);
       const root = join(workDir, 'root');
-      const what = `make an image of template "${formatTemplateSpec(spec)}"`;
-      await store.capture(
-        { what, name: key, openTree: (p) => openDirectory(p, root), isOurs: true },
-        workDir,
-      );
+      const request = {
+        what,
+        name: key,
+        openTree: (p: Program) => openDirectory(p, root),
+        origin: 'ours' as const,
+      };
+      await store.capture(request, workDir, options);
     };
     await store.withoutDeleting(async () => await store.withWorkDir(build));
   }
 
-  /** Reads an archive to learn its hash, and remembers it. */
-  async #hashedKey(spec: TreeSpec): Promise<string> {
-    if (spec.kind !== 'tarball') throw new BugError('no-key', `cannot hash template "${spec.kind}"`);
-    const identity = fileIdentity(spec.path);
-    const hash = await fileHash(spec.path);
-    if (fileIdentity(spec.path) !== identity) throw changed(spec.path);
-    this.#hashes = new Map(this.#hashes).set(identity, hash);
-    writeTarballHashes(this.#directory, this.#hashes);
-    return keyOf('tarball', hash);
+  /** Makes an image of an archive, which is named by what the archive holds, and remembers that. */
+  async #unpack(path: string, options: PrepareOptions): Promise<string> {
+    const { store } = this.#env;
+    const { limits = DEFAULT_IMPORT_LIMITS } = options;
+    const identity = fileIdentity(path);
+    const what = `import ${JSON.stringify(path)}`;
+    const archives = [await archiveAt(path)];
+    const nameOf = ([digest = '']: readonly string[]): string => {
+      if (fileIdentity(path) !== identity) throw changed(path);
+      this.#hashes = new Map(this.#hashes).set(identity, digest);
+      return keyOf('tarball', digest);
+    };
+    const { image } = await store.withoutDeleting(
+      async () =>
+        await store.withWorkDir(
+          async (workDir) => await store.unpack({ what, archives, limits, nameOf }, workDir, options),
+        ),
+    );
+    writeTarballHashes(this.#directory, this.#hashes ?? new Map());
+    return image.name;
   }
 
   async #sync(path: string): Promise<void> {

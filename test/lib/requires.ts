@@ -36,6 +36,9 @@ export type Requirement =
   | 'java'
   | 'go'
   | 'curl'
+  | 'rsync'
+  | 'skopeo'
+  | 'registry'
   | 'wrk'
   | 'netstat'
   | 'lsof';
@@ -114,6 +117,9 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   // Nobody installs these two for a test: they are large.
   java: () => succeeds('java', ['-version']),
   go: () => succeeds('go', ['version']),
+  rsync: () => succeeds('rsync', ['--version']),
+  skopeo: () => succeeds('skopeo', ['--version']),
+  registry: () => succeeds('docker-registry', ['--version']),
   curl: () => succeeds('curl', ['--version']),
   wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
   netstat: () => succeeds('netstat', ['--version']),

@@ -43,13 +43,15 @@ export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Se
 
 /** Formats what a store holds, one thing on a line. */
 function formatStore(view: StoreView, wasCleaned: boolean): string {
-  const { images, imageBytes, objects, objectBytes, apparentBytes, unusedObjects, unusedBytes } = view;
+  const { images, imageBytes, objects, objectBytes, apparentBytes, unusedObjects, unusedBytes, cacheBytes } =
+    view;
   const size = formatSizeRounded;
   const rows = [
     ['images', String(images), size(imageBytes)],
     ['objects', String(objects), size(objectBytes)],
     ['files of all images', '', size(apparentBytes)],
     [wasCleaned ? 'deleted objects' : 'objects of no image', String(unusedObjects), size(unusedBytes)],
+    [wasCleaned ? 'deleted cache of builds' : 'cache of builds', '', size(cacheBytes)],
     ...view.deletedImages.map((name) => [wasCleaned ? 'deleted image' : 'image of no guest', name, '']),
     ...view.faults.map(({ kind, name, detail }) => [kind, name, detail]),
   ];

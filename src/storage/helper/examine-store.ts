@@ -4,6 +4,7 @@ import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, unl
 import { join } from 'node:path';
 import { VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
+import { diskUsage } from './disk-usage.ts';
 import type { StoreFault, StoreResult, StoreTask } from './tasks.ts';
 
 const IMAGE = /^(.+)\.erofs$/;
@@ -51,7 +52,7 @@ export function examineStore(task: StoreTask, advance: () => void): StoreResult 
     if (!found.has(hash)) faults.push({ kind: 'object-missing', name: hash, detail: 'an image needs it' });
   }
   const { images, imageBytes, apparentBytes } = marks;
-  return { images, imageBytes, apparentBytes, ...totals, faults };
+  return { images, imageBytes, apparentBytes, ...totals, cacheBytes: diskUsage(task.cache).bytes, faults };
 }
 
 function readImages({ images }: StoreTask, faults: StoreFault[], advance: () => void): Marks {

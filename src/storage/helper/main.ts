@@ -22,7 +22,11 @@ import {
   type CaptureTask,
   HELPER_FD,
   type HelperLine,
+  type HelperProgress,
   type HelperTask,
+  type ImageResult,
+  type UnpackResult,
+  type UnpackTask,
 } from './tasks.ts';
 
 const PROGRESS_MS = 100;
@@ -34,18 +38,23 @@ function tell(line: HelperLine): void {
   writeSync(HELPER_FD.out, `${JSON.stringify(line)}\n`);
 }
 
-function advance(): void {
-  done++;
+/** Tells it about ten times a second. */
+function tellProgress(progress: HelperProgress): void {
+  done = progress.files;
   const nowMs = performance.now();
   if (nowMs - toldMs < PROGRESS_MS) return;
   toldMs = nowMs;
-  tell({ done });
+  tell({ done: progress });
+}
+
+function advance(): void {
+  tellProgress({ files: done + 1 });
 }
 
 function capture(task: CaptureTask): CaptureResult {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const known = task.base === undefined ? new Map() : readErofs(readFileSync(task.base)).inodes;
-  const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.isOurs);
+  const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.origin);
   const root = readTree(HELPER_FD.tree, {
     hostBase: task.hostBase,
     known,
@@ -61,10 +70,29 @@ function capture(task: CaptureTask): CaptureResult {
       'cannot import an archive: found that its files are not what was exported; need a whole archive',
     );
   }
+  const ownBytes = task.own === undefined ? 0 : diskUsage(task.own).bytes;
+  return { ...addImage(root, objects, task, machine), ownBytes, treeHash };
+}
+
+async function unpackImage(task: UnpackTask): Promise<UnpackResult> {
+  const { unpack } = await import('./unpack.ts');
+  const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+  const objects = new ObjectWriter(task.objects, task.staging, 'still');
+  const { tree, digests } = await unpack(task, objects, tellProgress);
+  return { ...addImage(tree.finish(), objects, { ...task, isDryRun: false }, machine), digests };
+}
+
+/** Writes an image, and unless it is a dry run the objects it speaks of. */
+function addImage(
+  root: ImageDirectory,
+  objects: ObjectWriter,
+  { image: path, isDryRun }: Pick<CaptureTask, 'image' | 'isDryRun'>,
+  machine: SideMachine,
+): ImageResult {
   const image = writeErofs(hideStore(root));
   const { totals } = objects;
-  writeFileSync(task.image, image, { flag: 'wx', mode: 0o400 });
-  if (!task.isDryRun) {
+  writeFileSync(path, image, { flag: 'wx', mode: 0o400 });
+  if (!isDryRun) {
     // The bytes of all objects at once, and of the image.
     sync(machine);
     objects.publish();
@@ -77,8 +105,6 @@ function capture(task: CaptureTask): CaptureResult {
     entries: done,
     newObjects: totals.objects,
     newBytes: totals.bytes,
-    ownBytes: task.own === undefined ? 0 : diskUsage(task.own).bytes,
-    treeHash,
     root: {
       mode: root.mode,
       uid: root.uid,
@@ -122,6 +148,8 @@ async function run(task: HelperTask): Promise<unknown> {
   switch (task.kind) {
     case 'capture':
       return capture(task);
+    case 'unpack':
+      return await unpackImage(task);
     case 'diff': {
       const { changesOf } = await import('../../spec/tree-changes.ts');
       const [before, after] = [task.before, task.after].map(

@@ -6,22 +6,37 @@ import { createHash, hash } from 'node:crypto';
 import {
   type BigIntStats,
   chmodSync,
+  closeSync,
   constants,
   copyFileSync,
+  fstatSync,
+  ftruncateSync,
   lchownSync,
   linkSync,
   mkdirSync,
+  openSync,
   readSync,
   renameSync,
   statSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
+import type { TreeOrigin } from './tasks.ts';
 
 /** What was added to the store. */
 export interface ObjectTotals {
   readonly objects: number;
   readonly bytes: number;
+}
+
+/** A file that was added. */
+export interface AddedFile {
+  /** sha256 of its bytes in hex. */
+  readonly object: string;
+  readonly size: number;
 }
 
 /** Nobody changes an object, and whoever may read it does so through an image. */
@@ -33,31 +48,66 @@ const PIECE_BYTES = 1024 * 1024;
 export class ObjectWriter {
   readonly #objects: string;
   readonly #staging: string | undefined;
-  readonly #isOurs: boolean;
+  readonly #origin: TreeOrigin;
   /** Hash to where its bytes are until they get their name. */
   readonly #pending = new Map<string, { readonly from: Buffer; readonly size: number }>();
   #piece: Buffer<ArrayBufferLike> = Buffer.alloc(0);
   #bytes = 0;
+  #begun = 0;
 
   /**
    * @param objects the object directory
    * @param staging an empty directory on the same file system; undefined: nothing is to be added, only counted
-   * @param isOurs the tree is of our own making and goes afterwards: its files become the objects, without a copy
    */
-  constructor(objects: string, staging: string | undefined, isOurs: boolean) {
+  constructor(objects: string, staging: string | undefined, origin: TreeOrigin) {
     this.#objects = objects;
     this.#staging = staging;
-    this.#isOurs = isOurs;
+    this.#origin = origin;
   }
 
-  /** Returns the hash of a file, whose bytes are in the store after `publish`. */
-  add(fd: number, stat: BigIntStats, path: string): string {
+  /** Returns the hash and the size of a file, whose bytes are in the store after `publish`. */
+  add(fd: number, stat: BigIntStats, path: string): AddedFile {
+    if (this.#origin === 'live') return this.#addCopy(fd);
     const size = Number(stat.size);
-    const hex = this.#hash(fd, size);
-    if (this.#pending.has(hex) || sizeOf(join(this.#objects, objectPath(hex))) === size) return hex;
-    this.#pending.set(hex, { from: this.#stage(fd, hex, path), size });
-    this.#bytes += size;
+    const object = this.#hash(fd, size);
+    if (this.#isNew(object, size)) this.#take(object, this.#stage(fd, object, path), size);
+    return { object, size };
+  }
+
+  /** Whatever is written to the file meanwhile: what is hashed is what is kept. */
+  #addCopy(from: number): AddedFile {
+    const copy = this.#fresh(`copy-${this.#begun++}`);
+    copyFileSync(`/proc/self/fd/${from}`, copy, constants.COPYFILE_FICLONE);
+    const fd = openSync(copy, 'r');
+    try {
+      const { size } = fstatSync(fd);
+      const object = this.#hash(fd, size);
+      chmodSync(copy, OBJECT_MODE);
+      if (this.#isNew(object, size)) this.#take(object, Buffer.from(copy), size);
+      else unlinkSync(copy);
+      return { object, size };
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Takes bytes as `add` does a file. */
+  addBytes(bytes: Buffer): string {
+    const hex = hash('sha256', bytes, 'hex');
+    if (!this.#isNew(hex, bytes.length)) return hex;
+    const path = this.#fresh(hex);
+    writeFileSync(path, bytes, { flag: 'wx', mode: OBJECT_MODE });
+    this.#take(hex, Buffer.from(path), bytes.length);
     return hex;
+  }
+
+  /** Begins a file whose bytes come piece by piece. */
+  begin(): FileInPieces {
+    const path = this.#fresh(`piece-${this.#begun++}`);
+    return new FileInPieces(path, (hex, size) => {
+      if (this.#isNew(hex, size)) this.#take(hex, Buffer.from(path), size);
+      else unlinkSync(path);
+    });
   }
 
   /** What `publish` will add. */
@@ -70,7 +120,7 @@ export class ObjectWriter {
     for (const [hex, { from, size }] of this.#pending) {
       const to = join(this.#objects, objectPath(hex));
       mkdirSync(join(to, '..'), { recursive: true, mode: 0o700 });
-      if (this.#isOurs) {
+      if (this.#origin === 'ours') {
         // Only now: its attributes have been read, and a file that changes hands loses its capabilities.
         lchownSync(from, 0, 0);
         chmodSync(from, OBJECT_MODE);
@@ -86,6 +136,20 @@ export class ObjectWriter {
     this.#pending.clear();
   }
 
+  #isNew(hex: string, size: number): boolean {
+    return !this.#pending.has(hex) && sizeOf(join(this.#objects, objectPath(hex))) !== size;
+  }
+
+  #take(hex: string, from: Buffer, size: number): void {
+    this.#pending.set(hex, { from, size });
+    this.#bytes += size;
+  }
+
+  #fresh(name: string): string {
+    if (this.#staging === undefined) throw new ReferenceError('no place for a file that is only counted');
+    return join(this.#staging, name);
+  }
+
   #hash(fd: number, size: number): string {
     const wanted = Math.min(size + 1, PIECE_BYTES);
     if (this.#piece.length < wanted) this.#piece = Buffer.allocUnsafeSlow(Math.max(wanted, 64 * 1024));
@@ -99,13 +163,51 @@ export class ObjectWriter {
 
   #stage(fd: number, hex: string, path: string): Buffer {
     if (this.#staging === undefined) return Buffer.alloc(0);
-    if (this.#isOurs) return Buffer.from(`/proc/self/fd/0/${path}`, 'latin1');
+    if (this.#origin === 'ours') return Buffer.from(`/proc/self/fd/0/${path}`, 'latin1');
     const copy = join(this.#staging, hex);
     copyFileSync(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);
     chmodSync(copy, OBJECT_MODE);
     return Buffer.from(copy);
   }
 }
+
+/** A file that comes piece by piece. */
+export class FileInPieces {
+  readonly #fd: number;
+  readonly #hash = createHash('sha256');
+  readonly #finish: (hex: string, size: number) => void;
+  #size = 0;
+
+  constructor(path: string, finish: (hex: string, size: number) => void) {
+    this.#fd = openSync(path, 'wx', OBJECT_MODE);
+    this.#finish = finish;
+  }
+
+  /** Takes the next bytes. */
+  write(bytes: Buffer): void {
+    this.#hash.update(bytes);
+    for (let at = 0; at < bytes.length; )
+      at += writeSync(this.#fd, bytes, at, bytes.length - at, this.#size + at);
+    this.#size += bytes.length;
+  }
+
+  /** Zeros, which take no room. */
+  skip(count: number): void {
+    for (let left = count; left > 0; left -= ZEROS.length) this.#hash.update(ZEROS.subarray(0, left));
+    this.#size += count;
+  }
+
+  /** Returns the hash of the file, which is whole now. */
+  end(): string {
+    ftruncateSync(this.#fd, this.#size);
+    closeSync(this.#fd);
+    const hex = this.#hash.digest('hex');
+    this.#finish(hex, this.#size);
+    return hex;
+  }
+}
+
+const ZEROS = Buffer.alloc(PIECE_BYTES);
 
 function sizeOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.size;

@@ -15,11 +15,12 @@ import { StateError } from '../../base/errors.ts';
 import type { ImageDirectory, ImageNode, InodeAttributes, Xattr } from '../../spec/image-tree.ts';
 import { isWhiteout } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
+import type { AddedFile } from './object-writer.ts';
 import { shiftXattr } from './shift-ids.ts';
 import { readXattrs } from './xattrs.ts';
 
-/** What a file becomes: given its open descriptor, and its path relative to the tree's root in latin1. */
-export type AddFile = (fd: number, stat: BigIntStats, path: string) => string;
+/** Adds a file to the store: given its open descriptor, and its path relative to the tree's root in latin1. */
+export type AddFile = (fd: number, stat: BigIntStats, path: string) => AddedFile;
 
 /** How a tree is read. */
 export interface TreeOptions {
@@ -124,8 +125,7 @@ class TreeReader {
     const same = this.#sameAsKnown(stat);
     if (same) return { ...base, as: same, finish: () => same };
     if (stat.isFile()) {
-      const object = this.#addFile(at, stat, path);
-      const size = Number(stat.size);
+      const { object, size } = this.#addFile(at, stat, path);
       const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
       return { ...base, finish: (attributes) => ({ ...attributes, kind: 'file', size, content }) };
     }
@@ -156,8 +156,8 @@ class TreeReader {
     return stat.ctimeNs === time && stat.mtimeNs === time ? node : undefined;
   }
 
-  #addFile(at: Buffer, stat: BigIntStats, path: string): string {
-    if (stat.size === 0n) return '';
+  #addFile(at: Buffer, stat: BigIntStats, path: string): AddedFile {
+    if (stat.size === 0n) return { object: '', size: 0 };
     // It is a regular file, so opening it waits for nobody.
     const fd = openSync(at, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {

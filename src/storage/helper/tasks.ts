@@ -32,8 +32,7 @@ export interface CaptureTask {
   readonly base: string | undefined;
   /** Ids from here on are counted from it. */
   readonly hostBase: number;
-  /** The tree is of our own making and goes afterwards. */
-  readonly isOurs: boolean;
+  readonly origin: TreeOrigin;
   /** A directory whose bytes on disk are counted. */
   readonly own: string | undefined;
   /** Nothing is written but the answer. */
@@ -43,8 +42,39 @@ export interface CaptureTask {
   readonly expected: string | undefined;
 }
 
-/** What a capture did. */
-export interface CaptureResult {
+/**
+ * Whose the tree is: `ours`, of our own making, and its files become objects without a copy; `still`, nobody writes it
+ * now; `live`: somebody may.
+ */
+export type TreeOrigin = 'ours' | 'still' | 'live';
+
+/** Unpacks archives over each other into an image. */
+export interface UnpackTask {
+  readonly kind: 'unpack';
+  readonly objects: string;
+  readonly staging: string;
+  readonly image: string;
+  readonly archives: readonly Archive[];
+  /** They are layers of an OCI image. */
+  readonly hasWhiteouts: boolean;
+  /** Bytes that all archives together may have when they are decompressed. */
+  readonly maxBytes: number;
+  readonly maxEntries: number;
+}
+
+/** What an archive's bytes have to be. */
+export interface Archive {
+  /** For messages. */
+  readonly name: string;
+  /** What is left to be undone of its compression. */
+  readonly compression: 'gzip' | 'zstd' | undefined;
+  /** sha256 in hex of the bytes as they come, and of those decompressed, where they are known before. */
+  readonly digest?: string | undefined;
+  readonly plainDigest?: string | undefined;
+}
+
+/** What an image that was made is, and what it took. */
+export interface ImageResult {
   /** sha256 of the image in hex. */
   readonly imageHash: string;
   readonly imageBytes: number;
@@ -52,12 +82,22 @@ export interface CaptureResult {
   /** What the store did not have before. */
   readonly newObjects: number;
   readonly newBytes: number;
+  /** Of the tree's root, which an overlay shows from its upper layer. */
+  readonly root: RootAttributes;
+}
+
+/** What a capture did. */
+export interface CaptureResult extends ImageResult {
   /** Bytes on disk of `own`. */
   readonly ownBytes: number;
   /** sha256 of the tree's listing (spec/tree-listing.ts). */
   readonly treeHash: string;
-  /** Of the tree's root, which an overlay shows from its upper layer. */
-  readonly root: RootAttributes;
+}
+
+/** What unpacking did. */
+export interface UnpackResult extends ImageResult {
+  /** sha256 in hex of each archive as it is stored. */
+  readonly digests: readonly string[];
 }
 
 /** Attributes of a root directory, ids counted from 0. */
@@ -173,6 +213,7 @@ export interface StoreTask {
   readonly kind: 'gc' | 'check' | 'stat';
   readonly objects: string;
   readonly images: string;
+  readonly cache: string;
   /** `gc` only says what it would do. */
   readonly isDryRun: boolean;
 }
@@ -188,6 +229,8 @@ export interface StoreResult {
   /** Objects of no image. */
   readonly unusedObjects: number;
   readonly unusedBytes: number;
+  /** Bytes on disk of what was fetched for images. */
+  readonly cacheBytes: number;
   readonly faults: readonly StoreFault[];
 }
 
@@ -206,17 +249,26 @@ export interface TaskResults {
   readonly diff: DiffResult;
   readonly spool: SpoolResult;
   readonly usage: UsageResult;
+  readonly unpack: UnpackResult;
   readonly gc: StoreResult;
   readonly check: StoreResult;
   readonly stat: StoreResult;
 }
 
 /** A task. */
-export type HelperTask = CaptureTask | DiffTask | ExportTask | SpoolTask | StoreTask | UsageTask;
+export type HelperTask = CaptureTask | DiffTask | ExportTask | UnpackTask | SpoolTask | StoreTask | UsageTask;
+
+/** How far a task is. */
+export interface HelperProgress {
+  readonly files: number;
+  /** Of archives. */
+  readonly readBytes?: number;
+  readonly totalBytes?: number;
+}
 
 /** A line of descriptor 1, as JSON: how far it is, and at last what came of it. */
 export type HelperLine =
-  | { readonly done: number }
+  | { readonly done: HelperProgress }
   | { readonly result: unknown }
   | {
       readonly error: {

@@ -1,0 +1,141 @@
+/**
+ * Images of what is no template: trees of the host and of other hosts, and OCI images. Each is named by what it holds, so
+ * that nobody needs it when no guest does.
+ */
+import { createHash } from 'node:crypto';
+import { mkdirSync, realpathSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { UserError } from '../base/errors.ts';
+import type { ImageConfig } from '../spec/oci-image.ts';
+import { runContained } from './contained-command.ts';
+import type { HelperOptions } from './helper-process.ts';
+import { ociImageName } from './image-names.ts';
+import type { ImageStore, StoredImage } from './image-store.ts';
+import { openOneMount, type StorageMachine } from './machine.ts';
+import { fetchImage, localLayout, type OciSource } from './oci-fetch.ts';
+import { readOciImage } from './oci-layout.ts';
+import { DEFAULT_IMPORT_LIMITS } from './tarball.ts';
+
+/** What an image is made of. */
+export type ImageSource =
+  /** A tree of the host as it is now, without what is mounted in it. */
+  | { readonly kind: 'directory'; readonly path: string }
+  | RsyncSource
+  | ({ readonly kind: 'oci' } & OciSource);
+
+/** What rsync copies: `/PATH`, `HOST:PATH` or `USER@HOST:PATH`, with options beside ours. */
+export interface RsyncSource {
+  readonly kind: 'rsync';
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+/** An image, and what it says itself of how it is run. */
+export interface SourceImage {
+  readonly image: StoredImage;
+  readonly config: ImageConfig | undefined;
+}
+
+/** What rsync needs to make a tree of all owners: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, MKNOD, SETFCAP. */
+const RSYNC_CAPABILITIES = [0, 1, 2, 3, 4, 27, 31] as const;
+
+/**
+ * Makes an image. To be called within `store.withoutDeleting`, until somebody needs it.
+ *
+ * @throws UserError directory-missing, invalid-image, image-not-found, invalid-archive, foreign-owner; StateError
+ *   cancelled, tool-missing, tool-failed, digest-mismatch, store-full
+ */
+export async function makeImage(
+  machine: StorageMachine,
+  store: ImageStore,
+  source: ImageSource,
+  options: HelperOptions,
+): Promise<SourceImage> {
+  if (source.kind === 'oci') return await unpackOci(machine, store, source, options);
+  const path =
+    source.kind === 'directory' ? source.path : await copyWithRsync(machine, store, source, options);
+  options.onStep?.('read files');
+  return { image: await captureDirectory(store, path, options), config: undefined };
+}
+
+async function captureDirectory(
+  store: ImageStore,
+  path: string,
+  options: HelperOptions,
+): Promise<StoredImage> {
+  const what = `make an image of directory ${JSON.stringify(path)}`;
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true)
+    throw new UserError('directory-missing', `cannot ${what}: found no such directory`);
+  const real = realpathSync.native(path);
+  const captured = await store.withWorkDir(
+    async (workDir) =>
+      await store.capture({ what, openTree: (p) => openOneMount(p, real), origin: 'live' }, workDir, options),
+  );
+  return captured.image;
+}
+
+/** The tree stays in the cache, so that only what has changed is copied the next time, or was not yet. */
+async function copyWithRsync(
+  machine: StorageMachine,
+  store: ImageStore,
+  { source, options: more }: RsyncSource,
+  options: HelperOptions,
+): Promise<string> {
+  const id = createHash('sha256')
+    .update(JSON.stringify([source, more]))
+    .digest('hex')
+    .slice(0, 32);
+  const directory = join(store.cache, `rsync-${id}`);
+  const tree = join(directory, 'tree');
+  mkdirSync(tree, { recursive: true, mode: 0o700 });
+  options.onStep?.(`copy ${source}`);
+  await runContained(
+    machine,
+    {
+      what: `copy ${JSON.stringify(source)}`,
+      argv: [
+        '/usr/bin/rsync',
+        '-aHAXSx',
+        '--numeric-ids',
+        '--delete',
+        // The overlay's own marks, which are no part of a file.
+        '--filter=-x trusted.*',
+        ...more,
+        '--',
+        source.endsWith('/') ? source : `${source}/`,
+        `${tree}/`,
+      ],
+      directory,
+      capabilities: RSYNC_CAPABILITIES,
+      package: 'rsync',
+    },
+    options,
+  );
+  return tree;
+}
+
+async function unpackOci(
+  machine: StorageMachine,
+  store: ImageStore,
+  source: OciSource,
+  options: HelperOptions,
+): Promise<SourceImage> {
+  const { reference } = source;
+  const local = localLayout(reference);
+  if (local === undefined) options.onStep?.(`fetch ${reference}`);
+  const layout = local ?? (await fetchImage(machine, source, join(store.cache, 'oci'), options));
+  const { manifestSha256, config, archives } = await readOciImage(layout, source.platform);
+  const name = ociImageName(manifestSha256);
+  const known = store.find(name);
+  if (known) return { image: known, config };
+  options.onStep?.('unpack layers');
+  const request = {
+    what: `unpack image ${JSON.stringify(reference)}`,
+    nameOf: () => name,
+    archives,
+    hasWhiteouts: true,
+    limits: DEFAULT_IMPORT_LIMITS,
+  };
+  const { image } = await store.withWorkDir(async (workDir) => await store.unpack(request, workDir, options));
+  return { image, config };
+}

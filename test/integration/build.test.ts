@@ -1,0 +1,485 @@
+/** Guests built by every method, of real archives, trees, images and registries; and what a build that fails leaves. */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { eventually, type Instance, withInstance } from '../lib/instance.ts';
+import { unmet } from '../lib/requires.ts';
+import { type Member, tar } from '../lib/tar-writer.ts';
+
+const NEEDS = ['root', 'cgroup2', 'overlay', 'userns', 'busybox'] as const;
+
+/** A root that can run things. */
+function busyboxRoot(): readonly Member[] {
+  const path = ['/bin/busybox', '/usr/bin/busybox'].find((one) => existsSync(one)) ?? '';
+  return [
+    ...['bin/', 'etc/', 'proc/', 'sys/', 'dev/', 'run/', 'tmp/', 'srv/'].map((name) => ({
+      name,
+      type: 'directory' as const,
+      mode: 0o755,
+    })),
+    { name: 'bin/busybox', content: readFileSync(path), mode: 0o755 },
+    { name: 'bin/sh', type: 'symlink', linkName: 'busybox' },
+    { name: 'etc/passwd', content: 'root:x:0:0:root:/:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n' },
+    { name: 'etc/group', content: 'root:x:0:\nweb:x:33:\n' },
+    { name: 'srv/old', content: 'old' },
+    { name: 'srv/keep', content: 'keep', uid: 33, gid: 33 },
+  ];
+}
+
+/** What is left in the store of what was begun. */
+function halfMade(v: Instance): readonly string[] {
+  const store = join(v.root, 'lib/store/default');
+  return existsSync(store) ? readdirSync(store).filter((name) => name.startsWith('new-')) : [];
+}
+
+async function inside(v: Instance, name: string, script: string): Promise<string> {
+  await v.ok(['start', name]);
+  const text = await v.ok(['exec', name, '/bin/busybox', 'sh', '-c', script]);
+  await v.ok(['stop', '-t', '0', name]);
+  return text;
+}
+
+interface Layer {
+  readonly members: readonly Member[];
+  readonly compression?: 'gzip' | 'zstd';
+}
+
+interface ImageOptions {
+  readonly config?: object;
+  readonly platforms?: readonly string[];
+  /** Spoils the descriptor of a layer or what the configuration says of it. */
+  readonly spoil?: 'digest' | 'diffId' | 'missing';
+}
+
+/** Writes an OCI layout. */
+function writeLayout(directory: string, layers: readonly Layer[], options: ImageOptions = {}): void {
+  mkdirSync(join(directory, 'blobs/sha256'), { recursive: true });
+  writeFileSync(join(directory, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
+  const blob = (mediaType: string, bytes: Buffer): { mediaType: string; digest: string; size: number } => {
+    const digest = createHash('sha256').update(bytes).digest('hex');
+    writeFileSync(join(directory, 'blobs/sha256', digest), bytes);
+    return { mediaType, digest: `sha256:${digest}`, size: bytes.length };
+  };
+  const json = (mediaType: string, value: object): ReturnType<typeof blob> =>
+    blob(mediaType, Buffer.from(JSON.stringify(value)));
+  const made = layers.map(({ members, compression }) => {
+    const plain = tar(members);
+    const suffix = compression === undefined ? '' : `+${compression}`;
+    const bytes = { gzip: gzipSync, zstd: zstdCompressSync, none: (same: Buffer) => same }[
+      compression ?? 'none'
+    ](plain);
+    const descriptor = blob(`application/vnd.oci.image.layer.v1.tar${suffix}`, bytes);
+    const path = join(directory, 'blobs', descriptor.digest.replace(':', '/'));
+    if (options.spoil === 'digest') writeFileSync(path, Buffer.concat([bytes, Buffer.alloc(1024)]));
+    if (options.spoil === 'missing') rmSync(path);
+    const diffId =
+      options.spoil === 'diffId' ? '0'.repeat(64) : createHash('sha256').update(plain).digest('hex');
+    return { descriptor, diffId: `sha256:${diffId}` };
+  });
+  const manifests = (options.platforms ?? ['amd64']).map((architecture) => {
+    const config = json('application/vnd.oci.image.config.v1+json', {
+      os: 'linux',
+      architecture,
+      config: { Env: [`ARCH=${architecture}`], Cmd: ['/bin/busybox', 'sleep', '1000'], ...options.config },
+      rootfs: { type: 'layers', diff_ids: made.map(({ diffId }) => diffId) },
+    });
+    const manifest = json('application/vnd.oci.image.manifest.v1+json', {
+      schemaVersion: 2,
+      config,
+      layers: made.map(({ descriptor }) => descriptor),
+    });
+    return { ...manifest, platform: { os: 'linux', architecture } };
+  });
+  const [first] = manifests;
+  const top =
+    manifests.length === 1
+      ? first
+      : json('application/vnd.oci.image.index.v1+json', { schemaVersion: 2, manifests });
+  const annotations = { 'org.opencontainers.image.ref.name': 'it' };
+  writeFileSync(
+    join(directory, 'index.json'),
+    JSON.stringify({ schemaVersion: 2, manifests: [{ ...top, annotations }] }),
+  );
+}
+
+const UPPER: Layer = {
+  compression: 'zstd',
+  members: [
+    { name: 'srv/.wh.old' },
+    { name: 'srv/again', type: 'hardlink', linkName: 'srv/keep' },
+    { name: 'opt/new', content: 'new', pax: { 'SCHILY.xattr.user.note': 'kept' } },
+  ],
+};
+const LAYERS: readonly Layer[] = [{ members: busyboxRoot(), compression: 'gzip' }, UPPER];
+const ARCHITECTURE = process.arch === 'arm64' ? 'arm64' : 'amd64';
+
+describe('build', { skip: unmet(...NEEDS) }, () => {
+  test('of archives, trees, and other guests, in the words of both', async () => {
+    await withInstance(async (v) => {
+      const archive = join(v.scratch, 'root.tar.gz');
+      writeFileSync(archive, gzipSync(tar(busyboxRoot())));
+      const command = ['--command', '/bin/busybox sleep 1000'];
+      assert.equal(
+        await v.ok(['build', 'a', '-m', 'template', ...command, '--', '-t', 'root.tar.gz'], {
+          cwd: v.scratch,
+        }),
+        'a\n',
+      );
+      assert.equal(await inside(v, 'a', 'cat /srv/old'), 'old');
+      const original = [
+        'b',
+        'build',
+        '-m',
+        'template',
+        '--context',
+        '4321',
+        '--hostname',
+        'b.example.com',
+        '--initstyle',
+        'fake',
+        ...command,
+      ];
+      await v.ok([
+        ...original,
+        '--interface',
+        'eth0=lo:10.98.7.6/24',
+        '--flags',
+        'fakeinit,virt_mem',
+        '--',
+        '-t',
+        archive,
+        '-d',
+        'tiny',
+      ]);
+      const b = JSON.parse(await v.ok(['inspect', 'b'])) as readonly {
+        xid: number;
+        hostname: string;
+        init: string;
+        labels: object;
+      }[];
+      const { xid, hostname, init, labels } = b[0] ?? {};
+      assert.deepEqual(
+        { xid, hostname, init, labels },
+        { xid: 4321, hostname: 'b.example.com', init: 'fake', labels: { distribution: 'tiny' } },
+      );
+      assert.match(readFileSync(join(v.root, 'etc/guests/b.yaml'), 'utf8'), /10\.98\.7\.6\/24/);
+
+      // A tree as it is, without what is mounted in it or lies behind its links.
+      const tree = join(v.scratch, 'tree');
+      mkdirSync(tree);
+      assert.equal(spawnSync('tar', ['-C', tree, '-xzf', archive]).status, 0);
+      symlinkSync('/etc/shadow', join(tree, 'srv/out'));
+      await v.ok(['build', 'c', '-m', 'directory', ...command, '--', '-s', tree]);
+      writeFileSync(join(tree, 'srv/old'), 'changed since');
+      assert.equal(
+        await inside(
+          v,
+          'c',
+          'cat /srv/old; /bin/busybox stat -c %u:%g /srv/keep; /bin/busybox readlink /srv/out',
+        ),
+        'old33:33\n/etc/shadow\n',
+      );
+
+      await v.ok(['build', 'd', '-m', 'clone', '--hostname', 'dee', '--', '-s', 'a']);
+      assert.equal(await inside(v, 'd', 'cat /srv/old; /bin/busybox hostname'), 'olddee\n');
+
+      await v.ok(['build', 'e', '-m', 'skeleton']);
+      assert.match(readFileSync(join(v.root, 'etc/guests/e.yaml'), 'utf8'), /^template: skeleton$/m);
+      await v.ok(['build', 'f', '-m', 'host', '--command', 'sleep 1000']);
+      assert.deepEqual(halfMade(v), []);
+    });
+  });
+
+  test('--force replaces a stopped guest when the new image is there, and not before', async () => {
+    await withInstance(async (v) => {
+      const [archive, broken] = [join(v.scratch, 'root.tar'), join(v.scratch, 'broken.tar')];
+      writeFileSync(archive, tar(busyboxRoot()));
+      writeFileSync(broken, tar(busyboxRoot()).subarray(0, 100_000));
+      const build = (...words: readonly string[]): readonly string[] => [
+        'build',
+        'a',
+        '-m',
+        'template',
+        '--command',
+        '/bin/busybox sleep 1000',
+        ...words,
+      ];
+      await v.ok(build('--', '-t', archive));
+      await v.ok(['start', 'a']);
+      await v.ok(['exec', 'a', '/bin/busybox', 'touch', '/srv/mine']);
+      assert.match(
+        (await v.run(build('--', '-t', archive))).stderr,
+        /found one of that name; need another name, or --force/,
+      );
+      assert.match(
+        (await v.run(build('--force', '--', '-t', archive))).stderr,
+        /found one of that name running/,
+      );
+      await v.ok(['stop', '-t', '0', 'a']);
+      const failed = await v.run(build('--force', '--', '-t', broken));
+      assert.deepEqual(
+        [failed.code, /need a whole tar archive/.test(failed.stderr)],
+        [2, true],
+        failed.stderr,
+      );
+      assert.equal(await inside(v, 'a', 'ls /srv | /bin/busybox grep -c mine'), '1\n');
+      await v.ok(build('--force', '--', '-t', archive));
+      assert.equal(await inside(v, 'a', 'ls /srv | /bin/busybox grep -c mine || true'), '0\n');
+      assert.deepEqual(halfMade(v), []);
+    });
+  });
+
+  test('of an OCI layout: layers, whiteouts, links and attributes; what the image says of running it', async () => {
+    await withInstance(async (v) => {
+      const layout = join(v.scratch, 'layout');
+      const config = {
+        Entrypoint: ['/bin/busybox'],
+        Cmd: ['sleep', '1000'],
+        Env: ['PATH=/bin', 'COLOUR=blue'],
+        WorkingDir: '/srv',
+        User: 'web',
+        StopSignal: 'SIGKILL',
+        Labels: { team: 'web', note: 'image' },
+        Healthcheck: { Test: ['CMD-SHELL', 'true'], Interval: 1_000_000_000, Retries: 2 },
+      };
+      writeLayout(layout, LAYERS, { config, platforms: ['s390x', ARCHITECTURE] });
+      await v.ok([
+        'build',
+        'a',
+        '-m',
+        'oci',
+        '-e',
+        'COLOUR=red',
+        '--label',
+        'note=mine',
+        '--',
+        `${layout}:it`,
+      ]);
+      await v.ok(['start', 'a']);
+      const run = async (script: string): Promise<string> =>
+        await v.ok(['exec', 'a', '/bin/busybox', 'sh', '-c', script]);
+      assert.equal(
+        await run('echo $COLOUR; pwd; /bin/busybox id -u; ls /srv'),
+        'red\n/srv\n33\nagain\nkeep\n',
+      );
+      assert.equal(
+        await run(
+          '/bin/busybox stat -c "%h %u %i" /srv/keep /srv/again | /bin/busybox uniq | /bin/busybox cut -d " " -f 1,2',
+        ),
+        '2 33\n',
+      );
+      const [guest] = JSON.parse(await v.ok(['inspect', 'a'])) as readonly {
+        command: readonly string[];
+        labels: object;
+        stop: object;
+        health: { test?: readonly string[] };
+      }[];
+      assert.deepEqual(guest?.command, ['/bin/busybox', 'sleep', '1000']);
+      assert.deepEqual(guest?.labels, { team: 'web', note: 'mine' });
+      assert.match(readFileSync(join(v.root, 'etc/guests/a.yaml'), 'utf8'), /retries: 2/);
+
+      // Once more from what is there, and for another platform.
+      await v.ok(['build', 'b', '-m', 'oci', '--', layout]);
+      await v.ok(['build', 'c', '-m', 'oci', '--', `oci:${layout}:it`, '--platform', 'linux/s390x']);
+      assert.match(readFileSync(join(v.root, 'etc/guests/c.yaml'), 'utf8'), /ARCH|COLOUR: blue/);
+      const other = await v.run(['build', 'd', '-m', 'oci', '--', layout, '--platform', 'linux/riscv64']);
+      assert.match(other.stderr, /found it for linux\/s390x, linux\/(?:amd64|arm64); need linux\/riscv64/);
+      const unnamed = await v.run(['build', 'd', '-m', 'oci', '--', `${layout}:other`]);
+      assert.match(unnamed.stderr, /found it; need one named "other"/);
+      assert.deepEqual(halfMade(v), []);
+    });
+  });
+
+  test('an image that is not what its digests say is refused, and nothing is left of it', async () => {
+    await withInstance(async (v) => {
+      const hostile: readonly (readonly [RegExp, readonly Layer[], ImageOptions])[] = [
+        [/found sha256:[\da-f]{64} in it; need sha256/, LAYERS, { spoil: 'digest' }],
+        [/found sha256:[\da-f]{64} in it; need sha256:0{64}/, LAYERS, { spoil: 'diffId' }],
+        [/found no ".*"; need an OCI layout that is whole/, LAYERS, { spoil: 'missing' }],
+        [/found "\.\." in/, [...LAYERS, { members: [{ name: '../../etc/pwned', content: 'x' }] }], {}],
+        [/found owner 70000:0/, [{ members: [...busyboxRoot(), { name: 'etc/x', uid: 70_000 }] }], {}],
+        [
+          /is no file before it/,
+          [...LAYERS, { members: [{ name: 'x', type: 'hardlink', linkName: '/etc/shadow' }] }],
+          {},
+        ],
+      ];
+      for (const [i, [message, layers, options]] of hostile.entries()) {
+        const layout = join(v.scratch, `layout-${i}`);
+        writeLayout(layout, layers, { platforms: [ARCHITECTURE], ...options });
+        const { code, stderr } = await v.run(['build', 'a', '-m', 'oci', '--', layout]);
+        assert.notEqual(code, 0);
+        assert.match(stderr, message);
+      }
+      assert.deepEqual(halfMade(v), []);
+      assert.equal(await v.ok(['list', '--all', '--quiet']), '');
+      const store = JSON.parse(await v.ok(['store', 'check', '--json'])) as {
+        images: number;
+        objects: number;
+      };
+      assert.deepEqual([store.images, store.objects], [0, 0]);
+    });
+  });
+
+  test('an interrupted build leaves nothing, and neither does one whose vserverd is killed', async () => {
+    await withInstance(async (v) => {
+      // Zeros that are in no archive, and take long to be hashed.
+      const hole = { 'GNU.sparse.size': String(50 * 1024 ** 3), 'GNU.sparse.map': '0,0' };
+      const [endless, archive] = [join(v.scratch, 'endless.tar'), join(v.scratch, 'root.tar')];
+      writeFileSync(endless, tar([...busyboxRoot(), { name: 'srv/hole', pax: hole }]));
+      writeFileSync(archive, tar(busyboxRoot()));
+      const words = ['build', 'a', '-m', 'template', '--command', '/bin/busybox true', '--', '-t', endless];
+      const begun = async (): Promise<true> =>
+        await eventually('a build is in the making', () => (halfMade(v).length > 0 ? true : undefined));
+      await v.ok(['daemon', 'start']);
+      const client = v.spawn(words);
+      const ended = new Promise((done) => client.once('exit', done));
+      await begun();
+      client.kill('SIGINT');
+      await ended;
+      await eventually('nothing half-made', () => (halfMade(v).length === 0 ? true : undefined));
+      assert.equal(await v.ok(['list', '--all', '--quiet']), '');
+
+      const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as {
+        vserverdPid: number;
+      };
+      const other = v.spawn(words);
+      const otherEnded = new Promise((done) => other.once('exit', done));
+      await begun();
+      process.kill(vserverdPid, 'SIGKILL');
+      await otherEnded;
+      await eventually('nothing half-made', async () => {
+        const { code } = await v.run(['list', '--all', '--quiet']);
+        return code === 0 && halfMade(v).length === 0 ? true : undefined;
+      });
+      await v.ok([...words.slice(0, -1), archive]);
+      await v.ok(['store', 'check']);
+    });
+  });
+});
+
+describe('build with rsync', { skip: unmet(...NEEDS, 'rsync') }, () => {
+  test('copies what has changed, and what there is no more goes', async () => {
+    await withInstance(async (v) => {
+      const tree = join(v.scratch, 'tree');
+      mkdirSync(tree);
+      const archive = join(v.scratch, 'root.tar');
+      writeFileSync(archive, tar(busyboxRoot()));
+      assert.equal(spawnSync('tar', ['-C', tree, '-xf', archive]).status, 0);
+      const command = ['--command', '/bin/busybox sleep 1000'];
+      await v.ok(['build', 'a', '-m', 'rsync', ...command, '--', '-s', tree, '-o', '--exclude=/tmp']);
+      rmSync(join(tree, 'srv/old'));
+      writeFileSync(join(tree, 'srv/new'), 'new');
+      await v.ok(['build', 'b', '-m', 'rsync', ...command, '--', '-s', tree, '-o', '--exclude=/tmp']);
+      assert.equal(await inside(v, 'a', 'ls /srv; cat /srv/old'), 'keep\nold\nold');
+      assert.equal(await inside(v, 'b', 'ls /srv; /bin/busybox stat -c %u /srv/keep'), 'keep\nnew\n33\n');
+      const failed = await v.run([
+        'build',
+        'c',
+        '-m',
+        'rsync',
+        ...command,
+        '--',
+        '-s',
+        join(v.scratch, 'nowhere'),
+      ]);
+      assert.match(failed.stderr, /found exit code 23 of \/usr\/bin\/rsync/);
+      const before = JSON.parse(await v.ok(['store', 'stat', '--json'])) as { cacheBytes: number };
+      await v.ok(['store', 'gc']);
+      const after = JSON.parse(await v.ok(['store', 'stat', '--json'])) as { cacheBytes: number };
+      assert.ok(
+        before.cacheBytes > 500_000 && after.cacheBytes === 0,
+        `${before.cacheBytes} ${after.cacheBytes}`,
+      );
+      assert.equal(await inside(v, 'b', 'cat /srv/new'), 'new');
+    });
+  });
+});
+
+describe('build from a registry and from archives of images', {
+  skip: unmet(...NEEDS, 'skopeo', 'registry'),
+}, () => {
+  test('fetches what is not there yet', async () => {
+    await withInstance(async (v) => {
+      const layout = join(v.scratch, 'layout');
+      // Docker's own format knows no zstd.
+      writeLayout(layout, [...LAYERS.slice(0, 1), { ...UPPER, compression: 'gzip' }], {
+        platforms: [ARCHITECTURE],
+      });
+      const skopeo = (...args: readonly string[]): void => {
+        const { status, stderr } = spawnSync('skopeo', ['--insecure-policy', ...args], { encoding: 'utf8' });
+        assert.equal(status, 0, stderr);
+      };
+      const [docker, oci] = [join(v.scratch, 'docker.tar'), join(v.scratch, 'oci.tar')];
+      skopeo('copy', `oci:${layout}:it`, `docker-archive:${docker}:it:1`);
+      skopeo('copy', `oci:${layout}:it`, `oci-archive:${oci}:it`);
+      await v.ok(['build', 'a', '-m', 'oci', '--', `docker-archive:${docker}`]);
+      await v.ok(['build', 'b', '-m', 'oci', '--', `oci-archive:${oci}:it`]);
+      for (const name of ['a', 'b']) assert.equal(await inside(v, name, 'ls /srv'), 'again\nkeep\n');
+
+      const port = 20_000 + (process.pid % 10_000);
+      const registry = join(v.scratch, 'registry');
+      const config = join(v.scratch, 'registry.yml');
+      writeFileSync(
+        config,
+        `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${registry}\nhttp:\n  addr: 127.0.0.1:${port}\n`,
+      );
+      const server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
+      try {
+        const image = `127.0.0.1:${port}/it:1`;
+        await eventually('the registry listens', () => {
+          const { status } = spawnSync('skopeo', [
+            '--insecure-policy',
+            'copy',
+            '--dest-tls-verify=false',
+            `oci:${layout}:it`,
+            `docker://${image}`,
+          ]);
+          return status === 0 ? true : undefined;
+        });
+        const words = ['-m', 'oci', '--', '--tls-verify=false', image];
+        await v.ok(['build', 'c', ...words], { timeoutMs: 60_000 });
+        assert.equal(await inside(v, 'c', 'ls /srv'), 'again\nkeep\n');
+        // What was fetched is not fetched again.
+        const blobs = join(v.root, 'lib/store/default/cache/oci/blobs/sha256');
+        // Manifests are written anew.
+        const layers = (): readonly bigint[] =>
+          readdirSync(blobs)
+            .map((name) => statSync(join(blobs, name), { bigint: true }))
+            .filter(({ size }) => size > 100_000n)
+            .map(({ ino }) => ino)
+            .toSorted();
+        const before = layers();
+        assert.ok(before.length > 0);
+        await v.ok(['build', 'd', ...words], { timeoutMs: 60_000 });
+        assert.deepEqual(layers(), before);
+        const missing = await v.run([
+          'build',
+          'e',
+          '-m',
+          'oci',
+          '--',
+          '--tls-verify=false',
+          `127.0.0.1:${port}/other:1`,
+        ]);
+        assert.match(missing.stderr, /cannot fetch image .*: found exit code 1 of \/usr\/bin\/skopeo/);
+      } finally {
+        server.kill();
+      }
+      assert.deepEqual(halfMade(v), []);
+    });
+  });
+});
