@@ -351,9 +351,10 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     options: BUILD,
     examples: [
       ['vserver build web -m template -- -t debian.tar.zst', 'from an archive'],
+      ['vserver build web -m oci -- docker.io/library/nginx:1.27', 'from a registry'],
       [
-        'vserver web build -m template --hostname web.example.com --interface eth0:10.0.0.5/24 -- -t debian.tar -d bookworm',
-        'the same as Linux-VServer has it',
+        'vserver web build -m template --interface eth0:10.0.0.5/24 -- -t debian.tar -d bookworm',
+        'in the words of Linux-VServer',
       ],
       ['vserver build web2 -m clone -- -s web', 'once more'],
     ],

@@ -264,7 +264,7 @@ describe('errors', () => {
       ],
       [
         'template: debian\ncommand: [sh]\n',
-        'web.yaml:1:11: cannot use "debian" as "template"; need "host", "busybox", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive',
+        'web.yaml:1:11: cannot use "debian" as "template"; need "host", "busybox", "skeleton", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive',
       ],
       ['template: busybox\n', 'web.yaml:1:1: missing key "command"; need a command with init: fake'],
       [
