@@ -10,9 +10,12 @@ import { formatSizeRounded } from '../base/units.ts';
 import { DEFAULT_CAPABILITIES } from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { LIMIT_ROW_SPECS, type LimitRowSpec } from '../resources/limit-rows.ts';
+import { parseProcStatus } from '../spec/proc-status.ts';
 import { findBusybox } from '../storage/busybox.ts';
 import { sizeOf } from '../sys/abi.ts';
+import { readIfThere } from '../sys/files.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
+import { type Guest, isActive } from './guest.ts';
 import type { Finding, Host } from './host.ts';
 import { planCgroups, planIdMaps } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
@@ -374,6 +377,7 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
       ...optional,
     },
     { name: 'busybox', ...checkBusybox(), ...optional },
+    { name: 'guests taken over', ...checkTakenOver(registry), ...optional },
     { name: 'free xids', ok: free > 0, detail: `${free} of ${XID_MAX - XID_MIN + 1}`, isRequired: true },
     {
       name: 'disk space',
@@ -382,6 +386,24 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
       ...optional,
     },
   ];
+}
+
+/**
+ * Guests that a former syscalld started: the kernel tells the end of a process to its parent alone (wait(2)), so theirs is
+ * seen but not how it came. All else goes on as with others.
+ */
+function checkTakenOver(registry: Registry): { readonly ok: boolean; readonly detail: string } {
+  const isOther = ({ live }: Guest): boolean => {
+    const status = live && readIfThere(`/proc/${live.initPid}/status`);
+    return status !== undefined && parseProcStatus(status).ppid !== process.ppid;
+  };
+  const names = registry
+    .list()
+    .filter((guest) => isActive(guest) && isOther(guest))
+    .map(({ name }) => name);
+  if (names.length === 0) return { ok: true, detail: 'none from a syscalld that died' };
+  const help = 'how they end will not be known, until they are started again';
+  return { ok: false, detail: `${names.join(', ')}, from a syscalld that died: ${help}` };
 }
 
 function checkBusybox(): { readonly ok: boolean; readonly detail: string } {

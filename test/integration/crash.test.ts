@@ -242,6 +242,13 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     }
   });
 
+  /** What `check` says of guests whose parent is no more. */
+  const takenOver = async (): Promise<string> => {
+    const { stdout } = await v.run(['check', '--json']);
+    const findings = JSON.parse(stdout) as { name: string; detail: string }[];
+    return findings.find(({ name }) => name === 'guests taken over')?.detail ?? '';
+  };
+
   test('of syscalld: guests go on, and the next client has it all again', async () => {
     await v.ok(['run', '-d', '--name', 'stays', '--', 'sleep', '1000']);
     await v.ok(['run', '-d', '--name', 'ends', '--', 'sleep', '1000']);
@@ -263,6 +270,10 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await usable('stays');
     assert.equal((await inspect('stays'))['initPid'], pids.stays);
     await usable('goes');
+    assert.match(
+      await takenOver(),
+      /^goes, stays, from a syscalld that died: how they end will not be known/,
+    );
     assert.equal((await v.run(['status', 'ends'])).code, 3);
     assert.equal(((await inspect('ends'))['exit'] as { code: unknown }).code, null, 'nobody saw it');
     await v.ok(['start', 'ends']);
@@ -277,6 +288,7 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     assert.equal((await v.run(['status', 'goes'])).code, 5);
     await killVserverd();
     await usable('ends');
+    assert.equal(await takenOver(), 'none from a syscalld that died');
   });
 
   test('of syscalld: a guest that writes goes on, and not a line of its log is lost', async () => {
