@@ -1,6 +1,6 @@
 import { EVENT_TYPE_NAMES, type EventType } from '../api/events.ts';
 import { UserError } from '../base/errors.ts';
-import { parseGuestRef } from '../base/ids.ts';
+import { parseGuestRef, parseXid } from '../base/ids.ts';
 import { formatIpPrefix, parseIpPrefix } from '../base/ip.ts';
 import { parseShellWords } from '../base/shell-words.ts';
 import { formatSignal, parseSignal } from '../base/signals.ts';
@@ -279,11 +279,25 @@ function toConfigLimit(text: string, limit: bigint | 'unlimited'): number | 'unl
 
 /** Parses `SOURCE:TARGET[:ro|rw]`; the source begins with `/`, `./` or `../`, so that it is not taken for a name. */
 export function parseVolume(text: string): GuestMountValues {
-  const [, source, target, mode = 'rw'] =
-    /^(\.{0,2}\/[^:]*|\.{1,2}):(\/[^:]*)(?::(ro|rw))?$/.exec(text) ?? [];
-  if (source === undefined || target === undefined)
-    throw refuse(text, '/SOURCE:/TARGET, ./SOURCE:/TARGET or /SOURCE:/TARGET:ro');
-  return { type: 'bind', source, target, readonly: mode === 'ro' };
+  const need =
+    '/SOURCE:/TARGET, ./SOURCE:/TARGET or /SOURCE:/TARGET:OPTIONS with ro, rw, noexec, idmap=WHOSE';
+  const [, source, target, options = ''] = /^(\.{0,2}\/[^:]*|\.{1,2}):(\/[^:]*)(?::(.+))?$/.exec(text) ?? [];
+  if (source === undefined || target === undefined) throw refuse(text, need);
+  let mount: GuestMountValues = { type: 'bind', source, target, readonly: false };
+  for (const option of options === '' ? [] : options.split(',')) {
+    if (option === 'ro' || option === 'rw') mount = { ...mount, readonly: option === 'ro' };
+    else if (option === 'noexec') mount = { ...mount, noexec: true };
+    else if (option.startsWith('idmap=')) mount = { ...mount, ...parseIdmap(option.slice('idmap='.length)) };
+    else throw refuse(text, need);
+  }
+  return mount;
+}
+
+/** Parses whose ids the files on disk have. */
+function parseIdmap(text: string): Pick<GuestMountValues, 'idmap'> {
+  if (text === 'true' || text === 'host') return { idmap: true };
+  if (text === 'false' || text === 'none') return {};
+  return { idmap: text === 'shared' ? text : parseXid(text) };
 }
 
 /** Parses `/TARGET[:OPTION,…]` with the options `size=SIZE`, `ro` and `rw`. */
@@ -300,7 +314,9 @@ export function parseTmpfs(text: string): GuestMountValues {
   return mount;
 }
 
-const MOUNT_KEYS: Readonly<Record<string, 'type' | 'source' | 'target' | 'readonly' | 'size' | 'idmap'>> = {
+const MOUNT_KEYS: Readonly<
+  Record<string, 'type' | 'source' | 'target' | 'readonly' | 'size' | 'idmap' | 'noexec'>
+> = {
   type: 'type',
   source: 'source',
   src: 'source',
@@ -311,18 +327,19 @@ const MOUNT_KEYS: Readonly<Record<string, 'type' | 'source' | 'target' | 'readon
   ro: 'readonly',
   'tmpfs-size': 'size',
   idmap: 'idmap',
+  noexec: 'noexec',
 };
 
 /** Parses Docker's `type=bind,source=/A,target=/B,readonly` or `type=tmpfs,target=/B,tmpfs-size=SIZE`. */
 export function parseMount(text: string): GuestMountValues {
   const need =
-    'type=bind,source=/PATH,target=/PATH[,readonly][,idmap] or type=tmpfs,target=/PATH[,tmpfs-size=SIZE]';
+    'type=bind,source=/PATH,target=/PATH[,readonly][,noexec][,idmap[=WHOSE]] or type=tmpfs,target=/PATH[,tmpfs-size=SIZE]';
   const fields = new Map<string, string>();
   for (const field of text.split(',')) {
     const [word = '', ...rest] = field.split('=');
     const key = Object.hasOwn(MOUNT_KEYS, word) ? MOUNT_KEYS[word] : undefined;
-    const isSwitch = key === 'readonly' || key === 'idmap';
-    const given = rest.length === 0 && isSwitch ? 'true' : rest.join('=');
+    const isSwitch = key === 'readonly' || key === 'noexec';
+    const given = rest.length === 0 && (isSwitch || key === 'idmap') ? 'true' : rest.join('=');
     if (key === undefined || given === '' || fields.has(key)) throw refuse(text, need);
     if (isSwitch && given !== 'true' && given !== 'false') throw refuse(text, need);
     fields.set(key, given);
@@ -333,13 +350,15 @@ export function parseMount(text: string): GuestMountValues {
   const size = fields.get('size');
   const isComplete = target !== undefined && (type === 'tmpfs') === (source === undefined);
   if ((type !== 'bind' && type !== 'tmpfs') || !isComplete) throw refuse(text, need);
-  if (type === 'bind' ? size !== undefined : fields.has('idmap')) throw refuse(text, need);
+  if (type === 'bind' ? size !== undefined : fields.has('idmap') || fields.has('noexec'))
+    throw refuse(text, need);
   return {
     type,
     target,
     readonly: fields.get('readonly') === 'true',
     ...(source === undefined ? {} : { source }),
     ...(size === undefined ? {} : { size: parseSize(size) }),
-    ...(fields.get('idmap') === 'true' ? { idmap: true } : {}),
+    ...parseIdmap(fields.get('idmap') ?? 'none'),
+    ...(fields.get('noexec') === 'true' ? { noexec: true } : {}),
   };
 }

@@ -229,7 +229,12 @@ const CONFIG: OptionTable<ConfigOptions> = {
   ulimit: list('NAME=SOFT[:HARD]', 'resource limit of setrlimit(2)', parseUlimitSetting),
   readOnly: flag("mount the guest's root read-only"),
   tmpfs: list('TARGET[:OPTIONS]', 'mount a tmpfs, for example /tmp:size=64m', parseTmpfs),
-  volume: list('SOURCE:TARGET[:ro]', 'mount a path of the host', parseVolume, { short: 'v' }),
+  volume: list(
+    'SOURCE:TARGET[:OPTIONS]',
+    'mount a path of the host; ro, noexec, idmap=host, idmap=shared or idmap=XID',
+    parseVolume,
+    { short: 'v' },
+  ),
   mount: list('FIELDS', 'mount with named fields, for example type=bind,source=/a,target=/b', parseMount),
   sysctl: list('KEY=VALUE', "set one of the guest's own kernel parameters", parseKeyValue),
   stopSignal: value('SIGNAL', 'signal that asks the guest to stop', parseSignalName),

@@ -14,7 +14,8 @@ export interface IdRange {
   readonly count: number;
 }
 
-const IDS_PER_CONTEXT = 65_536;
+/** Ids of a context; its first on disk is that times its xid. */
+export const IDS_PER_CONTEXT = 65_536;
 /** (uid_t)-1: "no id" in chown(2) and setreuid(2); the kernel refuses a range that reaches it (map_write in kernel/user_namespace.c). */
 const INVALID_ID = 0xffff_ffff;
 
@@ -24,9 +25,13 @@ export function idRangeOf(xid: Xid): IdRange {
   return { hostBase, count: Math.min(IDS_PER_CONTEXT, INVALID_ID - hostBase) };
 }
 
-/** Writes the text for /proc/PID/uid_map and gid_map (user_namespaces(7)): one line, `inside outside count`. */
-export function formatIdMap(range: IdRange): string {
-  return `0 ${range.hostBase} ${range.count}\n`;
+/**
+ * Writes the text for /proc/PID/uid_map and gid_map (user_namespaces(7)): one line, `inside outside count`.
+ *
+ * @param first what the first id of the range is inside
+ */
+export function formatIdMap(range: IdRange, first = 0): string {
+  return `${first} ${range.hostBase} ${range.count}\n`;
 }
 
 /**

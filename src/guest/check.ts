@@ -17,7 +17,7 @@ import { readIfThere } from '../sys/files.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Finding, Host } from './host.ts';
-import { planCgroups, planIdMaps } from './plan-context.ts';
+import { planCgroups, planUserNamespace } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
 import type { Registry } from './registry.ts';
@@ -260,7 +260,12 @@ function probesOf(host: Host, scratch: string): readonly Probe[] {
           hostUsr: false,
         };
         for (const directory of [root.lower.path, upper.upper, upper.work]) mkdirSync(directory);
-        planOverlay(p, root, idRangeOf(SOME_XID), planUserNamespace(p, host));
+        planOverlay(
+          p,
+          root,
+          idRangeOf(SOME_XID),
+          planUserNamespace(p, host.syscalld.newObject(), idRangeOf(SOME_XID)),
+        );
         return `overlay on an idmapped layer in ${host.paths.lib}`;
       },
     },
@@ -331,19 +336,6 @@ function planChild(p: Program, host: Host, title: string, options: ChildOptions,
   p.sys('close', [writer]);
   const got = p.sys('read', [reader, p.data(8), 1], { about: title });
   p.expect(got, '==', 1, 'ECHILD', title);
-}
-
-/** A user namespace with the ids of some context, open as a descriptor. Its process waits for the worker's end. */
-function planUserNamespace(p: Program, host: Host): Result {
-  const { reader, writer } = planPipe(p);
-  const ids = idRangeOf(SOME_XID);
-  const flags = p.flags('CLONE_NEWUSER');
-  const child = p.spawn('user namespace', { flags, object: host.syscalld.newObject() }, () => {
-    p.sys('close', [writer]);
-    p.sys('read', [reader, p.data(8), 1]);
-  });
-  const proc = planIdMaps(p, child, ids);
-  return p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: 'user namespace' });
 }
 
 /** No process and no file of it is seen by anyone, so it does not matter if a guest has it. */

@@ -30,6 +30,7 @@ import type {
   NetworkMode,
   Rlimit,
 } from './config-types.ts';
+import { HOST_IDS, SHARED_IDS } from './config-types.ts';
 
 /** Whether a word can be a mark. */
 export function isMark(word: string): boolean {
@@ -213,6 +214,19 @@ const rlimit: z.ZodType<Rlimit> = z
     error: NEED_RLIMIT,
   });
 
+/** The last range is one short, so files of others have no place in it. */
+const MAX_DISK_XID = XID_MAX - 1;
+const NEED_IDMAP = `none, host, shared, true, false or an xid from ${XID_MIN} to ${MAX_DISK_XID}`;
+const idmap = z
+  .union([z.boolean(), z.enum(['none', 'host', 'shared']), integer(NEED_IDMAP, XID_MIN, MAX_DISK_XID)], {
+    error: NEED_IDMAP,
+  })
+  .transform((value): number | undefined => {
+    if (value === 'none' || value === false) return undefined;
+    if (value === 'host' || value === true) return HOST_IDS;
+    return value === 'shared' ? SHARED_IDS : value;
+  });
+
 const mount: z.ZodType<GuestMount> = z
   .strictObject(
     {
@@ -221,13 +235,17 @@ const mount: z.ZodType<GuestMount> = z
       target: target.meta({ description: 'path in the guest' }),
       readonly: boolean.default(false),
       size: size(4096).optional().meta({ description: 'tmpfs only, default 64m' }),
-      idmap: boolean.optional().meta({ description: "bind only: shows host owner N as the guest's N" }),
+      idmap: idmap.optional().meta({
+        description:
+          "bind only: whose ids the files on disk have, which the guest sees as its own: none (the default) = nobody's, the guest sees them as they are; host or true = the host's, whose root the guest's root is there; shared = ids of nobody, for guests that share; or the xid of a guest",
+      }),
+      noexec: boolean.optional().meta({ description: 'bind only: nothing on it is executed' }),
     },
     { error: 'a mapping with target and, for a bind mount, source' },
   )
   .transform((value, context): GuestMount => {
     const { target, readonly } = value;
-    const foreign = value.type === 'bind' ? (['size'] as const) : (['source', 'idmap'] as const);
+    const foreign = value.type === 'bind' ? (['size'] as const) : (['source', 'idmap', 'noexec'] as const);
     for (const key of foreign) {
       if (value[key] !== undefined) {
         context.addIssue({
@@ -241,7 +259,8 @@ const mount: z.ZodType<GuestMount> = z
       return { type: 'tmpfs', target, readonly, sizeBytes: value.size ?? DEFAULT_TMPFS_BYTES };
     if (value.source === undefined)
       context.addIssue({ code: 'custom', path: ['source'], message: NEED_PATH });
-    return { type: 'bind', source: value.source ?? '', target, readonly, idmapped: value.idmap ?? false };
+    const { source = '', noexec = false } = value;
+    return { type: 'bind', source, target, readonly, noexec, diskXid: value.idmap };
   });
 
 /**

@@ -72,6 +72,11 @@ export interface Rlimit {
   readonly hard: number | 'unlimited';
 }
 
+/** Owners on disk are the host's own ids: the guest's root is the host's there. */
+export const HOST_IDS = 0;
+/** Owners on disk are of a range that is nobody's: no guest has xid 1, which watched all others in the original. */
+export const SHARED_IDS = 1;
+
 /** A directory or file of the host, or a tmpfs, mounted below the guest's root. */
 export type GuestMount =
   | {
@@ -79,8 +84,10 @@ export type GuestMount =
       readonly source: string;
       readonly target: string;
       readonly readonly: boolean;
-      /** Host owner N is shown as the guest's N. */
-      readonly idmapped: boolean;
+      /** Nothing on it is executed. */
+      readonly noexec: boolean;
+      /** Owners on disk are of the range of this xid, and the guest sees them as its own; 0 and 1: id-maps.ts; undefined: as they are. */
+      readonly diskXid: number | undefined;
     }
   | {
       readonly type: 'tmpfs';
@@ -208,7 +215,8 @@ export interface GuestMountValues {
   readonly target: string;
   readonly readonly?: boolean;
   readonly size?: number | string;
-  readonly idmap?: boolean;
+  readonly idmap?: boolean | 'none' | 'host' | 'shared' | number;
+  readonly noexec?: boolean;
 }
 
 /** The configuration file's values before defaults: sizes are bytes or text such as `512m`, durations text. */

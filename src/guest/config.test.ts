@@ -231,7 +231,7 @@ labels: {team: web, ok/x: "1"}
     },
     readonlyRoot: true,
     mounts: [
-      { type: 'bind', source: '/a', target: '/b', readonly: true, idmapped: true },
+      { type: 'bind', source: '/a', target: '/b', readonly: true, noexec: false, diskXid: 0 },
       { type: 'tmpfs', target: '/tmp', readonly: false, sizeBytes: 1_048_576 },
     ],
     sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },

@@ -281,7 +281,7 @@ function planNumber(p: Program, fd: Result, number: number): void {
 }
 
 /** Writes the id maps of a process in a new user namespace, by what /proc says of it. Returns its directory there. */
-export function planIdMaps(p: Program, init: Result, ids: IdRange): Result {
+function planIdMaps(p: Program, init: Result, ids: IdRange, first = 0): Result {
   const path: Arg = planNumberPath(p, '/proc/', init);
   const proc = p.sys(
     'openat',
@@ -290,7 +290,24 @@ export function planIdMaps(p: Program, init: Result, ids: IdRange): Result {
       about: 'process 1 in /proc',
     },
   );
-  planWriteFile(p, proc, 'uid_map', formatIdMap(ids));
-  planWriteFile(p, proc, 'gid_map', formatIdMap(ids));
+  planWriteFile(p, proc, 'uid_map', formatIdMap(ids, first));
+  planWriteFile(p, proc, 'gid_map', formatIdMap(ids, first));
   return proc;
+}
+
+/**
+ * A user namespace for id maps of mounts, open as a descriptor. Its process, `object`, waits for the worker's end.
+ *
+ * @param first the id on files that becomes the first of the range
+ */
+export function planUserNamespace(p: Program, object: number, ids: IdRange, first = 0): Result {
+  const pipe = p.data(8, 'pipe');
+  p.sys('pipe2', [pipe, p.flags('O_CLOEXEC')]);
+  const [reader, writer] = [p.load(pipe), p.load(pipe.at(4, 4))];
+  const child = p.spawn('user namespace', { flags: p.flags('CLONE_NEWUSER'), object }, () => {
+    p.sys('close', [writer]);
+    p.sys('read', [reader, p.data(8), 1]);
+  });
+  const proc = planIdMaps(p, child, ids, first);
+  return p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: 'user namespace' });
 }

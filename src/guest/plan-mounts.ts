@@ -61,8 +61,14 @@ const READ_ONLY = ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOSUID']
  * into one by propagation (lock_mnt_tree, fs/namespace.c). So such a guest gets a file system of the host's that is
  * read-only as a whole: an overlay without upper layer.
  */
-function planReadOnlyTree(p: Program, spec: StartSpec, path: string, userns: Arg | undefined): Result {
-  const tree = planTreeClone(p, path, userns, READ_ONLY);
+function planReadOnlyTree(
+  p: Program,
+  spec: StartSpec,
+  path: string,
+  userns: Arg | undefined,
+  attributes: readonly string[] = READ_ONLY,
+): Result {
+  const tree = planTreeClone(p, path, userns, attributes);
   if (!mayMount(spec.command.bcaps)) return tree;
   // An overlay wants two layers if none is to be written.
   const empty = planFilesystem(p, 'tmpfs', [['mode', '0755']], READ_ONLY);
@@ -87,7 +93,7 @@ function planReadOnlyTree(p: Program, spec: StartSpec, path: string, userns: Arg
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {
     about: `read-only overlay of "${path}"`,
   });
-  return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...READ_ONLY)], { about: 'overlay' });
+  return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'overlay' });
 }
 
 /** Whether a guest can change attributes of its mounts: it has CAP_SYS_ADMIN, number 21. */
@@ -390,11 +396,13 @@ function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, user
     'MOUNT_ATTR_NOSUID',
     'MOUNT_ATTR_NODEV',
     ...(mount.readonly ? ['MOUNT_ATTR_RDONLY'] : []),
+    ...(mount.type === 'bind' && mount.noexec ? ['MOUNT_ATTR_NOEXEC'] : []),
   ];
   if (mount.type === 'bind') {
-    const map = mount.idmapped ? userns : undefined;
+    const { idMap } = mount;
+    const map = idMap === undefined ? undefined : idMap === 'own' ? userns : p.import(idMap);
     return mount.readonly && mount.isDirectory
-      ? planReadOnlyTree(p, spec, mount.source, map)
+      ? planReadOnlyTree(p, spec, mount.source, map, attributes)
       : planTreeClone(p, mount.source, map, attributes);
   }
   const owner = String(spec.ids.hostBase);

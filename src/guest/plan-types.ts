@@ -62,7 +62,9 @@ export type MountSpec =
       readonly source: string;
       readonly target: string;
       readonly readonly: boolean;
-      readonly idmapped: boolean;
+      readonly noexec: boolean;
+      /** Undefined: not mapped; `own`: by the guest's own user namespace; else by that of an object. */
+      readonly idMap: 'own' | number | undefined;
       readonly isDirectory: boolean;
     }
   | {

@@ -24,6 +24,7 @@ import { limitsOfBucket } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
+import { HOST_IDS } from './config-types.ts';
 import type { Host } from './host.ts';
 import { mayMount } from './plan-mounts.ts';
 import type { CommandSpec, FilesSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
@@ -220,6 +221,8 @@ export interface StartCircumstances {
   readonly cgroup: Pick<CgroupPlan, 'writes' | 'leaf'>;
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
+  /** Objects of user namespaces by the range on disk (id-maps.ts). */
+  readonly idMaps: ReadonlyMap<number, number>;
   readonly network: StartSpec['network'];
   readonly broker: StartSpec['broker'];
   readonly link: StartSpec['link'];
@@ -250,7 +253,10 @@ export function startSpec(
       hostUsr: at.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
-      mounts: [...ownInitMounts(config), ...config.mounts.map((mount) => mountSpec(mount, command.bcaps))],
+      mounts: [
+        ...ownInitMounts(config),
+        ...config.mounts.map((mount) => mountSpec(mount, command.bcaps, at.idMaps)),
+      ],
       detachedLayers: host.detachedLayers,
     },
     cgroupWrites: at.cgroup.writes,
@@ -309,7 +315,11 @@ function ownInitMounts(config: GuestConfig): readonly MountSpec[] {
   );
 }
 
-function mountSpec(mount: GuestConfig['mounts'][number], bcaps: bigint): MountSpec {
+function mountSpec(
+  mount: GuestConfig['mounts'][number],
+  bcaps: bigint,
+  idMaps: ReadonlyMap<number, number>,
+): MountSpec {
   if (mount.type === 'tmpfs') return { ...mount, mode: 0o1777 };
   const stat = statSync(mount.source, { throwIfNoEntry: false });
   if (stat === undefined) {
@@ -318,7 +328,8 @@ function mountSpec(mount: GuestConfig['mounts'][number], bcaps: bigint): MountSp
       `cannot mount "${mount.source}" on "${mount.target}": found no such file or directory on the host`,
     );
   }
-  if (mount.readonly && mount.idmapped && !stat.isDirectory() && mayMount(bcaps)) {
+  const { source, target, readonly, noexec, diskXid } = mount;
+  if (readonly && diskXid !== undefined && !stat.isDirectory() && mayMount(bcaps)) {
     throw new UserError(
       'mount-not-sealable',
       `cannot mount "${mount.source}" on "${mount.target}": found a single file that is idmapped and read-only; ` +
@@ -327,10 +338,11 @@ function mountSpec(mount: GuestConfig['mounts'][number], bcaps: bigint): MountSp
   }
   return {
     type: 'bind',
-    source: mount.source,
-    target: mount.target,
-    readonly: mount.readonly,
-    idmapped: mount.idmapped,
+    source,
+    target,
+    readonly,
+    noexec,
+    idMap: diskXid === HOST_IDS ? 'own' : diskXid === undefined ? undefined : idMaps.get(diskXid),
     isDirectory: stat.isDirectory(),
   };
 }

@@ -21,6 +21,7 @@ import type { Copies } from './copies.ts';
 import type { Ends } from './end.ts';
 import type { Guest, GuestExit, LiveLink, LiveNetwork, LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
+import { IdMaps } from './id-maps.ts';
 import type { Instance } from './instance.ts';
 import { linkSpec } from './links.ts';
 import type { NetworkOpening } from './networks.ts';
@@ -149,7 +150,8 @@ export class Starts {
       guest.xid,
       contextRequest(guest.config, guest.xid),
     );
-    const { spec } = await this.#planStart(guest, objects.init, undefined);
+    using idMaps = await IdMaps.make(this.#host, guest);
+    const { spec } = await this.#planStart(guest, objects.init, undefined, idMaps);
     const [host, inside] = [this.#host.program(), this.#host.program()];
     planHostSide(host, spec);
     planGuestSide(inside, spec);
@@ -253,7 +255,12 @@ export class Starts {
     if (guest?.isEphemeral && guest.state === 'stopping') await guest.ended?.promise;
   }
 
-  async #planStart(guest: Guest, init: number, connect: Connection | undefined): Promise<PlannedStart> {
+  async #planStart(
+    guest: Guest,
+    init: number,
+    connect: Connection | undefined,
+    { objects: idMaps }: IdMaps,
+  ): Promise<PlannedStart> {
     const { config, name, xid } = guest;
     const { syscalld } = this.#host;
     const files = await this.#instance.storage.freeFiles(guest);
@@ -289,6 +296,7 @@ export class Starts {
       cgroup,
       isEphemeral: guest.isEphemeral,
       objects,
+      idMaps,
       network: await this.#instance.networks.plan(guest),
       broker: await this.#instance.brokers.plan(guest, config, init),
       link: linkSpec(this.#host, guest, init),
@@ -316,7 +324,11 @@ export class Starts {
     undo.defer('context', () => this.#instance.contexts.discard(context));
     const cancelled = Promise.withResolvers<never>();
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
-    const { spec, log } = await Promise.race([this.#planStart(guest, init, connect), cancelled.promise]);
+    using idMaps = await IdMaps.make(this.#host, guest);
+    const { spec, log } = await Promise.race([
+      this.#planStart(guest, init, connect, idMaps),
+      cancelled.promise,
+    ]);
     await this.#instance.hooks.run(guest, 'preStart', { INIT_PID: context.initPid });
     guest.gone = undefined;
     guest.isEndingEarly = false;
