@@ -26,7 +26,7 @@ const CHANGE = `
 cd / && mkdir -p srv/deep/er srv/${'long/'.repeat(30)} && head -c 300000 /dev/urandom > srv/random && cat bin/busybox > srv/copy
 chmod 4755 srv/copy; chown 33:44 srv/random; ln srv/random srv/again; ln -s ../etc srv/link; ln srv/link srv/link2
 echo x > srv/${LONG}; ln -s /srv/${LONG} srv/far; ln -s nowhere srv/broken
-echo line >> etc/passwd; : > etc/group; chmod 600 etc/hostname
+echo line >> etc/passwd; : > etc/group; chmod 600 etc/hostname; echo 127.0.0.1 own > etc/hosts
 rm bin/ls; mkfifo srv/fifo; echo "name with spaces" > "srv/a b"; printf x > "srv/$(printf 'n\\351\\n')"; printf y > "srv/\u00e9"
 touch srv/empty; chmod 700 /; mkdir -m 1777 opt
 truncate -s 50m srv/sparse; echo middle | dd of=srv/sparse bs=1m seek=20 conv=notrunc 2>/dev/null
