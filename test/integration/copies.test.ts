@@ -22,7 +22,7 @@ find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ print 
 const CHANGE = `
 cd / && mkdir -p srv/deep/er opt/new && head -c 300000 /dev/urandom > srv/random && cat bin/busybox > srv/copy
 chmod 4755 srv/copy; chown 33:44 srv/random; ln srv/random srv/again; ln -s ../etc srv/link
-echo line >> etc/passwd; : > etc/group; chmod 600 etc/hostname; chown 7:8 etc/issue etc/profile 2>/dev/null
+echo line >> etc/passwd; : > etc/group; echo 127.0.0.1 own > etc/hosts; chmod 600 etc/hostname; chown 7:8 etc/issue etc/profile 2>/dev/null
 mv usr/sbin usr/moved; rm bin/ls; rm -r home; mkdir home; echo own > home/file; mkfifo srv/fifo
 rm -r opt; mkdir -m 1777 opt; echo "name with spaces" > "srv/a b"; touch srv/empty; chmod 700 /; mv etc/shells srv/ 2>/dev/null
 touch -d '2001-02-03 04:05:06' srv/random etc/passwd srv /; sync
