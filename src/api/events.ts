@@ -12,6 +12,9 @@ export type StopCause = 'exited' | 'rebooted' | 'halted' | 'stopped' | 'unhealth
 /** What a health check says; `starting` until it has passed, or failed too often. */
 export type HealthStatus = 'starting' | 'healthy' | 'unhealthy';
 
+/** A resource whose limit the kernel counts hits of, by its key of the configuration's `limits`. */
+export type LimitedResource = 'pids' | 'memory' | 'sockets';
+
 /** The details of each kind. Fields may be added, none is renamed or given a second meaning. */
 export interface EventDetails {
   readonly created: { readonly template: string };
@@ -33,6 +36,11 @@ export interface EventDetails {
     readonly problem: string | null;
   };
   readonly oom: { readonly kills: number; readonly total: number };
+  readonly 'limit.hit': {
+    readonly resource: LimitedResource;
+    readonly hits: number;
+    readonly total: number;
+  };
   readonly paused: object;
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
@@ -147,6 +155,15 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
   oom: {
     meaning: 'the kernel has killed processes of the guest for want of memory',
     details: { kills: 'how many since the event before', total: 'how many in this run' },
+  },
+  'limit.hit': {
+    meaning:
+      'the guest has met a limit: told within a second of the first time, of memory on cgroup v1 and of sockets within a minute, then after ten seconds, twenty and so on up to an hour, as long as it goes on',
+    details: {
+      resource: '`pids`, `memory`, which the kernel may have made room in, or `sockets`',
+      hits: 'how often since the event before',
+      total: 'how often in this run',
+    },
   },
   paused: { meaning: 'the guest is off the CPUs', details: {} },
   resumed: { meaning: 'the guest runs on', details: {} },

@@ -137,6 +137,7 @@ export class Ends {
         if (run.logObject) this.#host.syscalld.drop(run.logObject);
       }
       this.#instance.oom.end(guest);
+      this.#instance.limitHits.end(guest);
       void this.#instance.attempt('forget forks', () => this.#instance.forks.end(guest));
       const facts = { EXIT_CODE: exit.code ?? '', CAUSE: exit.cause };
       await this.#instance.hooks.try(guest, 'postStop', facts);

@@ -1,7 +1,7 @@
 /**
  * What is known of a guest, and how its live part is kept across restarts of vserverd.
  */
-import type { HealthStatus, StopCause } from '../api/events.ts';
+import type { HealthStatus, LimitedResource, StopCause } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import type { GuestConfig } from './config-types.ts';
 
@@ -89,6 +89,8 @@ export interface LiveRecord {
   readonly health?: LiveHealth;
   /** Processes killed for want of memory, as far as an event has told of them. */
   readonly oomKills?: number;
+  /** How often it has met its limits, as far as an event has told of it. */
+  readonly limitHits?: Readonly<Partial<Record<LimitedResource, number>>>;
   /** How often the guest was started again in a row before this run, without having run for a while. */
   readonly restarts: number;
   /** The configuration the run was started with. */

@@ -24,7 +24,7 @@ interface Counts {
 }
 
 /** Where what guests use is read. */
-type AccountedParts = Pick<Manager, 'registry' | 'networks' | 'forks'>;
+type AccountedParts = Pick<Manager, 'registry' | 'networks' | 'forks' | 'limitHits'>;
 
 /** Records what the guests of an instance use. */
 export class HistoryRecorder {
@@ -72,10 +72,11 @@ export class HistoryRecorder {
   }
 
   async #record(): Promise<void> {
-    const { registry, networks, forks } = this.#parts;
+    const { registry, networks, forks, limitHits } = this.#parts;
     const guests = registry.list().filter(isActive);
     if (guests.length === 0) return;
     const counts = { traffic: await networks.allTraffic(), forks: await forks.counts(guests) };
+    await limitHits.look(guests);
     const rows: HistoryRow[] = [];
     for (let at = 0; at < guests.length; at += CHUNK) {
       rows.push(...guests.slice(at, at + CHUNK).flatMap((guest) => this.#row(guest, counts)));

@@ -17,6 +17,7 @@ import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest
 import { Health } from './health.ts';
 import { Hooks } from './hooks.ts';
 import type { Host } from './host.ts';
+import { LimitHits } from './limit-hits.ts';
 import { Networks } from './networks.ts';
 import { OomEvents } from './oom.ts';
 import { guestPaths } from './paths.ts';
@@ -49,6 +50,7 @@ export class Instance {
   readonly hooks: Hooks;
   readonly health: Health;
   readonly oom: OomEvents;
+  readonly limitHits: LimitHits;
   readonly restarts: Restarts;
   readonly forks: Forks;
   readonly bootId: string = bootId();
@@ -73,6 +75,7 @@ export class Instance {
     });
     this.networks = new Networks(host, this.registry);
     this.brokers = new Brokers(host, this.networks);
+    this.limitHits = new LimitHits(host, this.networks, (guest, live) => this.remember(guest, live));
     this.restarts = new Restarts(host, this.registry, this.bootId, reactions.start);
     this.readings = readings;
   }
@@ -83,6 +86,7 @@ export class Instance {
   /** Looks after a guest that runs, as its configuration of now wants it. */
   follow(guest: Guest): void {
     this.health.begin(guest);
+    this.limitHits.begin(guest);
     void this.attempt(`watch the memory of guest "${guest.name}"`, () => this.oom.begin(guest));
   }
 

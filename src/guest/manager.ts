@@ -115,6 +115,7 @@ export class Manager extends Instance {
     this.holdDue();
     this.health.close();
     this.oom.close();
+    this.limitHits.close();
     await this.contexts.close();
     await this.networks.end();
     await this.views.end();

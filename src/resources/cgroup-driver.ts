@@ -37,6 +37,12 @@ export interface CgroupCapabilities {
   readonly reasons: readonly string[];
 }
 
+/** How often a guest has met a limit. */
+export interface LimitHit {
+  readonly resource: 'pids' | 'memory';
+  readonly count: number;
+}
+
 /** Keeps the cgroups of one instance. Every call but `prepareInstance` needs that one to have run. */
 export interface CgroupDriver {
   /** `hybrid`: controllers on v1 hierarchies beside a cgroup2 tree; `v2`: all on cgroup2. */
@@ -75,6 +81,10 @@ export interface CgroupDriver {
   oomSource(xid: Xid): OomSource | undefined;
   /** Processes killed in a guest for want of memory; undefined: nobody counts them, or it has no cgroup. */
   oomKills(xid: Xid): number | undefined;
+  /** Reads how often a guest has met limits of some controllers, of those the kernel counts. */
+  limitHits(xid: Xid, resources: readonly LimitHit['resource'][]): readonly LimitHit[];
+  /** Files that change when a guest meets a limit, as inotify tells. */
+  limitFiles(xid: Xid): Readonly<Partial<Record<LimitHit['resource'], string>>>;
   /** CPU time of all that is in no guest of the instance. */
   readHostCpu(): { readonly userUs: number; readonly systemUs: number };
   /**

@@ -9,7 +9,7 @@ import {
   parseNestedKeyed,
   parseWords,
 } from '../spec/cgroup-files.ts';
-import type { CgroupCapabilities, CgroupDriver, CgroupPlan, Effective } from './cgroup-driver.ts';
+import type { CgroupCapabilities, CgroupDriver, CgroupPlan, Effective, LimitHit } from './cgroup-driver.ts';
 import {
   type CgroupFiles,
   childrenOf,
@@ -283,6 +283,23 @@ class CgroupTree implements CgroupDriver {
     const text = source && readIfPresent(this.#files, source.counter);
     // oom_kill: since Linux 4.13.
     return text === undefined ? undefined : parseFlatKeyed(text).get('oom_kill');
+  }
+
+  limitHits(xid: Xid, resources: readonly LimitHit['resource'][]): readonly LimitHit[] {
+    return resources.flatMap((resource) => {
+      const binding = this.#bindings.find(({ name }) => name === resource);
+      const count = binding?.controller.readHits?.(this.#files, `${binding.parent}/${xid}`);
+      return count === undefined ? [] : [{ resource, count }];
+    });
+  }
+
+  limitFiles(xid: Xid): Readonly<Partial<Record<LimitHit['resource'], string>>> {
+    return Object.fromEntries(
+      this.#bindings.flatMap(({ name, parent, controller }) => {
+        const file = controller.hitFile?.(`${parent}/${xid}`);
+        return file === undefined ? [] : [[name, file]];
+      }),
+    );
   }
 
   readHostCpu(): { readonly userUs: number; readonly systemUs: number } {

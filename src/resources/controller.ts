@@ -36,6 +36,10 @@ export interface Controller {
   readUsage(files: CgroupFiles, directory: string): Partial<Usage>;
   /** The memory controller only. */
   oomSource?(directory: string): OomSource;
+  /** File that changes with each hit of the limit, where the kernel tells that by inotify. */
+  hitFile?(directory: string): string;
+  /** Reads how often the limit was met; undefined where the kernel does not count it, or it is gone. */
+  readHits?(files: CgroupFiles, directory: string): number | undefined;
   /** Reads one file at most. */
   readSample(files: CgroupFiles, directory: string): Partial<Sample>;
 }

@@ -86,6 +86,8 @@ export const memoryV1: Controller = {
     counter: `${directory}/${OOM_CONTROL}`,
     control: `${directory}/cgroup.event_control`,
   }),
+  readHits: (files, directory) =>
+    readIfPresent(files, `${directory}/${HITS}`) === undefined ? undefined : readHits(files, directory),
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${STAT}`);
     if (text === undefined) return {};

@@ -73,6 +73,11 @@ export const memoryV2: Controller = {
     };
   },
   oomSource: (directory) => ({ counter: `${directory}/${MEMORY_EVENTS}` }),
+  hitFile: (directory) => `${directory}/${MEMORY_EVENTS}`,
+  readHits: (files, directory) => {
+    const events = readIfPresent(files, `${directory}/${MEMORY_EVENTS}`);
+    return events === undefined ? undefined : parseFlatKeyed(events).get('max');
+  },
   readSample: (files, directory) => {
     const text = readIfPresent(files, `${directory}/${MEMORY_STAT}`);
     if (text === undefined) return {};

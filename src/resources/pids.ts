@@ -1,5 +1,5 @@
 import { parseCount, parseFlatKeyed, parseLimit } from '../spec/cgroup-files.ts';
-import { readIfPresent } from './cgroup-fs.ts';
+import { type CgroupFiles, readIfPresent } from './cgroup-fs.ts';
 import type { Controller } from './controller.ts';
 
 const PIDS_MAX = 'pids.max';
@@ -28,15 +28,21 @@ export const pidsController: Controller = {
   readUsage: (files, directory) => {
     const current = readIfPresent(files, `${directory}/${PIDS_CURRENT}`);
     const peak = readIfPresent(files, `${directory}/${PIDS_PEAK}`);
-    const events = readIfPresent(files, `${directory}/${PIDS_EVENTS}`);
     return {
       pids: current === undefined ? undefined : parseCount(current),
       pidsPeak: peak === undefined ? undefined : parseCount(peak),
-      pidsLimitHits: events === undefined ? undefined : parseFlatKeyed(events).get('max'),
+      pidsLimitHits: readHits(files, directory),
     };
   },
+  hitFile: (directory) => `${directory}/${PIDS_EVENTS}`,
+  readHits,
   readSample: (files, directory) => {
     const current = readIfPresent(files, `${directory}/${PIDS_CURRENT}`);
     return current === undefined ? {} : { pids: parseCount(current) };
   },
 };
+
+function readHits(files: CgroupFiles, directory: string): number | undefined {
+  const events = readIfPresent(files, `${directory}/${PIDS_EVENTS}`);
+  return events === undefined ? undefined : parseFlatKeyed(events).get('max');
+}

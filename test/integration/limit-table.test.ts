@@ -114,6 +114,40 @@ describe('limits table', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', '
     assert.ok(again?.hits && again.hits > 0, 'counts on from the reset');
   });
 
+  test('an event tells of limits that are met, at once, together, and also what nobody saw', async () => {
+    const hits = async (): Promise<readonly { resource: string; hits: number; total: number }[]> =>
+      (await v.ok(['events', '--json', '--type', 'limit.hit', '--guest', 'met']))
+        .split('\n')
+        .filter(Boolean)
+        .map(
+          (line) =>
+            (JSON.parse(line) as { details: { resource: string; hits: number; total: number } }).details,
+        );
+    await create('met', 'sleep', '100000');
+    await v.ok(['set', 'met', 'limits.pids=10']);
+    await v.ok(['start', 'met']);
+    await take('met', 'PROC');
+    const [first] = await eventually('the first event', async () => {
+      const found = await hits();
+      return found.length > 0 ? found : undefined;
+    });
+    assert.deepEqual([first?.resource, first?.total], ['pids', first?.hits]);
+    assert.equal((await tableOf('met'))['PROC']?.hits, first?.total, 'all of them in one event');
+    const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+    await take('met', 'PROC');
+    process.kill(vserverdPid, 'SIGKILL');
+    const second = await eventually('what had not been told', async () => {
+      const { code, stdout } = await v.run(['events', '--json', '--type', 'limit.hit', '--guest', 'met']);
+      return code === 0 && stdout.trim().split('\n').length === 2 ? (await hits())[1] : undefined;
+    });
+    assert.equal(second.total, (first?.total ?? 0) + second.hits);
+    // It comes close behind, so that it waits; the end of the guest does not.
+    await take('met', 'PROC');
+    await v.ok(['delete', '--force', 'met']);
+    const [, , third, ...rest] = await hits();
+    assert.ok(third && third.hits > 0 && rest.length === 0, JSON.stringify([third, rest]));
+  });
+
   test('memory above the limit ends the process that takes it', async () => {
     await v
       .ok([

@@ -171,6 +171,10 @@ describe('network', { skip: unmet('root', 'overlay', 'network') }, () => {
     assert.deepEqual(await take(), ['ENOBUFS', 7]);
     await v.ok(['limit', 'few', '--reset']);
     assert.deepEqual(await row(), { current: 0, max: 0, hard: 7, hits: 0, ...whose });
+    // The next look at what guests use tells of it.
+    await v.ok(['stat', '--since', '1m', 'few']);
+    const events = await v.ok(['events', '--json', '--type', 'limit.hit', '--guest', 'few']);
+    assert.match(events, /"details":\{"resource":"sockets","hits":2,"total":2\}/);
     await v.ok(['delete', '--force', 'few']);
   });
 
