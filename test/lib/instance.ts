@@ -20,10 +20,9 @@ import { text } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
 import { instanceCgroupName } from '../../src/resources/cgroup-layout.ts';
 import { parseMountInfo } from '../../src/spec/mountinfo.ts';
+import { PATIENCE } from './patience.ts';
 
 const CHECKOUT = resolve(import.meta.dirname, '../..');
-/** Under emulation everything takes its time, and the first command compiles the sources. */
-const PATIENCE = process.env['VSERVER_TEST_VM'] === '1' ? 6 : 1;
 const DEFAULT_TIMEOUT_MS = 30_000 * PATIENCE;
 /** How long what was told to end may take. */
 const END_TIMEOUT_MS = 10_000 * PATIENCE;

@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
+import { PATIENCE } from './patience.ts';
 
 /** A requirement a test can name. */
 export type Requirement =
@@ -191,7 +192,7 @@ function succeeds(command: string, args: readonly string[], input = ''): string 
   const { error, signal, status, stderr } = spawnSync(command, args, {
     input,
     encoding: 'utf8',
-    timeout: 30_000,
+    timeout: 30_000 * PATIENCE,
   });
   if (error !== undefined) {
     return 'code' in error && error.code === 'ENOENT'
