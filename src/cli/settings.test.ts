@@ -48,7 +48,14 @@ describe('settings', () => {
   });
 
   test('but for limits come with the next start', () => {
-    const changes = ['limits.memory=1g', 'limits.shm=1m', 'env.A=b', 'limits={}'].map(parseSetting);
-    assert.deepEqual(keysForNextStart(changes, false), ['limits.shm', 'env.A']);
+    const changes = [
+      'limits.memory=1g',
+      'limits.shm=1m',
+      'env.A=b',
+      'limits={}',
+      'views.load=false',
+      'views.vinfo=false',
+    ].map(parseSetting);
+    assert.deepEqual(keysForNextStart(changes, false), ['limits.shm', 'env.A', 'views.vinfo']);
   });
 });

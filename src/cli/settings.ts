@@ -2,6 +2,7 @@ import { parseDocument } from 'yaml';
 import { UserError } from '../base/errors.ts';
 import type { ConfigChange } from '../guest/config-text.ts';
 import { LIMIT_ROW_SPECS } from '../resources/limit-rows.ts';
+import { LIVE_VIEW_GROUPS } from '../views/files.ts';
 
 /** Maps whose keys are free, dots included, and whose values are text. */
 const TEXT_MAPS: ReadonlySet<string> = new Set(['env', 'labels', 'sysctls']);
@@ -14,6 +15,7 @@ const LIVE_KEYS: ReadonlySet<string> = new Set([
   'limits.cpus',
   'limits.cpuWeight',
   ...Object.values(LIMIT_ROW_SPECS).map(({ key }) => `limits.${key}`),
+  ...LIVE_VIEW_GROUPS.map((group) => `views.${group}`),
 ]);
 
 /** Of these too. */

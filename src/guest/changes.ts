@@ -13,14 +13,17 @@ import type { Host } from './host.ts';
 import type { Instance } from './instance.ts';
 import { guestPaths } from './paths.ts';
 import { limitsOf } from './spec.ts';
+import type { Views } from './views.ts';
 
 /** Changes guests. */
 export class Changes {
   readonly #instance: Instance;
+  readonly #views: Views;
   readonly #host: Host;
 
-  constructor(instance: Instance) {
+  constructor(instance: Instance, views: Views) {
     this.#instance = instance;
+    this.#views = views;
     this.#host = instance.host;
   }
 
@@ -48,6 +51,7 @@ export class Changes {
           this.#host.cgroups.apply(guest.xid, limitsOf(guest.live.config));
           throw error;
         }
+        const views = await this.#views.change(guest, guest.live, config.views);
         const live = (await this.#instance.networks.change(guest, guest.live, config)) ?? guest.live;
         this.#instance.remember(guest, {
           ...live,
@@ -57,6 +61,7 @@ export class Changes {
             scheduler: config.scheduler,
             restart: config.restart,
             health: config.health,
+            views,
           },
         });
       }

@@ -43,11 +43,11 @@ export class Manager extends Instance {
     this.signals = new Signals(this);
     this.ends = new Ends(this, this.signals);
     this.execs = new Execs(this);
-    this.changes = new Changes(this);
     this.making = new Making(this, this.ends);
     this.copies = new Copies(this);
     this.starts = new Starts(this, this.ends, this.copies);
     this.views = new Views(host, this.registry, readings, new ProcFs(this), this.networks);
+    this.changes = new Changes(this, this.views);
     this.recovery = new Recovery(this, this.ends, this.views);
   }
 

@@ -8,6 +8,7 @@ import { isXid, type Xid } from '../base/ids.ts';
 import type { Readings } from '../resources/readings.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import { FUSE_ERRNO, type FuseNode } from '../spec/fuse-wire.ts';
+import { parseMountInfo } from '../spec/mountinfo.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
@@ -27,10 +28,12 @@ import {
 import { formatDiskstats } from '../views/disk.ts';
 import {
   ALL_FILES,
+  LIVE_VIEW_GROUPS,
   NETWORK_FILES,
   type NetworkTable,
   NODES,
   VIEW_FILES,
+  VIEW_GROUPS,
   type ViewFile,
   type ViewGroup,
   type ViewLink,
@@ -38,6 +41,7 @@ import {
 import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
+import type { GuestConfig } from './config-types.ts';
 import { configOf, type Guest, isActive, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { Loads } from './loads.ts';
@@ -70,6 +74,9 @@ interface ViewsRecord {
 interface FileInfo {
   readonly name: string;
   readonly holdMs: number;
+  /** What it is over, and the switch that turns it off; undefined: guests do not see it. */
+  readonly path?: string;
+  readonly group?: ViewGroup;
 }
 
 /** Looked at once: fifteen looks at files that are there anyway took a tenth of a start. */
@@ -79,6 +86,11 @@ let filesOfHost: readonly ViewFile[] | undefined;
 export function viewFilesOf(groups: readonly ViewGroup[]): readonly ViewFile[] {
   filesOfHost ??= VIEW_FILES.filter(({ path }) => existsSync(path));
   return filesOfHost.filter(({ group }) => groups.includes(group));
+}
+
+/** The files of groups, as far as a guest of this kind has them. */
+function filesOf({ network }: GuestConfig, groups: readonly ViewGroup[]): readonly ViewFile[] {
+  return viewFilesOf(groups).filter(({ path }) => network.mode !== 'host' || !path.startsWith('/sys/'));
 }
 
 /** Keeps the views of one instance. */
@@ -216,16 +228,36 @@ export class Views implements FuseTree {
       if (!guest.live) continue;
       const p = this.#host.program();
       const { initObject, config } = guest.live;
-      const files = [
-        ...viewFilesOf(config.views).filter(
-          ({ path }) => config.network.mode !== 'host' || !path.startsWith('/sys/'),
-        ),
-        ...(hasNetworkViews(config) ? NETWORK_FILES : []),
-      ];
+      const files = [...filesOf(config, config.views), ...(hasNetworkViews(config) ? NETWORK_FILES : [])];
       planViewsAgain(p, { init: p.import(initObject), views: importViews(p, views), xid: guest.xid }, files);
       await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
     }
     return true;
+  }
+
+  /**
+   * Shows a guest that runs in its own measure what its configuration says. What is turned off tells the host's numbers
+   * from now on; of what is turned on those files are put in place that the guest does not have yet.
+   *
+   * @returns the groups it has now
+   */
+  async change(guest: Guest, live: LiveRecord, wanted: readonly ViewGroup[]): Promise<readonly ViewGroup[]> {
+    const isOn = (group: ViewGroup): boolean =>
+      (LIVE_VIEW_GROUPS.includes(group) ? wanted : live.config.views).includes(group);
+    const groups = VIEW_GROUPS.filter(isOn);
+    const { views, syscalld } = this.#host;
+    const added = groups.filter((group) => !live.config.views.includes(group));
+    if (added.length === 0 || views === undefined) return groups;
+    const mounts = parseMountInfo(readFileSync(`/proc/${live.initPid}/mountinfo`, 'latin1'));
+    const isThere = (path: string): boolean =>
+      mounts.some(({ mountPoint, fsType }) => mountPoint === path.replace(/\/$/, '') && fsType === 'fuse');
+    const files = filesOf(live.config, added).filter(({ path }) => !isThere(path));
+    if (files.length === 0) return groups;
+    const p = this.#host.program();
+    const init = p.import(live.initObject);
+    planViewsAgain(p, { init, views: importViews(p, views), xid: guest.xid }, files);
+    await syscalld.run(`show guest "${guest.name}" more views`, p);
+    return groups;
   }
 
   async #make(): Promise<ViewsRecord> {
@@ -320,10 +352,12 @@ export class Views implements FuseTree {
     }
   }
 
-  #readFile({ name, holdMs }: FileInfo, guest: Guest): FuseReply {
+  #readFile(file: FileInfo, guest: Guest): FuseReply {
+    const { name, holdMs, group } = file;
     if (!isActive(guest)) return { errno: FUSE_ERRNO.EIO };
+    const isOn = group === undefined || configOf(guest).views.includes(group);
     try {
-      return { text: this.#text(name, guest), holdMs };
+      return { text: isOn ? this.#text(name, guest) : this.#hostText(file, guest), holdMs };
     } catch (error) {
       return this.#refused(name, guest, error);
     }
@@ -340,6 +374,16 @@ export class Views implements FuseTree {
     if (this.#told.has(what)) return;
     this.#told.add(what);
     this.onFailure(what, error);
+  }
+
+  /** What the kernel would tell there of a file that was turned off: the host's, but by the guest's clock. */
+  #hostText({ name, path = '' }: FileInfo, guest: Guest): string {
+    if (name === 'init-stat') return this.#text(name, guest);
+    const text = readFileSync(path, 'latin1');
+    if (name !== 'uptime' && name !== 'stat') return text;
+    const { uptimeSeconds } = this.#cpu(guest);
+    if (name === 'stat') return text.replace(/^btime .*$/m, `btime ${this.#bootSeconds(uptimeSeconds)}`);
+    return text.replace(/^[\d.]+/, uptimeSeconds.toFixed(2));
   }
 
   #text(name: string, guest: Guest): string {
@@ -483,9 +527,11 @@ function entriesOf(node: number): readonly FuseEntry[] {
 
 function fileNumbered(number: number): FileInfo | undefined {
   if (number === ANSWERS_FILE.number) return ANSWERS_FILE;
-  return ALL_FILES.flatMap((one) => ('files' in one ? one.files : [one])).find(
-    (one) => one.number === number,
-  );
+  return ALL_FILES.flatMap((one) =>
+    'files' in one
+      ? one.files.map((file) => ({ ...file, path: one.path + file.name, group: one.group }))
+      : [one],
+  ).find((one) => one.number === number);
 }
 
 function hostText(name: string): string {

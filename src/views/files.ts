@@ -14,6 +14,11 @@ export const VIEW_GROUPS = [
 /** One of them. */
 export type ViewGroup = (typeof VIEW_GROUPS)[number];
 
+/** Those that change while a guest runs. The others are of how its context and its network were made. */
+export const LIVE_VIEW_GROUPS: readonly ViewGroup[] = VIEW_GROUPS.filter(
+  (group) => group !== 'vinfo' && group !== 'network',
+);
+
 /** Of nodes of the file system: `xid × NODES + number`; number 0 is the guest's directory. */
 export const NODES = 256;
 /** Number of a guest's own part of the Proc-FS; those after it are of what is in there. */

@@ -130,6 +130,34 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']), /^\d\n$/);
   });
 
+  test('are turned off and on while the guest runs', async () => {
+    await v.ok(['create', 'web', '--memory', '300m', '--cpus', '1', '--command', 'sleep 1000']);
+    await v.ok(['set', 'web', 'views.memory=false']);
+    await v.ok(['start', 'web']);
+    const host = readFileSync('/proc/meminfo', 'latin1').split('\n')[0];
+    const total = (): Promise<string> => v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']);
+    const cpus = (): Promise<string> => v.ok(['exec', 'web', 'grep', '-c', '^processor', '/proc/cpuinfo']);
+    const mounts = (): Promise<string> => v.ok(['exec', 'web', 'grep', '-c', '', '/proc/self/mountinfo']);
+    assert.equal(await total(), `${host}\n`);
+    assert.equal(await cpus(), '1\n');
+    const before = Number(await mounts());
+    await v.ok(['set', 'web', 'views.memory=true', 'views.cpu=false']);
+    assert.match(await total(), /^MemTotal: +307200 kB\n$/);
+    await eventually('the CPUs of the host', async () =>
+      (await cpus()) === `${HOST_CPUS}\n` ? true : undefined,
+    );
+    // What is there already is not mounted again.
+    const more = Number(await mounts()) - before;
+    assert.equal(more, 3, 'meminfo, swaps and vmstat');
+    for (const value of [false, true, false, true]) await v.ok(['set', 'web', `views.memory=${value}`]);
+    assert.equal(Number(await mounts()) - before, more);
+    assert.match(await total(), / 307200 kB/);
+    await v.ok(['set', 'web', 'views.uptime=false']);
+    assert.match(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']), /^\d\n$/);
+    assert.match((await v.run(['set', 'web', 'views.vinfo=false'])).stderr, /with its next start/);
+    assert.equal((await v.run(['exec', 'web', 'test', '-e', '/proc/driver/virtual'])).code, 0);
+  });
+
   test('come whole however they are read', async () => {
     const out = await inGuest(
       ['-m', '300m'],
