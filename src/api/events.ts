@@ -45,6 +45,7 @@ export interface EventDetails {
   readonly resumed: object;
   readonly changed: { readonly keys: readonly string[] };
   readonly deleted: object;
+  readonly 'network.denied': { readonly count: number; readonly reasons: Readonly<Record<string, number>> };
   readonly 'quota.reached': QuotaDetails;
   readonly 'quota.renewed': QuotaDetails;
 }
@@ -172,6 +173,13 @@ export const EVENT_TYPES: { readonly [Type in EventType]: EventTypeInfo<EventDet
     details: { keys: 'the changed keys, as `set` names them' },
   },
   deleted: { meaning: 'a guest that stayed has been deleted with its files', details: {} },
+  'network.denied': {
+    meaning: "the guest's network refused it something; told at most every ten seconds",
+    details: {
+      count: 'how often since the event before',
+      reasons: 'how often by reason, in the words of `denied`',
+    },
+  },
   'quota.reached': { meaning: 'the guest has used up its quota of traffic', details: QUOTA_DETAILS },
   'quota.renewed': {
     meaning: 'the next day or month has begun for a guest that had used up its quota of traffic',

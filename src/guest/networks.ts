@@ -32,6 +32,7 @@ import type { KernelSocket } from '../sys/sock-diag.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
+import { DenialEvents } from './denials.ts';
 import { configOf, type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { changeLink, linkTraffic } from './links.ts';
@@ -73,10 +74,12 @@ export class Networks {
   #foreign: readonly number[] | undefined;
 
   readonly quotas: Quotas;
+  readonly denialEvents: DenialEvents;
 
   constructor(host: Host, registry: Registry) {
     this.#host = host;
     this.#registry = registry;
+    this.denialEvents = new DenialEvents(host, registry);
     this.quotas = new Quotas(host, async (guest) => {
       const { fence } = await this.#openFence();
       await fence.setNetwork(guest.xid, this.#rules(configOf(guest)));
@@ -156,7 +159,9 @@ export class Networks {
     }
     this.#fence ??= this.#makeFence();
     try {
-      return await this.#fence;
+      const open = await this.#fence;
+      this.denialEvents.begin(open.fence, !open.isKept);
+      return open;
     } catch (error) {
       this.#fence = undefined;
       throw error;
@@ -466,6 +471,7 @@ export class Networks {
   /** Forgets the fence, when no guest runs any more. */
   async end(): Promise<void> {
     this.quotas.close();
+    this.denialEvents.close();
     const open = await this.#fence?.catch(() => undefined);
     if (this.#registry.list().some(isActive)) return;
     open?.fence.close();

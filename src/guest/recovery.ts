@@ -35,7 +35,9 @@ export class Recovery {
   /** Reads what is on disk, takes over what runs, repairs what a crash has left half-done. */
   async recover(held: readonly HeldObject[]): Promise<void> {
     this.#host.events.onFailure = (error) => this.#instance.onFailure('keep an event', error);
-    this.#views.onFailure = (what, error) => this.#instance.onFailure(what, error);
+    const { networks } = this.#instance;
+    for (const part of [this.#views, networks.quotas, networks.denialEvents])
+      part.onFailure = (what, error) => this.#instance.onFailure(what, error);
     this.#host.events.open();
     this.#instance.restarts.onFailure = this.#instance.onFailure;
     this.#instance.restarts.open();

@@ -372,7 +372,7 @@ export class FenceCode {
   #countDenial(): void {
     const { a } = this;
     const at = FRAME.denialKey;
-    const [fresh, done] = [a.fresh('first denial'), a.fresh('denial counted')];
+    const [fresh, tell, done] = [a.fresh('first denial'), a.fresh('denial counted'), a.fresh('denial told')];
     a.load(1, 10, FRAME.reason, 8).jumpIf(1, '==', -1, done);
     for (const i of [0, 8, 16, 24]) a.store(10, at + i, 0, 8);
     a.store(10, at + DENIAL.reason, reg(1), 1);
@@ -388,9 +388,11 @@ export class FenceCode {
     a.jumpIf(0, '==', 0, fresh).move(1, 1).atomicAdd(0, DENIED.count, 1);
     a.load(1, 10, FRAME.denied + DENIED.last, 8)
       .store(0, DENIED.last, reg(1), 8)
-      .goto(done);
+      .goto(tell);
     a.label(fresh);
     this.update('denials', at, FRAME.denied, 0);
-    a.label(done);
+    // It is full if nobody reads it: whoever does has not looked since, and will.
+    a.label(tell).loadMap(1, 'alarm').move(2, reg(10)).alu(2, '+', FRAME.denied).move(3, 8).move(4, 0);
+    a.call('ringbuf_output').label(done);
   }
 }

@@ -162,7 +162,7 @@ const SOCKETS = 32_768;
  * Number of what is in the maps: raised with every change of a map's layout or meaning, so that a vserverd finds out that
  * a fence is of another one's making.
  */
-export const FENCE_VERSION = 4;
+export const FENCE_VERSION = 5;
 
 /** The maps in the order in which programs count them. */
 export const FENCE_MAP_NAMES = [
@@ -184,6 +184,7 @@ export const FENCE_MAP_NAMES = [
   'usage',
   'quotas',
   'spent',
+  'alarm',
   'state',
 ] as const;
 /** Name of a map of the fence. */
@@ -217,5 +218,7 @@ export const FENCE_MAPS: Readonly<Record<FenceMap, MapSpec>> = {
   rates: { type: 'hash', keyBytes: 8, valueBytes: RATE.bytes, entries: CONTEXTS },
   quotas: { type: 'hash', keyBytes: 4, valueBytes: QUOTA.bytes, entries: CONTEXTS },
   spent: { type: 'hash', keyBytes: 4, valueBytes: SPENT.bytes, entries: CONTEXTS },
+  /** Where whoever waits is told of denials, of 8 bytes each: it is read for that alone. A multiple of any page. */
+  alarm: { type: 'ringBuffer', keyBytes: 0, valueBytes: 0, entries: 65_536 },
   state: { type: 'socketStorage', keyBytes: 4, valueBytes: STATE.bytes, entries: 0, flags: BPF_F_CLONE },
 };

@@ -29,6 +29,7 @@ import {
 } from '../sys/sock-diag.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
 import { ADDRESS_BYTES, formatAddress, type Network } from './address.ts';
+import { planAlarmReset, planAlarmWait } from './fence-alarm.ts';
 import { type Element, long, loopback6, networkElements, spentValue, words } from './fence-elements.ts';
 import {
   attachPrograms,
@@ -253,6 +254,20 @@ export class Fence {
     return denials
       .filter((denial) => nid === undefined || denial.nid === nid)
       .sort((a, b) => b.lastMs - a.lastMs);
+  }
+
+  /** Resolves when something is denied, or was since `resetAlarm`. It costs nothing until then but a worker that waits. */
+  async waitForDenial(): Promise<void> {
+    const p = new Program(this.#syscalld.abi);
+    planAlarmWait(p, this.#map(p, 'alarm'));
+    await this.#syscalld.run('wait for denials', p);
+  }
+
+  /** Says that the denials of until now are known. */
+  async resetAlarm(): Promise<void> {
+    const p = new Program(this.#syscalld.abi);
+    planAlarmReset(p, this.#map(p, 'alarm'));
+    await this.#syscalld.run('go on with denials', p);
   }
 
   /** Returns what contexts have spent of their quotas. */

@@ -453,6 +453,38 @@ else: print('ok')
     );
   });
 
+  test('what a guest is refused is an event, one for many, also after vserverd was killed', async () => {
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    await v.ok(['set', 'one', 'network.policy.otherwise=deny']);
+    await v.ok(['start', 'one']);
+    const denied = async (): Promise<readonly unknown[]> =>
+      (await v.ok(['events', '--json', '--guest', 'one']))
+        .split('\n')
+        .filter((line) => line.includes('"network.denied"'))
+        .map((line) => (JSON.parse(line) as { details: unknown }).details);
+    const many = `
+import socket, sys
+for i in range(int(sys.argv[1])):
+    for call in (lambda s: s.sendto(b'x', ('10.9.0.1', 9)), lambda s: s.bind(('10.9.0.1', 0))):
+        try: call(socket.socket(2, 2)); print('not refused')
+        except OSError: pass
+`;
+    assert.equal(await python('one', many, '50'), '');
+    const [first] = await eventually('the event', async () => {
+      const all = await denied();
+      return all.length > 0 ? all : undefined;
+    });
+    assert.deepEqual(first, { count: 100, reasons: { policy: 50, 'foreign-address': 50 } });
+    const { vserverdPid } = await daemons();
+    process.kill(vserverdPid, 'SIGKILL');
+    await eventually('the next vserverd', async () =>
+      (await v.run(['status', 'one'])).code === 0 ? true : undefined,
+    );
+    assert.equal(await python('one', many, '3'), '');
+    await eventually('another event', async () => ((await denied()).length === 2 ? true : undefined));
+    assert.deepEqual((await denied())[1], { count: 6, reasons: { policy: 3, 'foreign-address': 3 } });
+  });
+
   test('the fence holds while both daemons are dead, and after', async () => {
     chmodSync(v.scratch, 0o755);
     const binds = `

@@ -61,6 +61,7 @@ export const MAP_TYPE = {
   longestPrefix: 11,
   sockHash: 18,
   socketStorage: 24,
+  ringBuffer: 27,
 } as const;
 /** A kind of map. */
 export type MapType = keyof typeof MAP_TYPE;
@@ -135,6 +136,7 @@ export const HELPER = {
   get_netns_cookie: 122,
   sk_assign: 124,
   ktime_get_boot_ns: 125,
+  ringbuf_output: 130,
   set_retval: 187,
 } as const;
 /** A function of the kernel. */
