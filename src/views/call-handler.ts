@@ -4,7 +4,7 @@
  */
 import { type AskedCall, planAnswer, planGoOn, planUnlessCall } from '../sys/asked-call.ts';
 import { planNumberPath } from '../sys/number-path.ts';
-import type { Arg, Data, Label, Program, Result } from '../sys/program.ts';
+import type { Data, Label, Program, Result } from '../sys/program.ts';
 import type { AnswersLayout } from './answers.ts';
 
 /** Descriptors that a broker has for it. */
@@ -23,45 +23,78 @@ const CPUS_MAX_BYTES = 1024;
 /** Lengths below: whoever gives more room than any program does gets the kernel's answer. */
 const LENGTH_LIMIT = 0x4000;
 const UINT32 = 0x1_0000_0000;
+/** Bytes of a pointer, and of a word of CPUs. */
+const LONG = 8;
 
 /** Adds the steps that answer sysinfo(2) and sched_getaffinity(2). Other calls fall through. */
 export function planOwnMeasure(h: Program, call: AskedCall, has: AnswersDescriptors): void {
-  const [other, affinity, goOn] = [h.label(), h.label(), h.label()];
+  const [other, affinity, write, goOn] = [h.label(), h.label(), h.label(), h.label()];
   const text = h.data(has.layout.bytes, '<answers>');
+  const out: Out = {
+    from: h.data(LONG, '<from>'),
+    length: h.data(LONG, '<length>'),
+    to: h.data(LONG, '<to>'),
+    value: h.data(LONG, '<value>'),
+  };
   planUnlessCall(h, call, 'sysinfo', affinity);
-  planSysinfo(h, call, has, text, goOn);
+  planSysinfo(h, call, has, { text, out, write, goOn });
   h.place(affinity);
   planUnlessCall(h, call, 'sched_getaffinity', other);
-  planAffinity(h, call, has, text, goOn);
+  planAffinity(h, call, has, { text, out, write, goOn });
+  h.place(write);
+  planWriteOut(h, call, out, goOn);
   h.place(goOn);
   planGoOn(h, call);
   h.place(other);
+}
+
+/** Places in the handler's data: what is written into the caller's memory, and the call's result. */
+interface Out {
+  readonly from: Data;
+  readonly length: Data;
+  readonly to: Data;
+  readonly value: Data;
+}
+
+/** What both calls share. */
+interface Answering {
+  /** Where the answers are read to. */
+  readonly text: Data;
+  readonly out: Out;
+  /** Where what is in `out` is written. */
+  readonly write: Label;
+  /** Where the kernel is left to answer. */
+  readonly goOn: Label;
 }
 
 function planSysinfo(
   h: Program,
   call: AskedCall,
   { file, layout: { native, compat } }: AnswersDescriptors,
-  text: Data,
-  goOn: Label,
+  { text, out, write, goOn }: Answering,
 ): void {
   const of32bit = h.label();
-  const address = call.argument(0);
   planReadAnswers(h, file, text, goOn);
-  h.expect(call.arch(), '==', h.abi.auditArch | 0, 'EINVAL', 'a 64-bit program', { otherwise: of32bit });
-  planWriteOut(
-    h,
-    call,
-    { bytes: text.at(native.at, native.bytes), length: native.bytes, address, value: 0 },
-    goOn,
-  );
-  h.place(of32bit);
-  planWriteOut(
-    h,
-    call,
-    { bytes: text.at(compat.at, compat.bytes), length: compat.bytes, address, value: 0 },
-    goOn,
-  );
+  h.store(out.to, call.argument(0), LONG);
+  h.store(out.value, 0, LONG);
+  for (const { at, bytes, next } of [
+    { ...native, next: of32bit },
+    { ...compat, next: undefined },
+  ]) {
+    const about = 'a 64-bit program';
+    if (next) h.expect(call.arch(), '==', h.abi.auditArch | 0, 'EINVAL', about, { otherwise: next });
+    h.store(out.from, addressOf(h, text.at(at, bytes)), LONG);
+    h.store(out.length, bytes, LONG);
+    h.jump(write);
+    if (next) h.place(next);
+  }
+}
+
+/** Loads where something is in the broker's memory. */
+function addressOf(h: Program, target: Data): Result {
+  const pointer = h.data(LONG, '<address>');
+  h.pointer(pointer, target);
+  return h.load(pointer, LONG);
 }
 
 /**
@@ -72,11 +105,10 @@ function planAffinity(
   h: Program,
   call: AskedCall,
   { file, pidNamespace, layout: { cpuBytes, allowedCpus, visibleCpus } }: AnswersDescriptors,
-  text: Data,
-  goOn: Label,
+  { text, out, goOn }: Answering,
 ): void {
   const [itself, known] = [h.label(), h.label()];
-  const [length, address] = [call.argument(1), call.argument(2)];
+  const length = call.argument(1);
   const refused = { otherwise: { on: [], to: goOn } };
   h.expect(length, '&', 0, 'EINVAL', 'a length', { mask: UINT32 - LENGTH_LIMIT, otherwise: goOn });
   const pid = h.data(4, '<pid>');
@@ -91,9 +123,12 @@ function planAffinity(
   const written = h.sys('sched_getaffinity', [h.load(pid), length, cpus], refused);
   planReadAnswers(h, file, text, goOn);
   h.expectBytes(cpus.at(0, cpuBytes), text.at(allowedCpus, cpuBytes), 'EINVAL', 'all CPUs', goOn);
-  for (let at = 0; at < cpuBytes; at += 8)
-    h.store(cpus.at(at, 8), h.load(text.at(visibleCpus + at, 8), 8), 8);
-  planWriteOut(h, call, { bytes: cpus, length: written, address, value: written }, goOn);
+  for (let at = 0; at < cpuBytes; at += LONG)
+    h.store(cpus.at(at, LONG), h.load(text.at(visibleCpus + at, LONG), LONG), LONG);
+  h.store(out.from, addressOf(h, cpus), LONG);
+  h.store(out.length, written, LONG);
+  h.store(out.to, call.argument(2), LONG);
+  h.store(out.value, written, LONG);
 }
 
 function planReadAnswers(h: Program, file: number, text: Data, goOn: Label): void {
@@ -106,17 +141,7 @@ function planReadAnswers(h: Program, file: number, text: Data, goOn: Label): voi
  * Writes into the caller's memory, and ends the call. The memory is opened first and the call looked at then: as long as it
  * is there its caller is, whose number cannot have become another's.
  */
-function planWriteOut(
-  h: Program,
-  call: AskedCall,
-  out: {
-    readonly bytes: Data;
-    readonly length: Result | number;
-    readonly address: Arg;
-    readonly value: Result | number;
-  },
-  goOn: Label,
-): void {
+function planWriteOut(h: Program, call: AskedCall, out: Out, goOn: Label): void {
   const [closed, gone, fault] = [h.label(), h.label(), h.label()];
   const about = "the caller's memory";
   const path = planNumberPath(h, '/proc/', call.caller());
@@ -129,16 +154,20 @@ function planWriteOut(
     otherwise: { on: [], to: closed },
   });
   h.sys('close', [directory]);
-  const id = h.data(8, '<id>');
-  h.store(id, call.id, 8);
+  const id = h.data(LONG, '<id>');
+  h.store(id, call.id, LONG);
   h.sys('ioctl', [call.listener, h.flags('SECCOMP_IOCTL_NOTIF_ID_VALID'), id], {
     about: 'still there',
     otherwise: { on: [], to: gone },
   });
-  const written = h.sys('pwrite64', [memory, out.bytes, out.length, out.address], { about, ignore: [] });
+  const length = h.load(out.length, LONG);
+  const written = h.sys('pwrite64', [memory, h.load(out.from, LONG), length, h.load(out.to, LONG)], {
+    about,
+    ignore: [],
+  });
   h.sys('close', [memory]);
-  h.expect(written, '==', out.length, 'EFAULT', about, { otherwise: fault });
-  planAnswer(h, call, { value: out.value });
+  h.expect(written, '==', length, 'EFAULT', about, { otherwise: fault });
+  planAnswer(h, call, { value: h.load(out.value, LONG) });
   h.place(fault);
   planAnswer(h, call, { error: -(h.abi.errnos['EFAULT'] ?? 14) });
   h.place(gone);

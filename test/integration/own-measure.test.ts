@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { instanceCgroupName } from '../../src/resources/cgroup-layout.ts';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { openNetwork, type TestNetwork } from '../lib/network.ts';
 import { buildProbe, type Findings, parseFindings } from '../lib/probe.ts';
@@ -52,13 +53,14 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
   /** Numbers of the processes that answer calls of a guest that runs. */
   const brokersOf = async (name: string): Promise<readonly number[]> => {
     const [{ xid = 0 } = {}] = JSON.parse(await v.ok(['inspect', name, '--json'])) as { xid?: number }[];
+    const cgroup = `/${instanceCgroupName(v.root)}/${xid}/`;
     return readdirSync('/proc')
       .filter((pid) => /^\d+$/.test(pid))
       .filter((pid) => {
         try {
           return (
             readFileSync(`/proc/${pid}/comm`, 'utf8') === 'broker\n' &&
-            readFileSync(`/proc/${pid}/cgroup`, 'utf8').includes(`/${xid}/`)
+            readFileSync(`/proc/${pid}/cgroup`, 'utf8').includes(cgroup)
           );
         } catch {
           return false; // it has just ended

@@ -696,6 +696,48 @@ static void verb_measure_on(int argc, char **argv)
 	tell_number("longest ms", longest_ns / 1000000);
 }
 
+static void wait_for_file(const char *path)
+{
+	while (access(path, F_OK))
+		usleep(1000);
+}
+
+/* recycled: one child asks by sysinfo(2) when there is /dev/shm/ask; each time there is /dev/shm/go another one is made,
+ * with the same page, which it looks at when there is /dev/shm/look. */
+static void verb_recycled(int argc, char **argv)
+{
+	(void)argc, (void)argv;
+	unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memset(page, 0xee, 4096);
+	signal(SIGCHLD, SIG_IGN);
+	if (fork() == 0) {
+		prctl(PR_SET_NAME, "asks");
+		wait_for_file("/dev/shm/ask");
+		_exit(sysinfo((struct sysinfo *)(void *)page) != 0);
+	}
+	for (pid_t child = 0; access("/dev/shm/look", F_OK); usleep(1000)) {
+		if (access("/dev/shm/go", F_OK))
+			continue;
+		if (child)
+			kill(child, SIGKILL);
+		child = fork();
+		if (child == 0) {
+			prctl(PR_SET_NAME, "takes");
+			wait_for_file("/dev/shm/look");
+			long written = 0;
+			for (size_t i = 0; i < 4096; i++)
+				written += page[i] != 0xee;
+			tell_number("written", written);
+			finish();
+			fflush(stdout);
+			_exit(0);
+		}
+		unlink("/dev/shm/go");
+	}
+	wait(NULL);
+	_exit(0);
+}
+
 /* ---- files ---- */
 
 /* write PATH…: may they be opened for writing? Nothing is written. */
@@ -1228,6 +1270,7 @@ int main(int argc, char **argv)
 		{ "inet-call", verb_inet_call },
 		{ "measure", verb_measure },
 		{ "measure-on", verb_measure_on },
+		{ "recycled", verb_recycled },
 		{ "write", verb_write },
 		{ "masked", verb_masked },
 		{ "writable", verb_writable },

@@ -22,7 +22,7 @@ import {
   userDatabase,
 } from './paths.ts';
 import type { Check } from './places.ts';
-import { a1, a2, a3, a4, a5, a7, a8, a9 } from './processes.ts';
+import { a1, a2, a3, a4, a5, a7, a8, a9, a10 } from './processes.ts';
 
 /** A text that stands in one file of `src` or `native`, and what is put in its place. */
 export type Edit = readonly [find: string, put: string];
@@ -166,6 +166,23 @@ export const MUTATIONS: readonly Mutation[] = [
       ],
     ],
     breach: /dead/,
+  },
+  {
+    name: 'A10: the call that is answered may be over',
+    check: a10,
+    edits: [
+      [
+        "about: 'still there',\n    otherwise: { on: [], to: gone },",
+        "about: 'still there',\n    ignore: [],",
+      ],
+    ],
+    breach: /"written":[1-9]/,
+  },
+  {
+    name: 'A10: the broker keeps what it may',
+    check: a10,
+    edits: [['  if (measure) planCapset(p, CAP_SYS_PTRACE | CAP_DAC_OVERRIDE);\n', '']],
+    breach: /broker has 0*[1-9a-f]{3}/,
   },
   {
     name: 'B1: places of mounts are found through links',

@@ -4,7 +4,7 @@ import { after, before, suite, test } from 'node:test';
 import { type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { type Check, type Place, places } from './places.ts';
-import { a1, a2, a3, a4, a5, a7, a8, a9 } from './processes.ts';
+import { a1, a2, a3, a4, a5, a7, a8, a9, a10 } from './processes.ts';
 
 const CHECKS: readonly (readonly [string, Check])[] = [
   ["A1 CVE-2019-5736 the runtime's program cannot be written by way of /proc/PID/exe", a1],
@@ -15,6 +15,7 @@ const CHECKS: readonly (readonly [string, Check])[] = [
   ["A7 CVE-2017-5226 the caller's terminal is out of reach", a7],
   ['A8 CVE-2023-25173 CVE-2022-36109 groups are exact', a8],
   ['A9 a recycled pid is not signalled', a9],
+  ['A10 a recycled pid is not written to, by a broker that may do nothing to the host', a10],
 ];
 
 suite('processes', { skip: unmet('root', 'overlay', 'userns', 'busybox', 'gcc') }, () => {

@@ -274,6 +274,19 @@ export const a9: Check = async (v) => {
     # It answers before it is gone, and what is left in here goes with us.
     while test -e /proc/$control; do sleep 0.02; done
   `;
+  const [root, stdout, stderr] = await inOwnPids(v, script);
+  const left = cgroupsOf(root);
+  if (left.length > 0) return [`cgroups left: ${left.join(' ')}`];
+  return stdout.trim() === 'alive'
+    ? []
+    : [`a process with a guest's old pid: ${stdout.trim()} ${stderr.trim()}`];
+};
+
+/** Runs a shell script on an instance of its own in a pid namespace of its own. */
+async function inOwnPids(
+  v: Parameters<Check>[0],
+  script: string,
+): Promise<readonly [root: string, stdout: string, stderr: string]> {
   const root = join(v.scratch, 'other');
   const shell = spawn('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', script], {
     env: { PATH: process.env['PATH'] ?? '', VSERVER_ROOT: root },
@@ -282,9 +295,66 @@ export const a9: Check = async (v) => {
     killSignal: 'SIGKILL',
   });
   const [stdout, stderr] = await Promise.all([text(shell.stdout), text(shell.stderr)]);
+  return [root, stdout, stderr];
+}
+
+/**
+ * A caller of the broker is killed while its call is answered, and another process of the guest gets its pid: nothing is
+ * written there. The relay is stopped meanwhile, so that the broker waits for the answer. And what the broker may.
+ */
+export const a10: Check = async (v) => {
+  const script = `
+    set -e
+    vserver() { "${v.client}" "$@"; }
+    # What is left in here goes with us, but not its cgroups.
+    end() {
+      control=$(vserver daemon status --json | sed -n 's/.*"vserverdPid": *\\([0-9]*\\).*/\\1/p')
+      kill -CONT $relay
+      vserver delete --force prey > /dev/null 2>&1 || true
+      vserver daemon stop --guests > /dev/null
+      while test -e /proc/$control; do sleep 0.02; done
+    }
+    trap end EXIT
+    named() { for p in /proc/[0-9]*; do if test "$(cat $p/comm 2> /dev/null)" = $1; then echo \${p#/proc/}; fi; done; }
+    waits() { case "$(cat /proc/$broker/syscall)" in "${PREAD} "*) true;; *) false;; esac; }
+    vserver run -d --name prey --template busybox --memory 64m ${withProbe().join(' ')} -- ${PROBE} recycled > /dev/null
+    asks= broker= relay=
+    while test -z "$asks" || test -z "$broker"; do asks=$(named asks); broker=$(named broker); sleep 0.02; done
+    relay=$(named relay)
+    sed -n 's/^CapEff:[^0-9a-f]*/broker has /p' /proc/$broker/status
+    shm=/proc/$(vserver inspect prey | sed -n 's/.*"initPid": *\\([0-9]*\\).*/\\1/p')/root/dev/shm
+    kill -STOP $relay
+    : > $shm/ask
+    until waits; do sleep 0.02; done
+    kill -KILL $asks
+    while test -e /proc/$asks; do sleep 0.02; done
+    taken=
+    for i in 1 2 3 4 5 6 7 8 9 10; do
+      echo $((asks - 1)) > /proc/sys/kernel/ns_last_pid
+      : > $shm/go
+      # Nothing else is forked before it is there.
+      while test -e $shm/go; do :; done
+      taken=
+      while test -z "$taken"; do taken=$(named takes); done
+      if test "$taken" = "$asks"; then break; fi
+    done
+    test "$taken" = "$asks"
+    kill -CONT $relay
+    while waits; do sleep 0.02; done
+    sleep 0.2
+    : > $shm/look
+    while test -e /proc/$taken; do sleep 0.02; done
+    vserver logs prey
+  `;
+  const [root, stdout, stderr] = await inOwnPids(v, script);
   const left = cgroupsOf(root);
-  if (left.length > 0) return [`cgroups left: ${left.join(' ')}`];
-  return stdout.trim() === 'alive'
-    ? []
-    : [`a process with a guest's old pid: ${stdout.trim()} ${stderr.trim()}`];
+  if (left.length > 0) return [`cgroups left: ${left.join(' ')} ${stdout} ${stderr}`];
+  const [capabilities, ...found] = stdout.trim().split('\n');
+  return [
+    ...(capabilities === 'broker has 0000000000080002' ? [] : [`${capabilities} ${stderr}`]),
+    ...(found.join() === '{"written":0}' ? [] : [`memory of another process: ${found.join()} ${stderr}`]),
+  ];
 };
+
+/** Number of pread64(2). */
+const PREAD = process.arch === 'x64' ? 17 : 67;
