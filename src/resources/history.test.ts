@@ -59,8 +59,22 @@ test('leaves out what comes from before the last pass', async () => {
     const history = new History(path);
     await history.write(START, [row('web')]);
     await history.write(START - 5, [row('web')]);
-    await history.write(START, [row('web')]);
     assert.equal((await history.read(0)).length, 1);
+    history.close();
+  });
+});
+
+test('of two passes in a second the later one counts for who is in both', async () => {
+  await withPath(async (path) => {
+    const history = new History(path);
+    await history.write(START, [row('gone'), row('web')]);
+    await history.write(START, [{ ...row('web'), tasks: 77 }, row('new')]);
+    const samples = await history.read(0);
+    assert.deepEqual(samples.map(({ guest, tasks }) => [guest, tasks === 77]).sort(), [
+      ['gone', false],
+      ['new', false],
+      ['web', true],
+    ]);
     history.close();
   });
 });

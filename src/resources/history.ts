@@ -84,11 +84,12 @@ export class History {
   /**
    * Writes one pass over all guests, and drops what is too old or too much.
    *
-   * @param at seconds of the epoch; one that is not after the last is left out, as when the clock was set back
+   * @param at seconds of the epoch; one before the last is left out, as when the clock was set back, and of two in a
+   *   second the later one counts for who is in both
    */
   async write(at: number, rows: readonly HistoryRow[]): Promise<void> {
     await this.#use((db) => {
-      if (at <= this.#last || rows.length === 0) return;
+      if (at < this.#last || rows.length === 0) return;
       db.exec('BEGIN');
       try {
         this.#writeRows(db, at, rows);
@@ -104,12 +105,15 @@ export class History {
   }
 
   #writeRows(db: DatabaseSync, at: number, rows: readonly HistoryRow[]): void {
-    db.prepare('INSERT INTO pass VALUES(?, ?)').run(at, kindOfPass(at, this.#last));
+    const replaced =
+      at === this.#last ? db.prepare('DELETE FROM sample WHERE at = ? AND guest = ?') : undefined;
+    if (!replaced) db.prepare('INSERT INTO pass VALUES(?, ?)').run(at, kindOfPass(at, this.#last));
     this.#insert ??= db.prepare('INSERT INTO sample VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
     for (const row of rows) {
       const { uptimeSeconds, cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes, forks } =
         row;
       const id = this.#idOf(db, row.guest);
+      if (replaced) this.#rows -= Number(replaced.run(at, id).changes);
       const counts = [cpuUserUs, cpuSystemUs, residentBytes, tasks, receivedBytes, sentBytes, forks];
       this.#insert.run(at, id, uptimeSeconds, ...counts);
     }

@@ -13,11 +13,14 @@ import { type Member, tar } from '../lib/tar-writer.ts';
 
 const NEEDS = ['root', 'cgroup2', 'overlay', 'userns', 'busybox'] as const;
 
-/** Everything `stat` tells of every file, and what it holds; sizes and links of directories are the file system's own. */
+/**
+ * Everything `stat` tells of every file, and what it holds; sizes and links of directories are the file system's own, and
+ * /etc/hosts has the guest's name, which a start writes.
+ */
 const SHOW = `
-find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' ! -name 'socket' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
+find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' ! -path /etc/hosts ! -name 'socket' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
   sed -E 's/^(directory\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*)\\|[^|]*\\|[^|]*/\\1/'
-find / -xdev -type f ! -path '/proc*' -print0 | sort -z | xargs -0 md5sum
+find / -xdev -type f ! -path '/proc*' ! -path /etc/hosts -print0 | sort -z | xargs -0 md5sum
 find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ print ($1 == last ? "same" : "other"), $2; last = $1 }'
 `;
 
