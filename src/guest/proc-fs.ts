@@ -68,6 +68,9 @@ export function isProcFsMounted(run: string): boolean {
 export class ProcFs implements FuseTree {
   readonly #manager: Manager;
   readonly #changes = new Map<number, { readonly names: string; readonly atMs: number }>();
+  #listed:
+    | { readonly node: number; readonly names: string; readonly entries: readonly FuseEntry[] }
+    | undefined;
   /** Loaded by the first who looks. */
   #virtual: VirtualProc | undefined;
 
@@ -85,7 +88,12 @@ export class ProcFs implements FuseTree {
   }
 
   lookup(node: number, name: string): FuseNode | undefined {
-    return this.entries(node).find((one) => one.name === name);
+    const place = this.#placeOf(node);
+    const child = place && this.#childOf(node, place, name);
+    if (child === undefined) return undefined;
+    const attributes = this.attributes(child);
+    const isGuest = /^\d+$/.test(name);
+    return isGuest && !attributes.isDirectory ? undefined : { ...attributes, mayGo: isGuest };
   }
 
   attributes(node: number): FuseNode {
@@ -102,14 +110,30 @@ export class ProcFs implements FuseTree {
 
   entries(node: number): readonly FuseEntry[] {
     const place = this.#placeOf(node);
-    return (this.#names(node) ?? []).flatMap((listed) => {
-      const isDirectory = listed.endsWith('/');
-      const name = isDirectory ? listed.slice(0, -1) : listed;
-      const child = place && numberOf(`${place.path}/${name}`, place.viewer, node);
+    const names = this.#names(node);
+    if (!place || !names) return [];
+    // The kernel asks for the same list in many pieces.
+    const text = names.join();
+    if (place.path !== '' && this.#listed?.node === node && this.#listed.names === text)
+      return this.#listed.entries;
+    const entries = names.flatMap((listed) => {
+      const name = listed.replace(/\/$/, '');
+      const child = this.#childOf(node, place, name);
       if (child === undefined) return [];
-      const isGuest = isDirectory && place?.path !== '';
-      return [{ name, node: child, isDirectory, ...(isGuest ? { mayGo: true } : {}) }];
+      if (place.path === '') return [{ name, ...this.attributes(child) }];
+      const isDirectory = listed !== name;
+      return [{ name, node: child, isDirectory, mayGo: isDirectory }];
     });
+    this.#listed = { node, names: text, entries };
+    return entries;
+  }
+
+  /** Returns the node of a name in a directory. */
+  #childOf(node: number, { viewer, path }: Place, name: string): number | undefined {
+    const childPath = path === '' ? name : `${path}/${name}`;
+    const child = numberOf(childPath, viewer, node);
+    // Of what a guest sees, the number is the same whatever is asked for.
+    return child === undefined || this.#placeOf(child)?.path !== childPath ? undefined : child;
   }
 
   async read(node: number): Promise<FuseReply> {

@@ -4,6 +4,7 @@
  */
 import { machine, release, type, version } from 'node:os';
 import { UserError } from '../base/errors.ts';
+import { isXid } from '../base/ids.ts';
 import { formatIpAddress, lastOf, parseIpPrefix } from '../base/ip.ts';
 import type { Traffic, TrafficKind } from '../network/rules.ts';
 import { BUCKET_DEFAULTS } from '../resources/token-bucket.ts';
@@ -79,11 +80,14 @@ export function listVirtual(
   if (area === undefined) return ['virtual/', 'virtnet/'];
   const isContext = area === 'virtual';
   if (!isContext && area !== 'virtnet') return undefined;
-  const ids = isContext
-    ? runningOf(manager, viewer).map(({ guest }) => guest.xid as number)
-    : [...networksOf(manager, viewer).keys()];
-  if (id === undefined) return [...SUMMARIES, ...ids.toSorted((a, b) => a - b).map((one) => `${one}/`)];
-  return ids.map(String).includes(id) ? (isContext ? CONTEXT_FILES : NETWORK_FILES) : undefined;
+  if (id !== undefined) {
+    // Not by the list of all: who looks for one guest after the other would have it made as often.
+    if (isContext) return runningAs(manager, id, viewer) && CONTEXT_FILES;
+    return membersOf(manager, id, viewer).length > 0 ? NETWORK_FILES : undefined;
+  }
+  const running = runningOf(manager, viewer);
+  const ids = running.flatMap(({ guest, live }) => (isContext ? guest.xid : (live.network?.nid ?? [])));
+  return [...SUMMARIES, ...[...new Set(ids)].toSorted((a, b) => a - b).map((one) => `${one}/`)];
 }
 
 /** Reads a file. @throws UserError no-such-file */
@@ -110,19 +114,19 @@ function runningOf(manager: Manager, viewer: Viewer): readonly Running[] {
   );
 }
 
-/** Guests by the network context they are in; the first is the one it is named after, if that runs. */
-function networksOf(manager: Manager, viewer: Viewer): ReadonlyMap<number, readonly Running[]> {
-  const isolated = runningOf(manager, 'host').filter(
-    ({ live }) =>
-      live.network !== undefined && (viewer === 'host' || live.network.nid === viewer.live?.network?.nid),
-  );
-  const byNid = Map.groupBy(isolated, ({ live }) => live.network?.nid ?? 0);
-  return new Map(
-    [...byNid].map(([nid, members]) => [
-      nid,
-      members.toSorted((a, b) => Number(b.guest.xid === nid) - Number(a.guest.xid === nid)),
-    ]),
-  );
+function runningAs(manager: Manager, id: string, viewer: Viewer): Running | undefined {
+  const xid = Number(id);
+  const guest = isXid(xid) ? manager.registry.numbered(xid) : undefined;
+  if (!guest?.live || !isActive(guest) || (viewer !== 'host' && viewer !== guest)) return undefined;
+  return String(xid) === id ? { guest, live: guest.live } : undefined;
+}
+
+/** Guests in a network context; the first is the one it is named after, if that runs. */
+function membersOf(manager: Manager, id: string, viewer: Viewer): readonly Running[] {
+  if (viewer !== 'host' && String(viewer.live?.network?.nid) !== id) return [];
+  return runningOf(manager, 'host')
+    .filter(({ live }) => live.network !== undefined && String(live.network.nid) === id)
+    .toSorted((a, b) => Number(String(b.guest.xid) === id) - Number(String(a.guest.xid) === id));
 }
 
 async function readContext(
@@ -130,9 +134,9 @@ async function readContext(
   [first, second]: readonly string[],
   viewer: Viewer,
 ): Promise<string | undefined> {
-  const running = runningOf(manager, viewer);
-  const count = running.length;
   if (second === undefined) {
+    const running = runningOf(manager, viewer);
+    const count = running.length;
     if (first === 'info') return formatInterfaceInfo(INTERFACE);
     if (first !== 'status') return undefined;
     const own = Array.from({ length: 6 }, () => count) as [number, number, number, number, number, number]; // six
@@ -144,7 +148,7 @@ async function readContext(
       initTasks: running.filter(({ live }) => live.config.init === 'own').length,
     });
   }
-  const found = running.find(({ guest }) => String(guest.xid) === first);
+  const found = first === undefined ? undefined : runningAs(manager, first, viewer);
   return found && (await readContextFile(manager, found, second, viewer));
 }
 
@@ -282,18 +286,16 @@ function readNetwork(
   [first, second]: readonly string[],
   viewer: Viewer,
 ): string | undefined {
-  const networks = networksOf(manager, viewer);
   if (second === undefined) {
     if (first === 'info') return formatInterfaceInfo(INTERFACE);
-    return first === 'status'
-      ? formatNetworksStatus({ total: networks.size, active: networks.size })
-      : undefined;
+    if (first !== 'status') return undefined;
+    const nids = new Set(runningOf(manager, viewer).flatMap(({ live }) => live.network?.nid ?? []));
+    return formatNetworksStatus({ total: nids.size, active: nids.size });
   }
-  const nid = Number(first);
-  const members = networks.get(nid);
-  const [owner] = members ?? [];
-  if (members === undefined || owner === undefined) return undefined;
-  if (second === 'info') return networkInfoOf(nid, owner);
+  const members = membersOf(manager, first ?? '', viewer);
+  const [owner] = members;
+  if (owner === undefined) return undefined;
+  if (second === 'info') return networkInfoOf(Number(first), owner);
   if (second !== 'status') return undefined;
   const tasks = members.reduce(
     (sum, { guest }) => sum + (manager.host.cgroups.sample(guest.xid).pids ?? 0),

@@ -3,7 +3,22 @@ import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
 import { type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
-import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
+import {
+  c1,
+  c1Compat,
+  c2,
+  c4,
+  c5,
+  c5c,
+  c6,
+  c7Forks,
+  c7Log,
+  c7Memory,
+  c7Tables,
+  c8,
+  c9,
+  otherContexts,
+} from './kernel.ts';
 import { type Check, type Place, places } from './places.ts';
 
 const CHECKS: readonly (readonly [string, Check])[] = [
@@ -20,6 +35,7 @@ const CHECKS: readonly (readonly [string, Check])[] = [
   ['C7 a flood of the log', c7Log],
   ['C8 device nodes', c8],
   ['C9 CVE-2024-0132 the environment of a guest or a caller', c9],
+  ['the Proc-FS of other contexts', otherContexts],
 ];
 
 suite('kernel', { skip: unmet('root', 'overlay', 'userns', 'busybox', 'gcc') }, () => {

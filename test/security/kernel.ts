@@ -332,3 +332,18 @@ export const c7Log: Check = async (v) => {
   await v.ok(['delete', '--force', 'flood']);
   return breaches;
 };
+
+/** A guest's own part of the Proc-FS tells of no other, by list, by name and by number. */
+export const otherContexts: Check = async (v, everywhere) => {
+  const breaches: string[] = [];
+  await v.ok(['run', '--detach', '--name', 'other', '--xid', '4711', '--', 'sleep', '3600']);
+  const script = 'cd /proc/driver/virtual; ls; grep -h . status */info; cat 4711/info 4711/limit';
+  for (const place of everywhere) {
+    const { stdout } = await place.run(['sh', '-c', script]);
+    if (!/^ID:\t\d+$/m.test(stdout)) breaches.push(`${place.name}: does not see itself`);
+    if (stdout.includes('4711')) breaches.push(`${place.name}: sees another context`);
+    if (!/^#CActive:\t1$/m.test(stdout)) breaches.push(`${place.name}: counts other contexts`);
+  }
+  await v.ok(['delete', '--force', 'other']);
+  return breaches;
+};

@@ -4,7 +4,22 @@
  */
 import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { c1, c1Compat, c2, c4, c5, c5c, c6, c7Forks, c7Log, c7Memory, c7Tables, c8, c9 } from './kernel.ts';
+import {
+  c1,
+  c1Compat,
+  c2,
+  c4,
+  c5,
+  c5c,
+  c6,
+  c7Forks,
+  c7Log,
+  c7Memory,
+  c7Tables,
+  c8,
+  c9,
+  otherContexts,
+} from './kernel.ts';
 import { d2Bind, d2Source, d2Steal, d3, d4, d5, d7, d9, d10, type NetworkCheck } from './network.ts';
 import {
   b8,
@@ -503,6 +518,12 @@ export const MUTATIONS: readonly Mutation[] = [
       ],
     ],
     breach: /canary changed/,
+  },
+  {
+    name: 'the Proc-FS: a guest is shown what the host is',
+    check: otherContexts,
+    edits: [["(viewer === 'host' ? manager.registry.list() : [viewer])", 'manager.registry.list()']],
+    breach: /counts other contexts/,
   },
   {
     name: 'deletion: begins before it has looked for mounts',
