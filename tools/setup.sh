@@ -4,7 +4,7 @@
 #   sh tools/setup.sh [root] [native]
 #
 #   root    the command that follows needs uid 0
-#   native  the command that follows needs build/syscalld
+#   native  the command that follows needs build/syscalld, and dist, the compiled sources
 #
 # This is shell, not TypeScript, because it runs before the Node that can run TypeScript is there. Every check comes
 # before the first effect; one that fails says in one line what is missing and how to get it.
@@ -70,4 +70,7 @@ if [ -z "$installed" ]; then
     fail 'cannot run: found a pinned Node that does not start; need: a distribution with glibc 2.28 or newer'
   echo "$lock" >"$stamp"
 fi
-[ -z "$want_native" ] || make -C native -s
+if [ -n "$want_native" ]; then
+  make -C native -s
+  make -s -f tools/compile.mk
+fi

@@ -98,6 +98,9 @@ test('only what the command needs is asked for', (t) => {
 test('the native part is brought up to date each time', (t) => {
   const machine = new Machine(t);
   const installing = 'npm ci --ignore-scripts --loglevel=error\n';
-  assert.deepEqual(machine.setup('root', 'native'), [0, `${installing}make -C native -s\n`]);
-  assert.deepEqual(machine.setup('root', 'native'), [0, 'make -C native -s\n']);
+  assert.deepEqual(machine.setup('root', 'native'), [
+    0,
+    `${installing}make -C native -s\nmake -s -f tools/compile.mk\n`,
+  ]);
+  assert.deepEqual(machine.setup('root', 'native'), [0, 'make -C native -s\nmake -s -f tools/compile.mk\n']);
 });
