@@ -63,6 +63,22 @@ export const ERROR_CODES = {
     exit: 1,
     meaning: 'a guest has files of its own that cannot be moved behind another disk limit',
   },
+  'disk-limit-small': {
+    status: 409,
+    exit: 1,
+    meaning: 'the files of a guest take more than the disk limit it was to get',
+  },
+  'disk-quota-missing': {
+    status: 409,
+    exit: 1,
+    meaning: 'a disk limit was to be a project quota, which the file system of guests does not have in force',
+  },
+  'disk-quota-taken': {
+    status: 409,
+    exit: 1,
+    meaning:
+      'a disk limit was to be a project quota, but files of somebody else have the number of its project',
+  },
   'disk-tool-failed': {
     status: 500,
     exit: 1,

@@ -56,6 +56,9 @@ describe('settings', () => {
       'views.load=false',
       'views.vinfo=false',
     ].map(parseSetting);
-    assert.deepEqual(keysForNextStart(changes, false), ['limits.shm', 'env.A', 'views.vinfo']);
+    assert.deepEqual(keysForNextStart(changes, false, false), ['limits.shm', 'env.A', 'views.vinfo']);
+    const disk = ['disk.space=1g', 'disk={space: 1g}'].map(parseSetting);
+    assert.deepEqual(keysForNextStart(disk, false, false), ['disk.space', 'disk']);
+    assert.deepEqual(keysForNextStart(disk, false, true), []);
   });
 });

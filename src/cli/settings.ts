@@ -73,10 +73,20 @@ export function changeAddresses(
   return { path: ['network', 'addresses'], value: value.length === 0 ? undefined : value };
 }
 
-/** Names the keys whose changes a running guest, with or without a network, sees only with its next start. */
-export function keysForNextStart(changes: readonly ConfigChange[], hasNetwork: boolean): readonly string[] {
+/**
+ * Names the keys whose changes a running guest sees only with its next start.
+ *
+ * @param hasNetwork it has one whose changes it sees at once
+ * @param keepsDisk it is kept to its disk limit already
+ */
+export function keysForNextStart(
+  changes: readonly ConfigChange[],
+  hasNetwork: boolean,
+  keepsDisk: boolean,
+): readonly string[] {
   const isLive = (key: string): boolean =>
-    LIVE_NETWORK.test(key) ? hasNetwork : LIVE_SECTION.test(key) || LIVE_KEYS.has(key) || key === 'limits';
+    (keepsDisk && /^disk(?:\.|$)/.test(key)) ||
+    (LIVE_NETWORK.test(key) ? hasNetwork : LIVE_SECTION.test(key) || LIVE_KEYS.has(key) || key === 'limits');
   return changes.map(({ path }) => path.join('.')).filter((key) => !isLive(key));
 }
 

@@ -33,7 +33,7 @@ import {
 } from './archive-manifest.ts';
 import { parseGuestConfig } from './config.ts';
 import { reachOf } from './config-reach.ts';
-import { type ConfigChange, editConfigText } from './config-text.ts';
+import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
@@ -194,8 +194,7 @@ export class Archives {
     const manifest = parseManifest(readText(tree, MANIFEST_FILE));
     const name = request.name ?? manifest.name;
     const paths = guestPaths(manager.host.paths, name);
-    const text = editConfigText(readText(tree, CONFIG_FILE), request.changes, CONFIG_FILE);
-    const asked = parseGuestConfig(text, CONFIG_FILE);
+    const { text, config: asked } = editConfig(readText(tree, CONFIG_FILE), request.changes, CONFIG_FILE);
     if (!request.isTrusted) checkReach(asked);
     // Before what takes long, and again when it is done.
     registry.checkNew(name, request.xid);
@@ -223,16 +222,15 @@ export class Archives {
     const pin: Pin = { name: asked.template, pinned, hostUsr: manifest.hostUsr };
     await using undo = new UndoStack();
     const xid = request.xid ?? registry.freeXid(asked.xid);
-    const edited = editConfigText(text, [{ path: ['xid'], value: xid }], paths.config);
-    const guest = registry.add(name, xid, parseGuestConfig(edited, paths.config), false);
+    const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
+    const guest = registry.add(name, xid, config, false);
     undo.defer('guest in memory', () => {
       registry.remove(guest);
     });
     await networks.check(guest, guest.config);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => manager.removeFiles(name));
-    storage.pin(name, pin);
-    await storage.shapeRoot(guest, root);
+    await storage.furnish(guest, pin, root);
     for (const snapshot of kept) snapshots.add(name, snapshot);
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, edited);

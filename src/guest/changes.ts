@@ -2,11 +2,11 @@
  * The configuration and the limits of a guest are changed and read, at once also while it runs.
  */
 import { StateError } from '../base/errors.ts';
+import { UndoStack } from '../base/undo.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
 import { StepError } from '../sys/syscalld.ts';
-import { parseGuestConfig } from './config.ts';
-import { type ConfigChange, editConfigText } from './config-text.ts';
+import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
 import { changeLimits, configuredRows, type LimitRow, readRows, resetRows } from './guest-limits.ts';
 import type { Host } from './host.ts';
@@ -38,9 +38,12 @@ export class Changes {
           `cannot change guest "${guest.name}": found no configuration file, for it goes when it stops; need a guest that was created`,
         );
       }
-      const edited = editConfigText(text, changes, paths.config);
-      const config = parseGuestConfig(edited, paths.config);
+      const { text: edited, config } = editConfig(text, changes, paths.config);
       await this.#instance.networks.check(guest, config);
+      const { storage } = this.#instance;
+      await using undo = new UndoStack();
+      undo.defer('disk limit', () => storage.changeLimit(guest, guest.config.disk));
+      await storage.changeLimit(guest, config.disk);
       let effective: Effective | undefined;
       if (guest.live && isActive(guest)) {
         // First the kernel, which may refuse; then the file.
@@ -67,6 +70,7 @@ export class Changes {
       }
       writeDurable(paths.config, edited);
       guest.config = config;
+      undo.commit();
       this.#instance.restarts.changed(guest);
       if (guest.state === 'running' || guest.state === 'paused') this.#instance.follow(guest);
       this.#host.events.publish(guest, 'changed', { keys: changes.map(({ path }) => path.join('.')) });

@@ -18,6 +18,7 @@ import type { Bandwidth } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import { hasQuota } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
+import type { DiskLimit } from '../storage/disk-limit.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type {
@@ -415,6 +416,13 @@ const disk = z.strictObject(
       .meta({
         description: 'part of the space in percent that shows as used and is for nobody',
         example: [5],
+      }),
+    method: choice(['quota', 'image'])
+      .optional()
+      .meta({
+        description:
+          'what keeps the limit: quota (a project of the file system) or image (a file system in a file); default quota where the file system has it; a guest that has one keeps it',
+        example: ['image'],
       }),
   },
   { error: NEED_MAP },
@@ -1091,6 +1099,15 @@ function* networkIssues(
       yield [['addresses', index], 'an address that is not in the list before'];
 }
 
+function completeDisk({ space, inodes, reserved, method }: z.output<typeof disk>): DiskLimit {
+  return {
+    spaceBytes: space,
+    ...(inodes === undefined ? {} : { inodes }),
+    reservedPercent: reserved,
+    ...(method === undefined ? {} : { method }),
+  };
+}
+
 function completeNetwork(network: Parsed['network']): GuestNetwork {
   const { mode, addresses, shareWith } = network;
   return {
@@ -1177,15 +1194,7 @@ function complete(config: Parsed): GuestConfig {
       context: contextLimits(config),
     },
     scheduler: dropAbsent(config.scheduler),
-    ...(config.disk === undefined
-      ? {}
-      : {
-          disk: {
-            spaceBytes: config.disk.space,
-            ...(config.disk.inodes === undefined ? {} : { inodes: config.disk.inodes }),
-            reservedPercent: config.disk.reserved,
-          },
-        }),
+    ...(config.disk === undefined ? {} : { disk: completeDisk(config.disk) }),
     network: completeNetwork(config.network),
     ccaps: config.ccaps,
     bcaps: config.bcaps,

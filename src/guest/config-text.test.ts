@@ -2,8 +2,10 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { parseGuestConfig } from './config.ts';
 import { guestConfigJsonSchema } from './config-schema.ts';
-import { createConfigText, editConfigText } from './config-text.ts';
+import { createConfigText, editConfig } from './config-text.ts';
 import type { GuestConfigValues } from './config-types.ts';
+
+const editConfigText = (...edit: Parameters<typeof editConfig>): string => editConfig(...edit).text;
 
 const VALUES: GuestConfigValues = { template: 'busybox', command: ['sh', '-c', 'echo "hi"'] };
 

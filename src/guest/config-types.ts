@@ -5,7 +5,7 @@ import type { RlimitName } from '../context/rlimits.ts';
 import type { Bandwidth, EgressRule, NetworkPolicy, TrafficQuota } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import type { TokenBucket } from '../resources/token-bucket.ts';
-import type { DiskLimit } from '../storage/disk-image.ts';
+import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { ViewGroup } from '../views/files.ts';
 import type { QuotaUnit } from './quota-period.ts';
 
@@ -254,6 +254,7 @@ export interface GuestConfigValues {
     readonly space: number | string;
     readonly inodes?: number;
     readonly reserved?: number;
+    readonly method?: 'quota' | 'image';
   };
   readonly limits?: {
     readonly memory?: number | string;

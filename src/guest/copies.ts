@@ -14,8 +14,7 @@ import { createGuestDirs } from '../storage/guest-dirs.ts';
 import type { ImageOfTree, Usage } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
-import { parseGuestConfig } from './config.ts';
-import { type ConfigChange, editConfigText } from './config-text.ts';
+import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
 import { FREEZE_TIMEOUT_MS } from './host.ts';
 import type { Manager } from './manager.ts';
@@ -61,22 +60,16 @@ export class Copies {
       const paths = guestPaths(manager.host.paths, name);
       const text = this.#configText(source, 'clone');
       const withoutAddresses: ConfigChange = { path: ['network', 'addresses'], value: undefined };
-      const asked = parseGuestConfig(
-        editConfigText(
-          text,
-          [{ path: ['xid'], value: undefined }, withoutAddresses, ...changes],
-          paths.config,
-        ),
-        paths.config,
-      );
-      const xid = asked.xid ?? registry.assignXid();
-      const edited = editConfigText(
+      const isNumbered = changes.some(({ path, value }) => path[0] === 'xid' && value !== undefined);
+      const assigned = isNumbered ? [] : [{ path: ['xid'], value: registry.assignXid() } as const];
+      const { text: edited, config } = editConfig(
         text,
-        [withoutAddresses, ...changes, { path: ['xid'], value: xid }],
+        [withoutAddresses, ...changes, ...assigned],
         paths.config,
       );
+      const xid = config.xid ?? registry.assignXid();
       await using undo = new UndoStack();
-      const guest = registry.add(name, xid, parseGuestConfig(edited, paths.config), false);
+      const guest = registry.add(name, xid, config, false);
       undo.defer('guest in memory', () => {
         registry.remove(guest);
       });
@@ -85,8 +78,7 @@ export class Copies {
         const { pin, root } = await this.#flatten(source, options);
         await createGuestDirs(paths, idRangeOf(xid).hostBase);
         undo.defer('directories', () => manager.removeFiles(name));
-        storage.pin(name, { ...pin, name: guest.config.template });
-        await storage.shapeRoot(guest, root);
+        await storage.furnish(guest, { ...pin, name: config.template }, root);
         writeDurable(paths.config, edited);
       });
       undo.commit();
@@ -147,8 +139,7 @@ export class Copies {
       this.#checkStopped(guest, 'roll back');
       const paths = guestPaths(host.paths, guest.name);
       const text = keepConfig ? this.#configText(guest, 'roll back') : snapshot.config;
-      const edited = editConfigText(text, [{ path: ['xid'], value: guest.xid }], paths.config);
-      const config = parseGuestConfig(edited, paths.config);
+      const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: guest.xid }], paths.config);
       await networks.check(guest, config);
       await storage.replace(guest, { ...snapshot, pin: { ...snapshot.pin, name: config.template } }, true);
       writeDurable(paths.config, edited);

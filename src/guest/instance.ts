@@ -114,6 +114,7 @@ export class Instance {
 
   /** Deletes a guest's files. */
   async removeFiles(name: GuestName): Promise<void> {
+    await this.storage.release(name);
     await removeGuestDirs(guestPaths(this.host.paths, name), this.host.syscalld);
   }
 

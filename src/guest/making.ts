@@ -47,7 +47,7 @@ export class Making {
     const template = await this.#instance.storage.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#instance.removeFiles(name));
-    this.#instance.storage.pin(name, this.#instance.storage.pinOf(template, parsed.template));
+    await this.#instance.storage.furnish(guest, this.#instance.storage.pinOf(template, parsed.template));
     // The configuration file last: what has one exists, what has none is swept at the next start.
     writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
     undo.commit();

@@ -9,8 +9,7 @@ import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
-import { parseGuestConfig } from './config.ts';
-import { editConfigText } from './config-text.ts';
+import { editConfig } from './config-text.ts';
 import type { Guest } from './guest.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
@@ -41,8 +40,7 @@ export async function retag(manager: Manager, guest: Guest, xid: Xid, options: H
         await storage.checkFlattens(guest, 'retag');
         await copies.settle(guest, options);
       }
-      const edited = editConfigText(text, [{ path: ['xid'], value: xid }], path);
-      const config = parseGuestConfig(edited, path);
+      const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], path);
       // Taken from here on: nobody is given it meanwhile.
       registry.renumber(guest, xid);
       storage.markMoving(guest.name);

@@ -14,7 +14,7 @@ import { identifyProcess } from '../sys/process.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { commandErrors } from './command-errors.ts';
 import { completeConfig } from './config.ts';
-import { editConfigText } from './config-text.ts';
+import { editConfig } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import type { Context, ContextRequest } from './contexts.ts';
 import type { Copies } from './copies.ts';
@@ -214,7 +214,7 @@ export class Starts {
     guest.config = this.#instance.registry.readConfig(guest.name);
     if (guest.config.xid === undefined) {
       const text = readIfThere(paths.config) ?? '';
-      writeDurable(paths.config, editConfigText(text, [{ path: ['xid'], value: guest.xid }], paths.config));
+      writeDurable(paths.config, editConfig(text, [{ path: ['xid'], value: guest.xid }], paths.config).text);
       guest.config = { ...guest.config, xid: guest.xid };
     }
     if (!existsSync(paths.directory)) await createGuestDirs(paths, idRangeOf(guest.xid).hostBase);

@@ -5,6 +5,10 @@
  *     lib/guests/NAME/{upper,work}              its own files, at first
  *     lib/guests/NAME/files-<random>/{upper,work}   its own files, since they were last made a part of its image
  *     lib/guests/NAME/files-<random>/disk       the same two in a file system of their own, which is as large as they may be
+ *
+ * Where the file system has project quotas the two directories are of the guest's project, so that a limit can come, go
+ * and change at any time; else a guest with a limit has the file. Beside them:
+ *
  *     lib/guests/NAME/flat                      it has not run since then
  *     lib/guests/NAME/flatten                   its own files are to be made a part of its image before its next start
  *
@@ -17,9 +21,10 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
-import type { GuestName } from '../base/ids.ts';
+import type { GuestName, Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import { type DiskLimit, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
+import { growMounted, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
+import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
 import type { ImageOfTree, RootAttributes } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
@@ -27,13 +32,14 @@ import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
 import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
 import { openDirectory, removeDirectory } from '../storage/machine.ts';
+import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, syncDirectory, writeDurable } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
-import { guestPaths } from './paths.ts';
+import { guestPaths, instanceNumber } from './paths.ts';
 import { OVERLAY_CREATE, planDiskDirectories, planOverlay, planUpperDirectory } from './plan-mounts.ts';
 import type { FilesSpec, LowerSpec } from './plan-types.ts';
 
@@ -53,8 +59,10 @@ export interface Pin {
 interface Record extends Partial<Pin> {
   /** Directory of the guest's own files, below the guest's. */
   readonly files?: string | undefined;
-  /** They are in a file system of their own, in a file there, which was made for this limit. */
+  /** The limit they are kept to: by a project quota, or else by a file system of their own of that size. */
   readonly disk?: DiskLimit | undefined;
+  /** The project they are of. */
+  readonly project?: number | undefined;
 }
 
 /** A guest's files as an image. */
@@ -75,12 +83,18 @@ export class GuestStorage {
   readonly #host: Host;
   readonly #templates: TemplateStore;
   readonly #images: ImageMounts;
+  readonly #quota: ProjectQuota;
 
   constructor(host: Host, templates: TemplateStore, store: ImageStore) {
     this.#host = host;
     this.#templates = templates;
     this.store = store;
     this.#images = new ImageMounts(host.syscalld, host.paths.lib, () => host.detachedLayers);
+    this.#quota = new ProjectQuota(
+      host.syscalld,
+      join(host.paths.lib, 'guests'),
+      instanceNumber(host.paths.root),
+    );
   }
 
   /** Prepares the template of a guest that is to be created. */
@@ -93,9 +107,27 @@ export class GuestStorage {
     return hostUsr ? undefined : { name: configured, pinned: pinnedName };
   }
 
-  /** Says what a guest without files of its own yet is to be made of. */
-  pin(name: GuestName, pin: Pin | undefined): void {
-    if (pin) this.#write(name, pin);
+  /**
+   * Makes the directories of a new guest what they are to be. All of it is on the disk when this returns, but nobody
+   * looks for it until there is a configuration file.
+   *
+   * @param root attributes of the guest's root; undefined: as they are
+   * @throws StateError disk-quota-missing, disk-quota-taken
+   */
+  async furnish(guest: Guest, pin: Pin | undefined, root?: RootAttributes): Promise<void> {
+    const paths = guestPaths(this.#host.paths, guest.name);
+    const project = await this.#projectFor(guest, undefined);
+    const disk = project === undefined ? undefined : guest.config.disk;
+    if (project !== undefined || root !== undefined)
+      await this.#shape((p) => openDirectory(p, paths.upper), root, guest.xid, {
+        project,
+        work: paths.work,
+        disk,
+      });
+    const record: Record = { ...pin, disk: disk && plain(disk), project };
+    if (pin !== undefined || project !== undefined)
+      writeFileSync(paths.template, JSON.stringify(record), { mode: 0o600, flush: true });
+    for (const path of [paths.upper, paths.directory, dirname(paths.directory)]) syncDirectory(path);
   }
 
   /** Returns what a guest's root starts from. */
@@ -116,10 +148,12 @@ export class GuestStorage {
   /** Returns where a guest's own files are. */
   #files(name: GuestName): FilesSpec {
     const paths = guestPaths(this.#host.paths, name);
-    const { files, disk } = this.#read(name) ?? {};
-    if (files === undefined) return { kind: 'directory', upper: paths.upper, work: paths.work };
-    const directory = join(paths.directory, files);
-    return disk ? { kind: 'disk', disk: diskIn(directory) } : { kind: 'directory', ...filesIn(directory) };
+    const record = this.#read(name);
+    if (record?.files === undefined) return { kind: 'directory', upper: paths.upper, work: paths.work };
+    const directory = join(paths.directory, record.files);
+    return methodOf(record) === 'image'
+      ? { kind: 'disk', disk: diskIn(directory) }
+      : { kind: 'directory', ...filesIn(directory) };
   }
 
   /** Returns where a guest's own files are, when nobody has them mounted any more. Allowed in: stopped. */
@@ -132,15 +166,16 @@ export class GuestStorage {
   /**
    * Makes room for a guest's own files as its configuration has it now. Allowed in: stopped.
    *
-   * @throws StateError disk-tool-failed, disk-tool-missing, disk-limit-late
+   * @throws StateError disk-tool-failed, disk-tool-missing, disk-limit-late, disk-limit-small, disk-quota-missing,
+   * disk-quota-taken
    */
   async fitFiles(guest: Guest): Promise<void> {
     if (guest.isEphemeral) return;
-    const record = this.#read(guest.name);
     const { disk } = guest.config;
-    if (isDeepStrictEqual(record?.disk, disk && plain(disk))) return;
+    if (this.keepsLimit(guest, disk) || (await this.#limitProject(guest, disk))) return;
+    const record = this.#read(guest.name);
     const files = await this.freeFiles(guest);
-    if (files.kind === 'disk' && disk && record?.disk?.inodes === disk.inodes) {
+    if (files.kind === 'disk' && disk && disk.method !== 'quota' && record?.disk?.inodes === disk.inodes) {
       await resizeDisk(this.#host.syscalld, files.disk, disk);
       this.#write(guest.name, { ...record, disk: plain(disk) });
       return;
@@ -160,6 +195,78 @@ export class GuestStorage {
     await this.store.withoutDeleting(async () => {
       await this.replace(guest, await this.flatten(guest, {}), true);
     });
+  }
+
+  /**
+   * Keeps a guest to another limit now, where that can be done while it runs; else its next start does it.
+   *
+   * @throws StateError disk-limit-small
+   */
+  async changeLimit(guest: Guest, disk: DiskLimit | undefined): Promise<void> {
+    if (guest.isEphemeral || this.keepsLimit(guest, disk) || (await this.#limitProject(guest, disk))) return;
+    const record = this.#read(guest.name);
+    const before = record?.disk;
+    const files = this.#files(guest.name);
+    if (!isActive(guest) || files.kind !== 'disk' || disk === undefined || before === undefined) return;
+    if (!isDeepStrictEqual({ ...before, spaceBytes: 0 }, { ...plain(disk), spaceBytes: 0 })) return;
+    if (await growMounted(this.#host.syscalld, files.disk, before, disk))
+      this.#write(guest.name, { ...record, disk: plain(disk) });
+  }
+
+  /** Whether a guest's own files are kept to a limit already. */
+  keepsLimit(guest: Guest, disk: DiskLimit | undefined): boolean {
+    return isDeepStrictEqual(this.#read(guest.name)?.disk, disk && plain(disk));
+  }
+
+  /** Returns false if it takes more than a quota to keep the guest to its limit. */
+  async #limitProject(guest: Guest, disk: DiskLimit | undefined): Promise<boolean> {
+    const record = this.#read(guest.name);
+    if (record?.project === undefined || disk?.method === 'image') return false;
+    const use = await this.#quota.use(record.project);
+    if (disk !== undefined && !fitsLimit(use, disk)) {
+      throw new StateError(
+        'disk-limit-small',
+        `cannot limit the disk of guest "${guest.name}" to ${describeLimit(disk)}: found ${use.spaceBytes} bytes and ${use.inodes} inodes in use; need room for them`,
+      );
+    }
+    await this.#quota.limit(record.project, disk);
+    this.#write(guest.name, { ...record, disk: disk && plain(disk) });
+    return true;
+  }
+
+  /** The guest's files are about to be deleted: nothing is bounded any more. */
+  async release(name: GuestName): Promise<void> {
+    const { project, disk } = this.#read(name) ?? {};
+    if (project !== undefined && disk !== undefined) await this.#quota.limit(project, undefined);
+  }
+
+  /**
+   * Returns the project that a guest's new files are to be of, if any.
+   *
+   * @throws StateError disk-quota-missing, disk-quota-taken
+   */
+  async #projectFor(guest: Guest, record: Record | undefined): Promise<number | undefined> {
+    const { disk } = guest.config;
+    if (disk?.method === 'image') return undefined;
+    if (disk && disk.method === undefined && record && methodOf(record) === 'image') return undefined;
+    const mustHave = disk?.method === 'quota';
+    const directory = join(this.#host.paths.lib, 'guests');
+    if (!(await this.#quota.isThere())) {
+      if (!mustHave) return undefined;
+      throw new StateError(
+        'disk-quota-missing',
+        `cannot limit the disk of guest "${guest.name}" by quota: found no project quota in force on the file system of ${JSON.stringify(directory)}; ` +
+          'need ext4 or xfs mounted with prjquota, or disk.method=image',
+      );
+    }
+    const project = this.#quota.idOf(guest.xid);
+    if (record?.project === project || (await this.#quota.isFree(project))) return project;
+    if (!mustHave) return undefined;
+    throw new StateError(
+      'disk-quota-taken',
+      `cannot limit the disk of guest "${guest.name}" by quota: found project ${project} in use on the file system of ${JSON.stringify(directory)}; ` +
+        'need a guest with another xid, or disk.method=image',
+    );
   }
 
   /** The guest is about to write: what its image holds is not all any more. */
@@ -286,18 +393,16 @@ export class GuestStorage {
     const { disk } = guest.config;
     const { directory } = guestPaths(this.#host.paths, guest.name);
     const fresh = `files-${randomBytes(6).toString('hex')}`;
-    await this.#makeFiles(join(directory, fresh), disk, root, idRangeOf(guest.xid).hostBase);
+    const before = this.#read(guest.name);
+    const project = await this.#projectFor(guest, before);
+    await this.#makeFiles(join(directory, fresh), guest, project, root);
     syncDirectory(directory);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
-    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk) });
+    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project });
     if (isFlat) this.markFlat(guest.name);
     await this.sweep(guest.name);
-  }
-
-  /** Gives a guest that was just created the root's attributes of another one. */
-  async shapeRoot(guest: Guest, root: RootAttributes): Promise<void> {
-    const files = this.#files(guest.name);
-    await this.#shape((p) => planUpperDirectory(p, files), root, idRangeOf(guest.xid).hostBase);
+    if (before?.disk && before.project !== undefined && before.project !== project)
+      await this.#quota.limit(before.project, undefined);
   }
 
   /**
@@ -407,37 +512,43 @@ export class GuestStorage {
 
   async #makeFiles(
     directory: string,
-    disk: DiskLimit | undefined,
+    { config: { disk }, xid }: Guest,
+    project: number | undefined,
     root: RootAttributes,
-    hostBase: number,
   ): Promise<void> {
     mkdirSync(directory, { mode: 0o700 });
-    if (disk) {
+    if (disk && project === undefined) {
       const path = diskIn(directory);
       await makeDisk(this.#host.syscalld, path, disk);
-      await this.#shape((p) => planDiskDirectories(p, path), root, hostBase);
+      await this.#shape((p) => planDiskDirectories(p, path), root, xid);
       await waitUntilFree(path);
     } else {
       const { upper, work } = filesIn(directory);
       for (const path of [upper, work]) mkdirSync(path, { mode: 0o700 });
-      await this.#shape((p) => openDirectory(p, upper), root, hostBase);
+      await this.#shape((p) => openDirectory(p, upper), root, xid, { project, work, disk });
       for (const path of [upper, work]) syncDirectory(path);
     }
     syncDirectory(directory);
   }
 
-  async #shape(open: (p: Program) => Result, root: RootAttributes, hostBase: number): Promise<void> {
+  /** Gives a guest's root its attributes, and its own files their project. */
+  async #shape(
+    open: (p: Program) => Result,
+    root: RootAttributes | undefined,
+    xid: Xid,
+    quota?: {
+      readonly project: number | undefined;
+      readonly work: string;
+      readonly disk: DiskLimit | undefined;
+    },
+  ): Promise<void> {
     const p = this.#host.program();
     const fd = planReadable(p, open(p));
-    p.sys('fchown', [fd, root.uid + hostBase, root.gid + hostBase], { about: 'root of the guest' });
-    p.sys('fchmod', [fd, root.mode], { about: 'root of the guest' });
-    // struct timespec, of the last access and of the last change: Node has no nanoseconds.
-    const times = p.data(32, 'times');
-    for (const at of [0, 16]) {
-      p.put(times.at(at), root.mtimeSeconds, 8);
-      p.put(times.at(at + 8), root.mtimeNanoseconds, 8);
+    if (quota?.project !== undefined) {
+      planProjectLimit(p, fd, quota.project, quota.disk);
+      for (const directory of [fd, openDirectory(p, quota.work)]) planProject(p, directory, quota.project);
     }
-    p.sys('utimensat', [fd, 0, times, 0], { about: 'root of the guest' });
+    if (root) planRootAttributes(p, fd, root, idRangeOf(xid).hostBase);
     p.sys('fsync', [fd], { about: 'root of the guest' });
     await this.#host.syscalld.run('make the files of a guest', p);
   }
@@ -477,6 +588,28 @@ function planReadable(p: Program, place: Result): Result {
   return p.sys('openat', [place, '.', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
     about: 'root of the guest',
   });
+}
+
+function planRootAttributes(p: Program, fd: Result, root: RootAttributes, hostBase: number): void {
+  p.sys('fchown', [fd, root.uid + hostBase, root.gid + hostBase], { about: 'root of the guest' });
+  p.sys('fchmod', [fd, root.mode], { about: 'root of the guest' });
+  // struct timespec, of the last access and of the last change: Node has no nanoseconds.
+  const times = p.data(32, 'times');
+  for (const at of [0, 16]) {
+    p.put(times.at(at), root.mtimeSeconds, 8);
+    p.put(times.at(at + 8), root.mtimeNanoseconds, 8);
+  }
+  p.sys('utimensat', [fd, 0, times, 0], { about: 'root of the guest' });
+}
+
+/** What keeps a guest's own files to a limit, or could. */
+function methodOf({ project, disk }: Record): 'quota' | 'image' | 'none' {
+  if (project !== undefined) return 'quota';
+  return disk === undefined ? 'none' : 'image';
+}
+
+function describeLimit({ spaceBytes, inodes }: DiskLimit): string {
+  return `${spaceBytes} bytes${inodes === undefined ? '' : ` and ${inodes} inodes`}`;
 }
 
 /** As it is read back from a file. */

@@ -7,20 +7,12 @@
 import { chmodSync, closeSync, ftruncateSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
-import { Program, type Result } from '../sys/program.ts';
+import { type Arg, Program, type Result } from '../sys/program.ts';
+import { StepError } from '../sys/syscalld.ts';
+import type { DiskLimit } from './disk-limit.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
-import { planLoop } from './loop-device.ts';
+import { planLoop, planLoopGrown } from './loop-device.ts';
 import type { StorageMachine } from './machine.ts';
-
-/** How much a guest may write. */
-export interface DiskLimit {
-  /** Bytes of files. */
-  readonly spaceBytes: number;
-  /** Files and directories; absent: as many as the space is likely to need. */
-  readonly inodes?: number | undefined;
-  /** Part of the space, in percent, that shows as used and is for nobody. */
-  readonly reservedPercent: number;
-}
 
 const MIB = 1024 * 1024;
 const BLOCK_BYTES = 4096;
@@ -35,9 +27,12 @@ const NOBODY = 65_534;
 const GONE_TIMEOUT_MS = 10_000;
 const GONE_POLL_MS = 5;
 const IMAGE_FD = 111;
-/** Whatever the host's mke2fs.conf says; no room for tables that a larger one would have, since it grows when nobody uses it. */
+/** `_IOW('f', 16, __u64)` of fs/ext4/ext4.h, since Linux 3.3; the same on the architectures we run on. */
+const EXT4_IOC_RESIZE_FS = 0x4008_6610;
+const TRY_RESIZE = 'try to resize the disk of the guest';
+/** Whatever the host's mke2fs.conf says; with sparse_super2 the kernel would not resize it while it is used. */
 const FEATURES =
-  'none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super2,large_file,huge_file,dir_nlink,extra_isize,metadata_csum';
+  'none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum';
 
 /** Number of inodes that a guest with a limit can make. */
 function inodesOf({ spaceBytes, inodes }: DiskLimit): number {
@@ -100,6 +95,48 @@ export async function resizeDisk(machine: StorageMachine, path: string, limit: D
   await runTool(machine, 'tune2fs', ['-m', reservedOf(limit), path]);
 }
 
+/**
+ * Makes a mounted file system larger, while it is used.
+ *
+ * @returns false, and nothing is changed: the kernel does not let us (it needs CAP_SYS_RESOURCE, and a file system made
+ * for it), so that it has to wait until nobody uses it
+ */
+export async function growMounted(
+  machine: StorageMachine,
+  path: string,
+  before: DiskLimit,
+  after: DiskLimit,
+): Promise<boolean> {
+  const device = attachedTo(path);
+  const bytes = fileBytes(after);
+  if (device === undefined || bytes < fileBytes(before)) return false;
+  const p = new Program(machine.abi);
+  const at = p.flags('AT_FDCWD');
+  const file = p.sys('openat', [at, path, p.flags('O_RDWR', 'O_NOFOLLOW', 'O_CLOEXEC'), 0], { about: path });
+  const loop = p.sys('openat', [at, `/dev/${device}`, p.flags('O_RDWR', 'O_CLOEXEC'), 0], { about: device });
+  // The mount is out of reach, but another one of the same device is of the same file system.
+  const root = p.sys('openat', [planExt4Mount(p, loop, path), '.', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
+    about: 'disk of the guest',
+  });
+  const resize = (bytesWanted: number, about: string): void => {
+    const blocks = p.data(8, 'blocks');
+    p.put(blocks, bytesWanted / BLOCK_BYTES, 8);
+    p.sys('ioctl', [root, EXT4_IOC_RESIZE_FS, blocks], { about });
+  };
+  resize(fileBytes(before), TRY_RESIZE);
+  p.sys('ftruncate', [file, bytes], { about: path });
+  p.sys('fsync', [file], { about: path });
+  planLoopGrown(p, loop);
+  resize(bytes, 'grow the disk of the guest');
+  try {
+    await machine.run('grow the disk of a guest', p);
+    return true;
+  } catch (error) {
+    if (error instanceof StepError && error.step === `ioctl ${TRY_RESIZE}`) return false;
+    throw error;
+  }
+}
+
 function truncate(path: string, bytes: number): void {
   const fd = openSync(path, 'r+');
   try {
@@ -115,6 +152,13 @@ export function planDiskMount(p: Program, path: string): Result {
     about: path,
   });
   const device = planLoop(p, file, { isReadOnly: false });
+  const mount = planExt4Mount(p, device, path);
+  // The mount keeps the device, and the device goes with it.
+  for (const fd of [device, file]) p.sys('close', [fd]);
+  return mount;
+}
+
+function planExt4Mount(p: Program, device: Arg, path: string): Result {
   p.sys('dup3', [device, IMAGE_FD, p.flags('O_CLOEXEC')]);
   const fs = p.sys('fsopen', ['ext4', p.flags('FSOPEN_CLOEXEC')], { about: 'ext4' });
   for (const [key, value] of [
@@ -127,8 +171,7 @@ export function planDiskMount(p: Program, path: string): Result {
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: `mount "${path}"` });
   const flags = [p.flags('FSMOUNT_CLOEXEC'), p.flags('MOUNT_ATTR_NODEV')] as const;
   const mount = p.sys('fsmount', [fs, ...flags], { about: 'disk of the guest' });
-  // The mount keeps the device, and the device goes with it.
-  for (const fd of [device, file, IMAGE_FD, fs]) p.sys('close', [fd]);
+  for (const fd of [IMAGE_FD, fs]) p.sys('close', [fd]);
   return mount;
 }
 
@@ -139,7 +182,7 @@ export function planDiskMount(p: Program, path: string): Result {
  */
 export async function waitUntilFree(path: string): Promise<void> {
   const deadlineMs = performance.now() + GONE_TIMEOUT_MS;
-  while (isAttached(path)) {
+  while (attachedTo(path) !== undefined) {
     if (performance.now() > deadlineMs) {
       throw new StateError(
         'disk-in-use',
@@ -150,8 +193,9 @@ export async function waitUntilFree(path: string): Promise<void> {
   }
 }
 
-function isAttached(path: string): boolean {
-  return readdirSync('/sys/block').some((name) => name.startsWith('loop') && backingFile(name) === path);
+/** Name of the device that such a file is. */
+function attachedTo(path: string): string | undefined {
+  return readdirSync('/sys/block').find((name) => name.startsWith('loop') && backingFile(name) === path);
 }
 
 function backingFile(device: string): string | undefined {

@@ -6,6 +6,7 @@
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 
+const LOOP_SET_CAPACITY = 0x4c07;
 const LOOP_CONFIGURE = 0x4c0a;
 const LOOP_CTL_GET_FREE = 0x4c82;
 const LO_FLAGS_READ_ONLY = 1;
@@ -49,4 +50,9 @@ export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isRea
   p.place(done);
   p.sys('close', [control]);
   return p.load(device, 8);
+}
+
+/** Adds the step that makes a loop device as large as its file has become. */
+export function planLoopGrown(p: Program, device: Arg): void {
+  p.sys('ioctl', [device, LOOP_SET_CAPACITY, 0], { about: 'size of the loop device' });
 }

@@ -50,7 +50,8 @@ async function warnOf(
   services: Services,
 ): Promise<void> {
   const hasNetwork = (guest.live?.network ?? guest.live?.link) !== undefined;
-  const later = isActive(guest) ? keysForNextStart(changes, hasNetwork) : [];
+  const hasDisk = services.manager.storage.keepsLimit(guest, guest.config.disk);
+  const later = isActive(guest) ? keysForNextStart(changes, hasNetwork, hasDisk) : [];
   if (later.length > 0) {
     await warn(io, `guest "${guest.name}" is running: ${later.join(', ')} will change with its next start`);
   }

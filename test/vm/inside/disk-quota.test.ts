@@ -1,0 +1,170 @@
+/** Disk limits where the file system has project quotas, and images that grow while they are used; in the machine only. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { type OpenInstance, type Outcome, openInstance } from '../../lib/instance.ts';
+
+const options = { skip: process.env['VSERVER_TEST_VM'] === '1' ? false : 'needs the machine of the vm tier' };
+const MIB = 1024 * 1024;
+/** One call of the client, in a machine that is emulated and may be one of several. */
+const TIMEOUT_MS = 120_000;
+
+describe('disk limits', options, () => {
+  let v: OpenInstance;
+  // One for all: a control plane takes many seconds to come up under emulation.
+  before(async () => {
+    v = await openInstance();
+  });
+  after(async () => await v.close());
+
+  const run = async (...args: readonly string[]): Promise<Outcome> =>
+    await v.run(args, { timeoutMs: TIMEOUT_MS });
+  const ok = async (...args: readonly string[]): Promise<string> =>
+    await v.ok(args, { timeoutMs: TIMEOUT_MS });
+  const sh = async (name: string, script: string): Promise<string> =>
+    await ok('exec', name, 'sh', '-c', script);
+
+  async function start(name: string, ...settings: readonly string[]): Promise<void> {
+    await ok('create', name, ...settings, '--template', 'busybox', '--', 'sleep', '1000');
+    await ok('start', name);
+  }
+
+  /** What statfs(2) tells in a guest. */
+  async function spaceIn(
+    name: string,
+  ): Promise<{ readonly total: number; readonly free: number; readonly inodes: number }> {
+    const text = await ok('exec', name, 'stat', '-f', '-c', '%S %b %f %c', '/');
+    const [size = 0, total = 0, free = 0, inodes = 0] = text.split(' ').map(Number);
+    return { total: size * total, free: size * free, inodes };
+  }
+
+  /** Writes until nothing more goes, and deletes it again; returns the bytes. */
+  async function fill(name: string): Promise<number> {
+    const { stdout } = await run(
+      'exec',
+      name,
+      'sh',
+      '-c',
+      'dd if=/dev/zero of=/srv/big bs=64k 2>&1; stat -c %s /srv/big; rm /srv/big',
+    );
+    assert.match(stdout, /quota exceeded|No space left/i);
+    return Number(stdout.trim().split('\n').at(-1));
+  }
+
+  const placeOf = (name: string): string => join(v.root, 'lib/guests', name);
+
+  /** The file that is the file system of a guest's own files, if any. */
+  function imageOf(name: string): string | undefined {
+    return readdirSync(placeOf(name))
+      .map((entry) => join(placeOf(name), entry, 'disk'))
+      .find(existsSync);
+  }
+
+  test('by quota: df shows it, it holds, and below it all is well again', async () => {
+    await start('a', '--disk', '16m', '--disk-inodes', '100');
+    assert.equal(imageOf('a'), undefined);
+    const { total, inodes } = await spaceIn('a');
+    assert.equal(total, 16 * MIB);
+    close(inodes, 100, 0.05);
+    close(await fill('a'), 16 * MIB, 0.05);
+    await sh('a', 'cp /bin/busybox /srv/copy; cmp /bin/busybox /srv/copy; rm /srv/copy');
+    const made = await run(
+      'exec',
+      'a',
+      'sh',
+      '-c',
+      'i=0; while touch /srv/f$i; do i=$((i + 1)); done; ls /srv | wc -l',
+    );
+    close(Number(made.stdout.trim()), 100, 0.1);
+    await sh('a', 'rm /srv/f*; head -c 7000000 /dev/urandom >/srv/own; md5sum /srv/own >/srv/sum');
+  });
+
+  test('by quota: changes hold at once, up, down, away and again; not below what is in use', async () => {
+    for (const [change, bytes] of [
+      [['disk.space=64m', '--unset', 'disk.inodes'], 64 * MIB],
+      [['disk.reserved=25'], 48 * MIB],
+      [['--unset', 'disk'], undefined],
+      [['disk.space=12m'], 12 * MIB],
+    ] as const) {
+      const { code, stderr } = await run('set', 'a', ...change);
+      assert.deepEqual([code, stderr], [0, ''], change.join(' '));
+      const { total } = await spaceIn('a');
+      if (bytes === undefined) assert.ok(total > 1024 * MIB);
+      else assert.equal(total, bytes, change.join(' '));
+    }
+    const small = await run('set', 'a', 'disk.space=8m', 'disk.reserved=30');
+    assert.equal(small.code, 1);
+    assert.match(small.stderr, /bytes and \d+ inodes in use/);
+    assert.equal((await spaceIn('a')).total, 12 * MIB);
+    assert.match(await ok('set', 'a'), /space: 12m/);
+  });
+
+  test('by quota: each clone has its own, and a rollback keeps it', async () => {
+    await ok('snapshot', 'a', 'one');
+    await ok('clone', 'a', 'b');
+    await ok('start', 'b');
+    close(await fill('b'), 12 * MIB, 0.05);
+    close((await spaceIn('a')).free, 12 * MIB - 7_000_000, 0.05);
+    await ok('stop', '-t', '0', 'a', 'b');
+    await ok('rollback', 'a', 'one');
+    await ok('start', 'a');
+    const { total, free } = await spaceIn('a');
+    assert.equal(total, 12 * MIB);
+    close(free, 12 * MIB, 0.05);
+  });
+
+  test('a quota becomes an image, which grows while the guest runs, and is a quota again, with all files', async () => {
+    await ok('set', 'a', 'disk.space=24m');
+    await sh('a', 'head -c 9000000 /dev/urandom >/srv/more; md5sum /srv/more >>/srv/sum');
+    assert.match((await run('set', 'a', 'disk.method=image')).stderr, /next start/);
+    await ok('stop', '-t', '0', 'a');
+    await ok('start', 'a');
+    assert.ok(imageOf('a'));
+    await sh('a', 'head -c 9000000 /dev/urandom >/srv/third; md5sum /srv/third >>/srv/sum');
+    const grown = await run('set', 'a', 'disk.space=300m');
+    assert.deepEqual([grown.code, grown.stderr], [0, '']);
+    close((await spaceIn('a')).total, 300 * MIB, 0.06);
+    await sh('a', 'head -c 60000000 /dev/zero >/srv/zero; md5sum -c /srv/sum; rm /srv/zero');
+    await ok('set', 'a', 'disk.method=quota');
+    await ok('stop', '-t', '0', 'a');
+    const checked = spawnSync('e2fsck', ['-fn', imageOf('a') ?? ''], { encoding: 'utf8' });
+    assert.equal(checked.status, 0, checked.stdout);
+    await ok('start', 'a');
+    assert.equal(imageOf('a'), undefined);
+    assert.equal((await spaceIn('a')).total, 300 * MIB);
+    await sh('a', 'md5sum -c /srv/sum');
+  });
+
+  test('a project is no longer bounded when its guest is deleted, and is left to those who have it', async () => {
+    const listed = spawnSync('lsattr', ['-pd', join(placeOf('b'), 'upper')], { encoding: 'utf8' }).stdout;
+    const project = Number(listed.trim().split(/\s+/)[0]);
+    const xid = Math.floor(project / 65_536);
+    await ok('delete', 'b');
+    const theirs = join(v.scratch, 'theirs');
+    mkdirSync(theirs);
+    assert.equal(spawnSync('chattr', ['+P', '-p', String(project), theirs]).status, 0);
+    const { bsize, blocks } = statfsSync(theirs);
+    assert.ok(bsize * blocks > 1024 * MIB);
+    writeFileSync(join(theirs, 'file'), 'theirs');
+    await start('c', '--xid', String(xid), '--disk', '16m');
+    assert.ok(imageOf('c'));
+    close((await spaceIn('c')).total, 16 * MIB, 0.06);
+    rmSync(theirs, { recursive: true });
+  });
+
+  test('a guest cannot leave its project', async () => {
+    await ok('create', 'h', '--disk', '16m', '--template', 'host', '--', 'sleep', '1000');
+    await ok('start', 'h');
+    for (const change of ['-p 0 /srv', '-P /srv']) {
+      assert.notEqual((await run('exec', 'h', 'sh', '-c', `chattr ${change}`)).code, 0, change);
+    }
+    assert.match(await sh('h', 'mkdir /srv/d; lsattr -pd /srv/d'), /^\s*\d{6,} \S*P/);
+    close(await fill('h'), 16 * MIB, 0.05);
+  });
+});
+
+function close(found: number, wanted: number, part: number): void {
+  assert.ok(Math.abs(found - wanted) <= wanted * part, `found ${found}; need ${wanted} ± ${part * 100} %`);
+}
