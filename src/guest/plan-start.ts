@@ -85,7 +85,8 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
 function planNetworkViews(p: Program, { network }: StartSpec): readonly Result[] {
   if (!network?.views) return [];
   const { objects, xid } = network.views;
-  return planInViews(p, importViews(p, objects), xid, (listed) => planViewMounts(p, listed, NETWORK_FILES));
+  const mount = (listed: Result): readonly Result[] => planViewMounts(p, listed, NETWORK_FILES);
+  return planInViews(p, importViews(p, objects), xid, mount, true);
 }
 
 function pipeEnds(spec: StartSpec): readonly Stdio[] {

@@ -174,21 +174,26 @@ export function planOpenAnswers(p: Program, listed: Result): Result {
   return p.sys('openat', [listed, name, flags, 0], { about: `view "${name}"` });
 }
 
-/** Adds steps that find files in the directory they are given: of a guest, by its xid, or of the file system. */
+/**
+ * Adds steps that find files in the directory they are given: of a guest, by its xid, or of the file system.
+ *
+ * @param isKnown the kernel knows what is in there, since it was asked before
+ */
 export function planInViews<T>(
   p: Program,
   { mount, namespace }: ViewsMount,
   directory: string | number,
   body: (listed: Result) => T,
+  isKnown = false,
 ): T {
   const home = namespace === undefined ? undefined : planOpenNamespace(p, '/proc/self/ns/mnt');
   const enter = (to: Arg): Result =>
     p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
   if (namespace !== undefined) enter(namespace);
-  // All entries at once (READDIRPLUS): what follows need not ask for each.
   const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
   const listed = p.sys('openat', [mount, String(directory), open, 0], { about: `views in "${directory}"` });
-  p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
+  // All entries at once (READDIRPLUS): what follows need not ask for each.
+  if (!isKnown) p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
   const found = body(listed);
   if (home) enter(home);
   return found;
