@@ -14,6 +14,7 @@ export type Requirement =
   | 'root'
   | 'cgroup2'
   | 'overlay'
+  | 'data-only'
   | 'userns'
   | 'fuse'
   | 'busybox'
@@ -62,6 +63,12 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
     inPrivateMounts(
       'mount -t tmpfs none /tmp && cd /tmp && mkdir lower upper work merged && ' +
         'mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none merged && touch merged/file',
+    ),
+  /** An overlay may have a layer that gives bytes alone (Linux 6.5). */
+  'data-only': () =>
+    inPrivateMounts(
+      'mount -t tmpfs none /tmp && cd /tmp && mkdir lower data merged && ' +
+        'mount -t overlay -o lowerdir=lower::data,metacopy=on none merged',
     ),
   userns: () => succeeds('unshare', ['--user', '--map-root-user', 'true']),
   fuse: () =>
