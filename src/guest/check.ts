@@ -20,6 +20,7 @@ import type { Finding, Host } from './host.ts';
 import { planCgroups, planUserNamespace } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
+import { PROC_FS_NAME } from './proc-fs.ts';
 import type { Registry } from './registry.ts';
 import { hostServers } from './resolver.ts';
 
@@ -69,10 +70,14 @@ async function checkInterface(host: Host): Promise<HostFinding> {
   }
 }
 
-function checkViews({ views, viewsMissing = 'not made yet' }: Host): HostFinding {
-  const ok = views !== undefined;
-  const detail = ok ? 'fuse, for /proc/meminfo and its like' : `${viewsMissing}; modprobe fuse`;
-  return { name: 'views', isRequired: false, ok, detail };
+function checkViews({ views, viewsMissing = 'not made yet', procFsMissing, paths }: Host): HostFinding {
+  const found = { name: 'views', isRequired: false };
+  if (views === undefined) return { ...found, ok: false, detail: `${viewsMissing}; modprobe fuse` };
+  const files = 'fuse, for /proc/meminfo and its like';
+  const procFs = join(paths.run, PROC_FS_NAME);
+  return procFsMissing === undefined
+    ? { ...found, ok: true, detail: `${files}; the Proc-FS is ${procFs}` }
+    : { ...found, ok: false, detail: `${files}; no Proc-FS in ${procFs}: ${procFsMissing}` };
 }
 
 function checkForks({ forksMissing: missing }: Host): HostFinding {

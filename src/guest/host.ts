@@ -65,6 +65,8 @@ export class Host {
   views: ViewsObjects | undefined;
   /** Why there are none. */
   viewsMissing: string | undefined;
+  /** Why the Proc-FS is not among the host's files. */
+  procFsMissing: string | undefined;
   /** Why nobody counts forks. */
   forksMissing: string | undefined;
   readonly #filters = new Map<string, Uint8Array>();

@@ -14,6 +14,7 @@ import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
 import { answerFuse, type FuseEntry, type FuseTree } from '../sys/fuse-tree.ts';
 import { bootTimeSeconds, identifyProcess, isAlive, type ProcessIdentity } from '../sys/process.ts';
+import type { Program } from '../sys/program.ts';
 import { type HeldObject, StepError } from '../sys/syscalld.ts';
 import { ANSWERS_FILE, type AnswersLayout, answersLayout, formatAnswers } from '../views/answers.ts';
 import {
@@ -162,21 +163,32 @@ export class Views implements FuseTree {
     await this.#showProcFs();
   }
 
-  /** Mounts the Proc-FS on the host, unless it is there. */
+  /** Mounts the Proc-FS on the host, unless it is there. Guests do without it, and `check` says why it is not. */
   async #showProcFs(): Promise<void> {
-    const { paths, syscalld, views } = this.#host;
+    const { paths, views } = this.#host;
     if (!views || isProcFsMounted(paths.run)) return;
     const p = this.#host.program();
     planProcFs(p, importViews(p, views), paths.run);
-    await syscalld.run('show the Proc-FS', p);
+    this.#host.procFsMissing = await this.#tryProcFs('show the Proc-FS', p);
   }
 
   async #hideProcFs(): Promise<void> {
-    const { paths, syscalld } = this.#host;
+    const { paths } = this.#host;
     if (!isProcFsMounted(paths.run)) return;
     const p = this.#host.program();
     planProcFsEnd(p, paths.run);
-    await syscalld.run('end the Proc-FS', p);
+    await this.#tryProcFs('end the Proc-FS', p);
+  }
+
+  async #tryProcFs(what: string, p: Program): Promise<string | undefined> {
+    try {
+      await this.#host.syscalld.run(what, p);
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      this.#failed(what, error);
+      return error.message;
+    }
   }
 
   async #takeOver(): Promise<ViewsRecord | undefined> {

@@ -1,11 +1,17 @@
 /** The files of Linux-VServer's Proc-FS, of running guests. The formats are those of src/spec/virtual-files.test.ts. */
 import assert from 'node:assert/strict';
-import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { readContexts } from '../lib/virtual-reader.ts';
+
+interface Finding {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
 
 describe('Proc-FS', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
   let v: OpenInstance;
@@ -200,5 +206,18 @@ describe('Proc-FS as files', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.equal(mounts(), 1);
     await other('daemon', 'stop');
     await eventually('its end', () => (mounts() === 0 ? true : undefined));
+  });
+
+  test('keeps nobody when it cannot be there, and check says why', async () => {
+    const root = join(v.scratch, 'blocked');
+    mkdirSync(join(root, 'run'), { recursive: true, mode: 0o700 });
+    writeFileSync(join(root, 'run/proc'), '');
+    const other = (...args: readonly string[]): Promise<string> => v.ok(['--root', root, ...args]);
+    assert.match(await other('run', '-m', '64m', '--', 'head', '-1', '/proc/meminfo'), / 65536 kB/);
+    const findings = JSON.parse((await v.run(['--root', root, 'check', '--json'])).stdout) as Finding[];
+    const { ok, detail } = findings.find(({ name }) => name === 'views') ?? { ok: true, detail: '' };
+    assert.equal(ok, false);
+    assert.match(detail, /no Proc-FS in .*run\/proc: cannot show the Proc-FS: move_mount/);
+    await other('daemon', 'stop', '--guests');
   });
 });
