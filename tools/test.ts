@@ -41,6 +41,7 @@ const TIERS = {
       nodejs: 'nodejs',
       htop: 'htop',
       curl: 'curl',
+      mmdebstrap: 'mmdebstrap',
       rsync: 'rsync',
       skopeo: 'skopeo',
       registry: 'docker-registry',

@@ -8,7 +8,8 @@ import { parseXid, type Xid } from '../base/ids.ts';
 import type { BuildSource } from '../guest/builds.ts';
 import type { InitStyle } from '../guest/config-types.ts';
 import { hostPlatform, type Platform, parsePlatform } from '../spec/oci-image.ts';
-import { flag, list, type OptionTable, value } from './option.ts';
+import { DEBIAN_VARIANTS, type DebianVariant } from '../storage/debian-archive.ts';
+import { flag, joinedList, list, type OptionTable, value } from './option.ts';
 import { oneOf, parseAddress, parseBoolean, parseText } from './option-values.ts';
 import { parseOptions } from './parse-options.ts';
 
@@ -38,7 +39,8 @@ export interface MethodWords {
 interface Method {
   /** For help. */
   readonly usage: string;
-  readonly parse: (words: readonly string[], cwd: string) => MethodWords;
+  /** `ownInit`: the guest is to have an init of its own. */
+  readonly parse: (words: readonly string[], cwd: string, ownInit: boolean) => MethodWords;
 }
 
 interface TemplateWords {
@@ -69,6 +71,8 @@ export const BUILD_METHODS = [
   'rsync',
   'clone',
   'oci',
+  'debootstrap',
+  'mmdebstrap',
 ] as const;
 
 /** How an image comes about. */
@@ -93,6 +97,29 @@ const OCI: OptionTable<OciWords> = {
   tlsVerify: value('true|false', 'whether a registry has to prove who it is', parseBoolean),
 };
 
+interface DebianWords {
+  readonly distribution: string | undefined;
+  readonly mirror: string | undefined;
+  readonly variant: DebianVariant | undefined;
+  readonly include: readonly string[];
+  readonly components: readonly string[];
+  readonly keyring: string | undefined;
+}
+
+const DEBIAN: OptionTable<DebianWords> = {
+  distribution: value('SUITE', 'for example bookworm or trixie', parseSuite, { short: 'd' }),
+  mirror: value('URL', "the archive; default the host's, with the suite's updates", parseMirror, {
+    short: 'm',
+  }),
+  variant: value('NAME', 'set of packages', oneOf(DEBIAN_VARIANTS), { choices: DEBIAN_VARIANTS }),
+  include: joinedList('PACKAGES', 'further packages', parsePackages),
+  components: joinedList('NAMES', 'parts of the archive', parsePackages),
+  keyring: value('FILE', 'keys of the archive', parseText),
+};
+const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+/** What an init of its own takes in Debian. */
+const OWN_INIT = ['systemd-sysv', 'dbus'] as const;
+
 const METHODS: Readonly<Record<BuildMethod, Method>> = {
   host: { usage: '', parse: (words) => fixed('host', words) },
   busybox: { usage: '', parse: (words) => fixed('busybox', words) },
@@ -101,6 +128,8 @@ const METHODS: Readonly<Record<BuildMethod, Method>> = {
   directory: { usage: '-s DIRECTORY', parse: parseDirectory },
   rsync: { usage: '-s [USER@HOST:]DIRECTORY [-o OPTION]', parse: parseRsync },
   clone: { usage: '-s GUEST', parse: parseClone },
+  debootstrap: { usage: '-d SUITE [-m MIRROR] [--include PACKAGES]', parse: parseDebian },
+  mmdebstrap: { usage: 'as debootstrap', parse: parseDebian },
   oci: { usage: 'IMAGE [--platform linux/arm64]', parse: parseOci },
 };
 
@@ -117,8 +146,13 @@ export function describeMethods(): string {
  * @param cwd directory of the client, from which relative paths of the host lead
  * @throws UserError usage
  */
-export function parseMethodWords(method: BuildMethod, words: readonly string[], cwd: string): MethodWords {
-  return METHODS[method].parse(words, cwd);
+export function parseMethodWords(
+  method: BuildMethod,
+  words: readonly string[],
+  cwd: string,
+  ownInit: boolean,
+): MethodWords {
+  return METHODS[method].parse(words, cwd, ownInit);
 }
 
 /** The options of `build` that `create` does not have. */
@@ -249,6 +283,49 @@ function parseOci(words: readonly string[], cwd: string): MethodWords {
       : `${transport ?? 'oci:'}${resolve(cwd, rest)}`;
   const { platform = hostPlatform(process.arch), tlsVerify = true } = options;
   return { source: { kind: 'oci', reference, platform, tlsVerify }, labels: {} };
+}
+
+function parseDebian(words: readonly string[], cwd: string, ownInit: boolean): MethodWords {
+  const { options, operands } = parseOptions(DEBIAN, 'build -m debootstrap', words);
+  const [suite, ...more] =
+    options.distribution === undefined ? operands : [options.distribution, ...operands];
+  if (suite === undefined) throw needs('debootstrap');
+  refuseMore('debootstrap', more);
+  const { mirror, variant = 'minbase', include, components, keyring } = options;
+  const source = {
+    kind: 'debian',
+    suite: parseSuite(suite),
+    mirror,
+    variant,
+    include: [...new Set([...(ownInit ? OWN_INIT : []), ...include])],
+    components: components.length === 0 ? ['main'] : components,
+    keyring: keyring === undefined ? KEYRING : resolve(cwd, keyring),
+  } as const;
+  return { source, labels: { distribution: suite } };
+}
+
+function parseSuite(text: string): string {
+  if (/^[a-z][a-z\d.+-]*$/.test(text)) return text;
+  throw new UserError('usage', `cannot use ${JSON.stringify(text)} as a suite; need one such as bookworm`);
+}
+
+function parseMirror(text: string): string {
+  if (/^https?:\/\/[^\s[\]]+$/.test(text)) return text;
+  throw new UserError(
+    'usage',
+    `cannot use ${JSON.stringify(text)} as a mirror; need one such as http://deb.debian.org/debian`,
+  );
+}
+
+/** Names separated by commas. No option of a program can be among them, and no pattern. */
+function parsePackages(text: string): readonly string[] {
+  const names = text.split(',');
+  const wrong = names.find((name) => !/^[a-z\d][a-z\d.+:-]*$/.test(name));
+  if (wrong === undefined) return names;
+  throw new UserError(
+    'usage',
+    `cannot use ${JSON.stringify(wrong)} as a name; need names separated by commas`,
+  );
 }
 
 /** Returns what is to be copied, with `-s` or without. */

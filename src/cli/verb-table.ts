@@ -357,6 +357,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     examples: [
       ['vserver build web -m template -- -t debian.tar.zst', 'from an archive'],
       ['vserver build web -m oci -- docker.io/library/nginx:1.27', 'from a registry'],
+      ['vserver build web -m debootstrap -- -d trixie', 'Debian, with systemd'],
       [
         'vserver web build -m template --interface eth0:10.0.0.5/24 -- -t debian.tar -d bookworm',
         'in the words of Linux-VServer',

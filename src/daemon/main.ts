@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { BugError } from '../base/errors.ts';
 import type { ControlPlane, Services } from '../cli/io.ts';
+import { endBuildGuests } from '../guest/build-guests.ts';
 import { HistoryRecorder } from '../guest/history-recorder.ts';
 import { Host } from '../guest/host.ts';
 import { Manager } from '../guest/manager.ts';
@@ -118,6 +119,7 @@ async function serve(): Promise<void> {
   await host.prepare();
   await manager.views.prepare();
   await manager.forks.prepare();
+  await endBuildGuests(manager);
   await templates.sweep();
   await store.sweep();
   repaired.resolve();

@@ -6,11 +6,13 @@
  */
 import { StateError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
+import type { DebianSource } from '../storage/debian-archive.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { type ImageSource, makeImage } from '../storage/image-sources.ts';
 import { completeConfig } from './config.ts';
 import type { ConfigChange } from './config-text.ts';
 import type { GuestConfigValues } from './config-types.ts';
+import { makeDebianImage } from './debian-build.ts';
 import type { Guest } from './guest.ts';
 import { valuesOfImage } from './image-values.ts';
 import type { Manager } from './manager.ts';
@@ -21,7 +23,8 @@ export type BuildSource =
   | { readonly kind: 'template'; readonly name: string }
   /** Another guest, by name or xid. */
   | { readonly kind: 'clone'; readonly name: string }
-  | ImageSource;
+  | ImageSource
+  | ({ readonly kind: 'debian' } & DebianSource);
 
 /** A guest to be built. */
 export interface BuildRequest {
@@ -63,7 +66,10 @@ export class Builds {
       return await this.#create(name, { ...values, template: template.name }, options);
     }
     return await storage.store.withoutDeleting(async () => {
-      const { image, config } = await makeImage(host.syscalld, storage.store, source, options);
+      const { image, config } =
+        source.kind === 'debian'
+          ? { image: await makeDebianImage(this.#manager, source, options), config: undefined }
+          : await makeImage(host.syscalld, storage.store, source, options);
       const all = config ? valuesOfImage(config, values) : values;
       return await this.#create(name, { ...all, template: image.name }, options);
     });
@@ -99,9 +105,13 @@ export class Builds {
   }
 }
 
-/** A built guest is a whole system, as the original's: without a command it has an init of its own. */
+/** Whether a guest has an init of its own: a built one is a whole system, as the original's, unless it has a command. */
+export function hasOwnInit({ command, init }: GuestConfigValues): boolean {
+  return init === 'own' || (init === undefined && command === undefined);
+}
+
 function withCommand(values: GuestConfigValues): GuestConfigValues {
-  return values.command === undefined && values.init === undefined ? { ...values, init: 'own' } : values;
+  return hasOwnInit(values) ? { ...values, init: 'own' } : values;
 }
 
 /** Returns what makes a configuration have these values: a change for each that is no map. */

@@ -12,7 +12,7 @@ import { StepError } from '../sys/syscalld.ts';
 import type { HelperOptions } from './helper-process.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import type { StorageMachine } from './machine.ts';
-import { planNoCapabilities, planReadOnlyHost } from './read-only-host.ts';
+import { planDevices, planNoCapabilities, planReadOnlyHost } from './read-only-host.ts';
 
 /** A program to be run. */
 export interface ContainedCommand {
@@ -120,6 +120,7 @@ function plan(
       p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL')]);
       p.sys('umask', [0o022]);
       planReadOnlyHost(p, directory);
+      planDevices(p);
       p.sys('mount', ['proc', '/proc', 'proc', p.flags('MS_NOSUID', 'MS_NODEV', 'MS_NOEXEC'), 0], {
         about: '/proc',
       });

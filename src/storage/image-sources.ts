@@ -13,7 +13,7 @@ import { ociImageName } from './image-names.ts';
 import type { ImageStore, StoredImage } from './image-store.ts';
 import { openOneMount, type StorageMachine } from './machine.ts';
 import { fetchImage, localLayout, type OciSource } from './oci-fetch.ts';
-import { readOciImage } from './oci-layout.ts';
+import { type LayoutReference, readOciImage } from './oci-layout.ts';
 import { DEFAULT_IMPORT_LIMITS } from './tarball.ts';
 
 /** What an image is made of. */
@@ -52,10 +52,11 @@ export async function makeImage(
   options: HelperOptions,
 ): Promise<SourceImage> {
   if (source.kind === 'oci') return await unpackOci(machine, store, source, options);
-  const path =
-    source.kind === 'directory' ? source.path : await copyWithRsync(machine, store, source, options);
-  options.onStep?.('read files');
-  return { image: await captureDirectory(store, path, options), config: undefined };
+  const image =
+    source.kind === 'directory'
+      ? await captureDirectory(store, source.path, options)
+      : await copyWithRsync(machine, store, source, options);
+  return { image, config: undefined };
 }
 
 async function captureDirectory(
@@ -63,6 +64,7 @@ async function captureDirectory(
   path: string,
   options: HelperOptions,
 ): Promise<StoredImage> {
+  options.onStep?.('read files');
   const what = `make an image of directory ${JSON.stringify(path)}`;
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true)
     throw new UserError('directory-missing', `cannot ${what}: found no such directory`);
@@ -80,38 +82,39 @@ async function copyWithRsync(
   store: ImageStore,
   { source, options: more }: RsyncSource,
   options: HelperOptions,
-): Promise<string> {
+): Promise<StoredImage> {
   const id = createHash('sha256')
     .update(JSON.stringify([source, more]))
     .digest('hex')
     .slice(0, 32);
-  const directory = join(store.cache, `rsync-${id}`);
-  const tree = join(directory, 'tree');
-  mkdirSync(tree, { recursive: true, mode: 0o700 });
-  options.onStep?.(`copy ${source}`);
-  await runContained(
-    machine,
-    {
-      what: `copy ${JSON.stringify(source)}`,
-      argv: [
-        '/usr/bin/rsync',
-        '-aHAXSx',
-        '--numeric-ids',
-        '--delete',
-        // The overlay's own marks, which are no part of a file.
-        '--filter=-x trusted.*',
-        ...more,
-        '--',
-        source.endsWith('/') ? source : `${source}/`,
-        `${tree}/`,
-      ],
-      directory,
-      capabilities: RSYNC_CAPABILITIES,
-      package: 'rsync',
-    },
-    options,
-  );
-  return tree;
+  return await store.withCache(`rsync-${id}`, async (directory) => {
+    const tree = join(directory, 'tree');
+    mkdirSync(tree, { recursive: true, mode: 0o700 });
+    options.onStep?.(`copy ${source}`);
+    await runContained(
+      machine,
+      {
+        what: `copy ${JSON.stringify(source)}`,
+        argv: [
+          '/usr/bin/rsync',
+          '-aHAXSx',
+          '--numeric-ids',
+          '--delete',
+          // The overlay's own marks, which are no part of a file.
+          '--filter=-x trusted.*',
+          ...more,
+          '--',
+          source.endsWith('/') ? source : `${source}/`,
+          `${tree}/`,
+        ],
+        directory,
+        capabilities: RSYNC_CAPABILITIES,
+        package: 'rsync',
+      },
+      options,
+    );
+    return await captureDirectory(store, tree, options);
+  });
 }
 
 async function unpackOci(
@@ -122,9 +125,21 @@ async function unpackOci(
 ): Promise<SourceImage> {
   const { reference } = source;
   const local = localLayout(reference);
-  if (local === undefined) options.onStep?.(`fetch ${reference}`);
-  const layout = local ?? (await fetchImage(machine, source, join(store.cache, 'oci'), options));
-  const { manifestSha256, config, archives } = await readOciImage(layout, source.platform);
+  if (local) return await unpackLayout(store, source, local, options);
+  options.onStep?.(`fetch ${reference}`);
+  return await store.withCache('oci', async (cache) => {
+    const layout = await fetchImage(machine, source, cache, options);
+    return await unpackLayout(store, source, layout, options);
+  });
+}
+
+async function unpackLayout(
+  store: ImageStore,
+  { reference, platform }: OciSource,
+  layout: LayoutReference,
+  options: HelperOptions,
+): Promise<SourceImage> {
+  const { manifestSha256, config, archives } = await readOciImage(layout, platform);
   const name = ociImageName(manifestSha256);
   const known = store.find(name);
   if (known) return { image: known, config };

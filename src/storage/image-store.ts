@@ -95,6 +95,7 @@ export class ImageStore {
   /** Deleting waits for those who add, and they for it. */
   #deleting: Promise<unknown> = Promise.resolve();
   readonly #adding = new Set<Promise<unknown>>();
+  readonly #caches = new Map<string, Promise<unknown>>();
 
   constructor(directory: string, machine: StorageMachine) {
     this.directory = directory;
@@ -257,6 +258,22 @@ export class ImageStore {
       options,
     );
     return this.#publish(nameOf?.(result.digests), fresh, result);
+  }
+
+  /** Does work on a directory of the cache that one has at a time. To be called within `withoutDeleting`. */
+  async withCache<T>(name: string, body: (directory: string) => Promise<T>): Promise<T> {
+    const before = this.#caches.get(name);
+    const work = (async (): Promise<T> => {
+      await before?.catch(() => undefined); // told to who began it
+      this.#prepare();
+      return await body(join(this.cache, name));
+    })();
+    this.#caches.set(name, work);
+    try {
+      return await work;
+    } finally {
+      if (this.#caches.get(name) === work) this.#caches.delete(name);
+    }
   }
 
   /** Counts what there is, or checks it. */

@@ -18,6 +18,15 @@ export function planReadOnlyHost(p: Program, directory: string): void {
   setAttributes(p, directory, 0, { attr_clr: p.flags('MOUNT_ATTR_RDONLY') }, `${directory} to be written`);
 }
 
+/** Adds steps that make the harmless devices usable there. */
+export function planDevices(p: Program): void {
+  for (const name of ['null', 'zero', 'full', 'random', 'urandom']) {
+    const path = `/dev/${name}`;
+    p.sys('mount', [path, path, 0, p.flags('MS_BIND'), 0], { about: path });
+    setAttributes(p, path, 0, { attr_clr: p.flags('MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NODEV') }, path);
+  }
+}
+
 function setAttributes(
   p: Program,
   path: string,

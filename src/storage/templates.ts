@@ -10,7 +10,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BugError, SysError, UserError } from '../base/errors.ts';
+import { BugError, StateError, SysError, UserError } from '../base/errors.ts';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import { Program } from '../sys/program.ts';
@@ -112,7 +112,17 @@ export class TemplateStore {
     if (ready !== undefined) return ready;
     const shared = key ?? name;
     const running = this.#building.get(shared);
-    if (running !== undefined) return await running;
+    if (running !== undefined) {
+      try {
+        return await running;
+      } catch (error) {
+        // Who began it gave it up; we did not.
+        const isTheirs =
+          error instanceof StateError && error.code === 'cancelled' && !options.signal?.aborted;
+        if (!isTheirs) throw error;
+        return await this.prepare(text, options);
+      }
+    }
     const build = this.#make(spec, name, key, options).finally(() => this.#building.delete(shared));
     this.#building.set(shared, build);
     return await build;

@@ -47,7 +47,7 @@ function halfMade(v: Instance): readonly string[] {
 
 async function inside(v: Instance, name: string, script: string): Promise<string> {
   await v.ok(['start', name]);
-  const text = await v.ok(['exec', name, '/bin/busybox', 'sh', '-c', script]);
+  const text = await v.ok(['exec', name, '/bin/sh', '-c', script]);
   await v.ok(['stop', '-t', '0', name]);
   return text;
 }
@@ -483,3 +483,77 @@ describe('build from a registry and from archives of images', {
     });
   });
 });
+
+describe('build of Debian', { skip: unmet(...NEEDS, 'mmdebstrap') }, () => {
+  test('installs bookworm without any of it running on the host, and goes on where it was interrupted', async () => {
+    await withInstance(async (v) => {
+      const words = [
+        'build',
+        'deb',
+        '-m',
+        'debootstrap',
+        '--command',
+        'sleep infinity',
+        '--',
+        '-d',
+        'bookworm',
+      ];
+      const wrong = await v.run([...words, '-m', 'http://127.0.0.1:1/debian']);
+      assert.match(wrong.stderr, /cannot fetch lists of packages of bookworm: found exit code 100/);
+
+      // Interrupted while packages are installed: the guest in which that was goes too.
+      const client = v.spawn(words);
+      const ended = new Promise((done) => client.once('exit', done));
+      const running = async (): Promise<readonly { readonly labels: Readonly<Record<string, string>> }[]> =>
+        JSON.parse(await v.ok(['list', '--json'])) as [];
+      const installing = async (): Promise<boolean> =>
+        (await running()).some(({ labels }) => labels['vserver.build'] === 'bookworm');
+      await eventually(
+        'packages are installed',
+        async () => ((await installing()) ? true : undefined),
+        PATIENCE_MS,
+      );
+      client.kill('SIGINT');
+      await ended;
+      await eventually('nothing half-made', async () =>
+        (await running()).length === 0 && halfMade(v).length === 0 ? true : undefined,
+      );
+
+      // Nor does it outlive a vserverd that was killed.
+      const other = v.spawn(words);
+      const otherEnded = new Promise((done) => other.once('exit', done));
+      await eventually(
+        'packages are installed',
+        async () => ((await installing()) ? true : undefined),
+        PATIENCE_MS,
+      );
+      const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as {
+        vserverdPid: number;
+      };
+      process.kill(vserverdPid, 'SIGKILL');
+      await otherEnded;
+      await eventually('nothing half-made', async () => {
+        const { code, stdout } = await v.run(['list', '--json']);
+        return code === 0 && (JSON.parse(stdout) as []).length === 0 && halfMade(v).length === 0
+          ? true
+          : undefined;
+      });
+      assert.equal(await v.ok(['list', '--all', '--quiet']), '');
+
+      assert.equal(await v.ok(words, { timeoutMs: PATIENCE_MS }), 'deb\n');
+      assert.equal(
+        await inside(
+          v,
+          'deb',
+          'dpkg --audit; . /etc/os-release; echo $VERSION_CODENAME; ls /var/cache/apt/archives /dev/null',
+        ),
+        'bookworm\n/dev/null\n\n/var/cache/apt/archives:\nlock\npartial\n',
+      );
+      const [guest] = JSON.parse(await v.ok(['inspect', 'deb'])) as readonly { readonly labels: object }[];
+      assert.deepEqual(guest?.labels, { distribution: 'bookworm' });
+    });
+  });
+});
+
+/** A machine with other work may take minutes to install a hundred packages. */
+const PATIENCE_MS = 400_000;

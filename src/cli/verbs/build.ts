@@ -27,9 +27,9 @@ export async function build(parsed: ParsedVerb<'build'>, io: Io, services: Servi
     );
   }
   // Seldom needed, and not small.
-  const { Builds } = await import('../../guest/builds.ts');
-  const { source, labels } = parseMethodWords(method, command, io.cwd);
+  const { Builds, hasOwnInit } = await import('../../guest/builds.ts');
   const own = configValuesOf(createOptionsOf(options), [], await callerEnv(options, io), io.cwd);
+  const { source, labels } = parseMethodWords(method, command, io.cwd, hasOwnInit(own));
   const values = { ...own, labels: { ...labels, ...own.labels } };
   await using progress = new Progress(io, global, `build ${name}`);
   const guest = await new Builds(services.manager).build(
