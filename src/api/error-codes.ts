@@ -46,6 +46,11 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
+  'dependency-unhealthy': {
+    status: 409,
+    exit: 1,
+    meaning: 'a guest waits for the health of another one that will not be healthy',
+  },
   'depends-cycle': { status: 409, exit: 1, meaning: 'guests depend on each other in a circle' },
   'digest-mismatch': {
     status: 409,

@@ -28,6 +28,8 @@ export interface EachOptions {
   readonly isMeant?: (guest: Guest) => boolean;
   /** Order of those that `--all` means; by name unless given. */
   readonly compare?: (a: Guest, b: Guest) => number;
+  /** Adds those that belong to the guests that `--all` and `--mark` mean. */
+  readonly more?: (guests: readonly Guest[]) => readonly Guest[];
   /** In what order `--all` and `--mark` go over them, and who waits for whom. */
   readonly turns?: (guests: readonly Guest[]) => Turns<Guest>;
   /** Guests worked on at a time; 1 unless given. */
@@ -56,13 +58,13 @@ export async function* eachGuest<T>(
   command: GuestsCommand,
   { manager }: Services,
   work: (guest: Guest) => Promise<T>,
-  { isMeant = () => true, compare = () => 0, parallel = 1, turns: orderOf }: EachOptions = {},
+  { isMeant = () => true, compare = () => 0, parallel = 1, more, turns: orderOf }: EachOptions = {},
 ): AsyncGenerator<Outcome<T>> {
   const { registry } = manager;
   const isInGroup = groupOf(command);
   if (isInGroup) for (const guest of registry.list()) readAgain(guest, registry);
   const meant = isInGroup ? registry.list().filter((guest) => isMeant(guest) && isInGroup(guest)) : [];
-  const all = meant.toSorted(compare);
+  const all = (more?.(meant) ?? meant).toSorted(compare);
   const turns = orderOf?.(all);
   const tasks = [
     ...(turns?.guests ?? all).map((guest) => ({ name: guest.name as string, find: () => guest })),

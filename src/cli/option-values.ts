@@ -16,6 +16,7 @@ import { parseCapability, parseCapabilityExpression } from '../context/capabilit
 import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
 import { isMark, MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
 import type { GuestMountValues, RestartPolicy, Rlimit, SeccompChoice } from '../guest/config-types.ts';
+import { parseDependency } from '../guest/dependencies.ts';
 import type { QuotaUnit } from '../guest/quota-period.ts';
 
 /** A variable for the guest; without a value it is taken from the client's environment, as in Docker. */
@@ -361,4 +362,10 @@ export function parseMount(text: string): GuestMountValues {
     ...parseIdmap(fields.get('idmap') ?? 'none'),
     ...(fields.get('noexec') === 'true' ? { noexec: true } : {}),
   };
+}
+
+/** Checks a guest to depend on; it goes into the configuration as it is written. @throws UserError invalid-value */
+export function parseDepends(text: string): string {
+  parseDependency(text);
+  return text;
 }

@@ -17,6 +17,7 @@ import {
   parseCpuCount,
   parseCpuShares,
   parseCpuWeight,
+  parseDepends,
   parseEnv,
   parseEventStart,
   parseEventTypes,
@@ -255,9 +256,9 @@ const CONFIG: OptionTable<ConfigOptions> = {
     parseMark,
   ),
   depends: list(
-    'GUEST',
-    'guest that is started before this one when they are started together',
-    parseGuestName,
+    'GUEST[:healthy]',
+    'guest that is started before this one when they are started together; this one may wait for its health',
+    parseDepends,
   ),
   healthCmd: value(
     'COMMAND',

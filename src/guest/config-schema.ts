@@ -32,6 +32,7 @@ import type {
   Rlimit,
 } from './config-types.ts';
 import { HOST_IDS, SHARED_IDS } from './config-types.ts';
+import { parseDependency } from './dependencies.ts';
 
 /** Whether a word can be a mark. */
 export function isMark(word: string): boolean {
@@ -285,6 +286,7 @@ const NEED_TEMPLATE =
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
 const NEED_DURATION = 'a duration with units, for example 10s';
+const NEED_DEPENDENCY = 'the name of a guest, or a name and ":healthy"';
 const NEED_PEER = 'the name of a guest';
 const NEED_MARK = 'a word of letters, digits, "_", "." and "-"';
 const NEED_RETRIES = 'a whole number from 1';
@@ -318,11 +320,14 @@ const boot = z.strictObject(
         example: [['default']],
       }),
     depends: z
-      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests' })
+      .array(parsed(z.string({ error: NEED_DEPENDENCY }), NEED_DEPENDENCY, parseDependency), {
+        error: 'a list of names of guests',
+      })
       .default([])
       .meta({
-        description: 'guests that are started before it and stopped after it when they are together',
-        example: [['db']],
+        description:
+          'guests that are started before it and stopped after it when they are together; with ":healthy" it waits until their health check has passed',
+        example: [['db:healthy', 'cache']],
       }),
   },
   { error: NEED_MAP },

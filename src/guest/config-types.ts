@@ -1,4 +1,4 @@
-import type { Xid } from '../base/ids.ts';
+import type { GuestName, Xid } from '../base/ids.ts';
 import type { CpuBandwidth } from '../base/units.ts';
 import type { ContextCapability } from '../context/capabilities.ts';
 import type { RlimitName } from '../context/rlimits.ts';
@@ -100,8 +100,15 @@ export type GuestMount =
 export interface BootOrder {
   /** Groups it belongs to, for `start --mark` and `stop --mark`; those of `default` come up with the host. */
   readonly marks: readonly string[];
-  /** Names of guests that are started before it, and stopped after it. */
-  readonly depends: readonly string[];
+  /** Guests that are started before it, and stopped after it. */
+  readonly depends: readonly Dependency[];
+}
+
+/** Another guest that one depends on. */
+export interface Dependency {
+  readonly name: GuestName;
+  /** It is started when the other one has been, or when its health check has passed. */
+  readonly condition: 'started' | 'healthy';
 }
 
 /** When a guest that ends is started again. */
@@ -231,7 +238,7 @@ export interface GuestConfigValues {
   readonly domainname?: string;
   readonly init?: InitStyle;
   readonly stop?: { readonly signal?: string | number; readonly timeout?: string };
-  readonly boot?: Partial<BootOrder>;
+  readonly boot?: { readonly marks?: readonly string[]; readonly depends?: readonly string[] };
   readonly restart?: {
     readonly policy?: RestartPolicy['policy'];
     readonly maxRetries?: number;

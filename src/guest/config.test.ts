@@ -146,7 +146,7 @@ limits:
   semaphoreSets: max
   semaphores: max
   dentries: 6
-boot: {marks: [default, x.y], depends: [db]}
+boot: {marks: [default, x.y], depends: [db, cache:healthy]}
 restart: {policy: on-failure, maxRetries: 4, delay: 1s, maxDelay: 1h, onReboot: false}
 health: {test: "true x", interval: 10s, timeout: 1s, retries: 2, startPeriod: 1m, onFailure: restart}
 hooks: {preStart: /bin/a b, postpostStop: [/bin/c, d e], timeout: 1m}
@@ -177,7 +177,13 @@ labels: {team: web, ok/x: "1"}
     domainname: 'example.org',
     init: 'none',
     stop: { signal: 1, timeoutMs: 90_000 },
-    boot: { marks: ['default', 'x.y'], depends: ['db'] },
+    boot: {
+      marks: ['default', 'x.y'],
+      depends: [
+        { name: 'db', condition: 'started' },
+        { name: 'cache', condition: 'healthy' },
+      ],
+    },
     restart: { policy: 'on-failure', maxRetries: 4, delayMs: 1000, maxDelayMs: 3_600_000, onReboot: false },
     scheduler: {
       hard: true,
@@ -333,7 +339,14 @@ describe('refuses bad values of every key', () => {
       '{timeout: -1s}',
       '{wait: 1s}',
     ],
-    boot: ['default', '{marks: default}', '{marks: ["a b"]}', '{depends: [42]}', '{depends: ["a/b"]}'],
+    boot: [
+      'default',
+      '{marks: default}',
+      '{marks: ["a b"]}',
+      '{depends: [42]}',
+      '{depends: ["a/b"]}',
+      '{depends: ["a:well"]}',
+    ],
     restart: [
       'always',
       '{policy: never}',

@@ -30,6 +30,8 @@ import type { GuestStorage } from './storage.ts';
 export interface Reactions {
   /** Starts a guest that is due; `restarts` is for the record of the run. */
   readonly start: StartGuest;
+  /** Resolves when the guests that a guest waits for are healthy. */
+  readonly whenReady: (guest: Guest) => Promise<void>;
   /** Runs the command of a health check. */
   readonly runCheck: (guest: Guest, check: HealthCheck) => Promise<StartedCommand>;
   /** Does what is configured for a guest that has become unhealthy. */
@@ -76,7 +78,7 @@ export class Instance {
     this.networks = new Networks(host, this.registry);
     this.brokers = new Brokers(host, this.networks);
     this.limitHits = new LimitHits(host, this.networks, (guest, live) => this.remember(guest, live));
-    this.restarts = new Restarts(host, this.registry, this.bootId, reactions.start);
+    this.restarts = new Restarts(host, this.registry, this.bootId, reactions);
     this.readings = readings;
   }
 

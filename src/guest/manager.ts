@@ -37,6 +37,7 @@ export class Manager extends Instance {
   constructor(host: Host, storage: GuestStorage, readings: Readings) {
     super(host, storage, readings, {
       start: (guest, restarts) => this.starts.start(guest, undefined, restarts),
+      whenReady: (guest) => this.starts.whenReady(guest),
       runCheck: (guest, check) => this.execs.runCheck(guest, check),
       unhealthy: (guest, action) => this.#unhealthy(guest, action),
     });

@@ -15,6 +15,7 @@ import { VserverError } from '../base/errors.ts';
 import { isGuestName } from '../base/ids.ts';
 import { readIfThere, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
+import { withDependencies } from './dependencies.ts';
 import { type Guest, type GuestExit, isActive, type LiveRecord, type PendingStart } from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
@@ -30,21 +31,28 @@ const MAX_PARALLEL = 16;
 /** Starts a guest as `Manager.start` does; `restarts` is for the record of the run. */
 export type StartGuest = (guest: Guest, restarts: number) => Promise<unknown>;
 
+/** How guests are started, and what comes before. */
+interface StartsGuests {
+  readonly start: StartGuest;
+  /** Resolves when the guests that a guest waits for are healthy. */
+  readonly whenReady: (guest: Guest) => Promise<void>;
+}
+
 /** The starts of one instance that are due. */
 export class Restarts {
   readonly #host: Host;
   readonly #registry: Registry;
-  readonly #start: StartGuest;
+  readonly #starts: StartsGuests;
   readonly #timers = new Map<Guest, NodeJS.Timeout>();
   readonly #bootId: string;
   /** Between the end of the repair and the end of the control plane. */
   #isServing = false;
 
-  constructor(host: Host, registry: Registry, bootId: string, start: StartGuest) {
+  constructor(host: Host, registry: Registry, bootId: string, starts: StartsGuests) {
     this.#host = host;
     this.#registry = registry;
     this.#bootId = bootId;
-    this.#start = start;
+    this.#starts = starts;
   }
 
   // ---- what the life of a guest tells -----------------------------------------------------------------------------
@@ -124,9 +132,10 @@ export class Restarts {
     this.#isServing = true;
     const booted = join(this.#host.paths.run, 'booted');
     if (readIfThere(booted) !== this.#bootId) {
-      for (const guest of this.#registry.list()) {
+      const wanted = this.#registry.list().filter((guest) => this.#isForBoot(guest));
+      for (const guest of withDependencies(wanted, this.#registry)) {
         const isFresh = guest.state === 'stopped' && guest.live === undefined && !guest.pending;
-        if (!isFresh || !this.#isForBoot(guest)) continue;
+        if (!isFresh) continue;
         const { delayMs, restarts } = this.#put(guest, { delayMs: 0, restarts: 0 });
         this.#host.events.publish(guest, 'restart.scheduled', { delayMs, restarts });
       }
@@ -193,7 +202,9 @@ export class Restarts {
   async #run(guest: Guest, pending: PendingStart): Promise<void> {
     if (guest.pending !== pending || !this.#isServing) return;
     try {
-      await this.#start(guest, pending.restarts);
+      await this.#starts.whenReady(guest);
+      if (guest.pending !== pending || !this.#isServing) return; // so long may have happened much
+      await this.#starts.start(guest, pending.restarts);
     } catch (error) {
       // An operator was faster, and has started it, stopped it, or stops it just now.
       const isStopped = error instanceof VserverError && error.code === 'start-cancelled';

@@ -18,6 +18,7 @@ import { editConfig } from './config-text.ts';
 import type { GuestConfig, GuestConfigValues } from './config-types.ts';
 import type { Context, ContextRequest } from './contexts.ts';
 import type { Copies } from './copies.ts';
+import { awaitHealthy } from './dependencies.ts';
 import type { Ends } from './end.ts';
 import type { Guest, GuestExit, LiveLink, LiveNetwork, LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
@@ -87,6 +88,12 @@ export class Starts {
         );
       return await this.#tellFailedStart(guest, () => this.#startStopped(guest, connect, restarts));
     });
+  }
+
+  /** Resolves when the guests that a guest waits for are healthy. @throws StateError dependency-unhealthy */
+  async whenReady(guest: Guest): Promise<void> {
+    const { registry } = this.#instance;
+    await this.#tellFailedStart(guest, () => awaitHealthy(this.#host, registry, guest));
   }
 
   /** Creates a guest that exists only while it runs, and starts it. */

@@ -3,7 +3,10 @@ import { test } from 'node:test';
 import { type Dependent, Turns } from './turns.ts';
 
 function guests(depends: Readonly<Record<string, readonly string[]>>): readonly Dependent[] {
-  return Object.entries(depends).map(([name, names]) => ({ name, config: { boot: { depends: names } } }));
+  return Object.entries(depends).map(([name, names]) => ({
+    name,
+    config: { boot: { depends: names.map((other) => ({ name: other })) } },
+  }));
 }
 
 const SOME = guests({ app: ['db', 'cache'], cache: [], db: ['disk'], disk: [], other: ['nobody'] });

@@ -4,7 +4,7 @@ import { StateError } from '../base/errors.ts';
 /** What an order needs to know of a guest. */
 export interface Dependent {
   readonly name: string;
-  readonly config: { readonly boot: { readonly depends: readonly string[] } };
+  readonly config: { readonly boot: { readonly depends: readonly { readonly name: string }[] } };
 }
 
 /** Guests in an order in which each comes behind those it waits for. */
@@ -57,7 +57,7 @@ export class Turns<G extends Dependent> {
 function dependenciesOf<G extends Dependent>(guests: readonly G[]): ReadonlyMap<G, readonly G[]> {
   const byName = new Map(guests.map((guest) => [guest.name, guest]));
   return new Map(
-    guests.map((guest) => [guest, guest.config.boot.depends.flatMap((name) => byName.get(name) ?? [])]),
+    guests.map((guest) => [guest, guest.config.boot.depends.flatMap(({ name }) => byName.get(name) ?? [])]),
   );
 }
 

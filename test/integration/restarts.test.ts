@@ -18,6 +18,7 @@ interface View {
   readonly initPid: number | null;
   readonly exit: { readonly code: number; readonly cause: string } | null;
   readonly restart: { readonly restarts: number; readonly dueAt: string | null };
+  readonly health: { readonly now: { readonly checkedAt: string | null } | null } | null;
 }
 
 describe('restarts', { skip: unmet('root', 'overlay') }, () => {
@@ -243,20 +244,23 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     // By name they would come the other way round.
     for (const [name, ...depends] of [['a', 'b'], ['b', 'c'], ['c']] as const) {
       const options = depends.flatMap((other) => ['--depends', other]);
-      await v.ok(['create', name!, '--mark', 'default', ...options, '--', 'sleep', '1000']);
+      // The last one is no guest of the mark, and comes with those who depend on it.
+      const mark = depends.length > 0 ? ['--mark', 'default'] : [];
+      await v.ok(['create', name!, ...mark, ...options, '--', 'sleep', '1000']);
     }
     await v.ok(['create', 'other', '--', 'sleep', '1000']);
     const begin = await last();
     assert.equal(await v.ok(['start', '--mark', 'default']), 'c\nb\na\n');
     assert.deepEqual(await order('started', begin), ['c', 'b', 'a']);
-    assert.equal(await v.ok(['stop', '-t', '0', '--mark', 'default']), 'a\nb\nc\n');
+    assert.equal(await v.ok(['stop', '-t', '0', '--mark', 'default']), 'a\nb\n');
+    await v.ok(['stop', '-t', '0', 'c']);
     assert.deepEqual(await order('stopped', begin), ['a', 'b', 'c']);
     await bootHost();
     await inState('a', 'running');
     assert.deepEqual(await order('started', begin), ['c', 'b', 'a', 'c', 'b', 'a']);
     assert.equal((await inspect('other')).state, 'stopped');
     await v.ok(['set', 'c', 'boot.depends=[a]']);
-    const circle = await v.run(['stop', '--mark', 'default']);
+    const circle = await v.run(['stop', '--all']);
     assert.deepEqual(
       [circle.code, /in a circle|without a circle/.test(circle.stderr)],
       [1, true],
@@ -265,9 +269,49 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['set', 'c', '--unset', 'boot.depends']);
   });
 
+  test('a guest of a mark waits for the health of one outside it, and does not start without', async () => {
+    const { code: none } = await v.run(['create', 'bad', '--depends', 'db:well', '--', 'true']);
+    assert.equal(none, 2);
+    const check = [
+      '--health-cmd',
+      'test -e /tmp/up',
+      '--health-interval',
+      '0.1s',
+      '--health-retries',
+      '1000',
+    ];
+    await v.ok(['create', 'db', '--template', 'busybox', ...check, '--', 'sleep', '1000']);
+    const web = ['--mark', 'site', '--depends', 'db:healthy'];
+    await v.ok(['create', 'web', '--template', 'busybox', ...web, '--', 'sleep', '1000']);
+    const started = v.ok(['start', '--mark', 'site']);
+    await inState('db', 'running');
+    await eventually('db has been checked', async () =>
+      (await inspect('db')).health?.now?.checkedAt ? true : undefined,
+    );
+    assert.equal((await inspect('web')).state, 'stopped');
+    await v.ok(['exec', 'db', 'touch', '/tmp/up']);
+    assert.equal(await started, 'db\nweb\n');
+    await v.ok(['exec', 'db', 'rm', '/tmp/up']);
+    await v.ok(['stop', '-t', '0', 'web', 'db']);
+
+    await v.ok(['set', 'db', 'health.retries=1']);
+    const refused = await v.run(['start', '--mark', 'site']);
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /cannot start guest "web": found it unhealthy; need guest "db" healthy/);
+    const failed = await v.ok(['events', '--json', '--type', 'start.failed', '--guest', 'web']);
+    assert.match(failed, /"code":"dependency-unhealthy"/);
+    // An operator who names it has it at once.
+    await v.ok(['start', 'web']);
+    await v.ok(['delete', '--force', 'web', 'db']);
+  });
+
   test('a guest that goes with its run has no policy', async () => {
     const outcome = await v.run(['run', '--restart', 'always', '--', 'true']);
     assert.equal(outcome.code, 125);
     assert.match(outcome.stderr, /need --name, and no --rm/);
+    const health = ['--health-cmd', 'true', '--health-on-failure', 'restart'];
+    const { code, stderr } = await v.run(['run', '--name', 'gone', '--rm', ...health, '--', 'true']);
+    assert.equal(code, 125);
+    assert.match(stderr, /need --name, and no --rm/);
   });
 });

@@ -28,6 +28,12 @@ export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Servic
       'cannot run a guest with --restart: found that it is deleted when it stops; need --name, and no --rm',
     );
   }
+  if (isEphemeral && options.healthOnFailure === 'restart') {
+    throw new UserError(
+      'usage',
+      'cannot run a guest with --health-on-failure restart: found that it is deleted when it stops; need --name, and no --rm',
+    );
+  }
   const connection = options.detach ? undefined : clientConnection(options, io);
   const guest = await startGuest();
   if (connection) return 'bound';

@@ -1,4 +1,5 @@
 import { StateError } from '../../base/errors.ts';
+import { withDependencies } from '../../guest/dependencies.ts';
 import { Turns } from '../../guest/turns.ts';
 import { collect, forEachGuest, MAX_PARALLEL, warn } from '../for-each.ts';
 import { unenforcedLimits } from '../guest-view.ts';
@@ -8,6 +9,7 @@ import type { ParsedVerb } from '../verb-types.ts';
 /** `vserver start`: starts guests with their configured commands. */
 export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Services): Promise<VerbResult> {
   const { manager } = services;
+  const isTogether = parsed.options.all || parsed.options.mark.length > 0;
   const isMeant = (guest: { readonly state: string }): boolean => guest.state === 'stopped';
   if (parsed.options.explain) {
     const explain = collect(parsed, io, services, (guest) => manager.starts.explainStart(guest), { isMeant });
@@ -21,6 +23,7 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
     services,
     async (guest) => {
       try {
+        if (isTogether) await manager.starts.whenReady(guest);
         await manager.starts.start(guest);
       } catch (error) {
         const isRunning = error instanceof StateError && error.code === 'guest-running';
@@ -36,6 +39,11 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
         );
       }
     },
-    { isMeant, parallel: MAX_PARALLEL, turns: Turns.toStart },
+    {
+      isMeant,
+      parallel: MAX_PARALLEL,
+      more: (guests) => withDependencies(guests, manager.registry).filter(isMeant),
+      turns: Turns.toStart,
+    },
   );
 }
