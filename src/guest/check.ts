@@ -20,6 +20,7 @@ import type { Finding, Host } from './host.ts';
 import { planCgroups, planUserNamespace } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
+import { planTryCoverLink } from './plan-views.ts';
 import { PROC_FS_NAME } from './proc-fs.ts';
 import type { Registry } from './registry.ts';
 import { hostServers } from './resolver.ts';
@@ -233,6 +234,15 @@ function probesOf(host: Host, scratch: string): readonly Probe[] {
         const flags = p.flags('CLONE_NEWUSER', ...kinds.map((kind) => `CLONE_NEW${kind}`));
         planChild(p, host, 'new namespaces', { flags }, () => {});
         return 'pid, mount, uts, ipc, network, cgroup';
+      },
+    },
+    {
+      name: 'mounts on links',
+      isRequired: false,
+      help: 'guests with addresses have no views of /proc/net: need a kernel that mounts on links',
+      plan: (p) => {
+        planTryCoverLink(p);
+        return 'for views of /proc/net';
       },
     },
     {

@@ -29,7 +29,7 @@ import type { InstancePaths } from './paths.ts';
 import { type ContextSpec, planShared } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
 import type { Mask } from './plan-types.ts';
-import type { ViewsObjects } from './plan-views.ts';
+import { planTryCoverLink, type ViewsObjects } from './plan-views.ts';
 
 /** How long the kernel may take to end what it was told to kill. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -73,6 +73,7 @@ export class Host {
   #rlimits: ReadonlyMap<string, ProcLimit> | undefined;
   readonly #brokerFilters = new Map<string, Uint8Array>();
   #linkKind: Promise<string> | undefined;
+  #coversLinks: Promise<boolean> | undefined;
 
   constructor(abi: Abi, syscalld: Syscalld, paths: InstancePaths, cgroups: CgroupDriver) {
     this.abi = abi;
@@ -245,6 +246,24 @@ export class Host {
   async linkKind(): Promise<string> {
     this.#linkKind ??= this.#findLinkKind();
     return await this.#linkKind;
+  }
+
+  /** Whether a link of /proc can be covered, as the views of /proc/net want it. */
+  async coversLinks(): Promise<boolean> {
+    this.#coversLinks ??= this.#tryCoverLink();
+    return await this.#coversLinks;
+  }
+
+  async #tryCoverLink(): Promise<boolean> {
+    const p = this.program();
+    planTryCoverLink(p);
+    try {
+      await this.syscalld.run('try to cover a link', p);
+      return true;
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      return false;
+    }
   }
 
   async #findLinkKind(): Promise<string> {

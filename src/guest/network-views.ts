@@ -19,6 +19,7 @@ import {
 } from '../views/sockets.ts';
 import type { GuestConfig } from './config-types.ts';
 import type { Guest } from './guest.ts';
+import type { Host } from './host.ts';
 import type { Networks } from './networks.ts';
 import { INTERFACE } from './plan-network.ts';
 
@@ -28,9 +29,9 @@ const SOCKETS_MAX = 8192;
 const PROTOCOL = { tcp: 6, udp: 17 } as const;
 const NOBODY = 65_534;
 
-/** Whether a guest with a configuration has these views. */
-export function hasNetworkViews({ network, views }: GuestConfig): boolean {
-  return network.mode === 'isolated' && views.includes('network');
+/** Whether a guest with a configuration has these views on a host. */
+export async function hasNetworkViews(host: Host, { network, views }: GuestConfig): Promise<boolean> {
+  return network.mode === 'isolated' && views.includes('network') && (await host.coversLinks());
 }
 
 /** Whether a view is one of these. */

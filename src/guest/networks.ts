@@ -36,6 +36,7 @@ import { DenialEvents } from './denials.ts';
 import { configOf, type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
 import { changeLink, linkTraffic } from './links.ts';
+import { hasNetworkViews } from './network-views.ts';
 import type { BrokerFence } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
 import { planOpenDirectory } from './plan-paths.ts';
@@ -307,7 +308,10 @@ export class Networks {
     return {
       addresses: configOf(this.#ownerOf(guest)).network.addresses.map(parseIpPrefix),
       linkKind: await this.#host.linkKind(),
-      views: views && guest.config.views.includes('network') ? { objects: views, xid: guest.xid } : undefined,
+      views:
+        views && (await hasNetworkViews(this.#host, guest.config))
+          ? { objects: views, xid: guest.xid }
+          : undefined,
     };
   }
 

@@ -199,6 +199,24 @@ export function planInViews<T>(
   return found;
 }
 
+/** Adds the steps that try whether a link can be covered by another one, in a mount namespace that goes with the worker. */
+export function planTryCoverLink(p: Program): void {
+  const at = p.flags('AT_FDCWD');
+  p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
+  p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+  const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_SYMLINK_NOFOLLOW');
+  const link = p.sys('open_tree', [at, '/proc/mounts', clone], { about: '/proc/mounts' });
+  const target = p.sys('openat', [at, '/proc/net', p.flags('O_PATH', 'O_NOFOLLOW', 'O_CLOEXEC'), 0], {
+    about: '/proc/net',
+  });
+  planMove(p, link, target, '/proc/net');
+  // A file now, if it is followed.
+  const file = p.sys('openat', [at, '/proc/net', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
+    about: '/proc/net',
+  });
+  p.sys('read', [file, p.data(8), 8], { about: '/proc/net' });
+}
+
 /** Adds process 1's steps that put mounts over files of its /proc. */
 export function planViewsInProc(
   p: Program,

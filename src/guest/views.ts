@@ -240,7 +240,8 @@ export class Views implements FuseTree {
       if (!guest.live) continue;
       const p = this.#host.program();
       const { initObject, config } = guest.live;
-      const files = [...filesOf(config, config.views), ...(hasNetworkViews(config) ? NETWORK_FILES : [])];
+      const ofNetwork = (await hasNetworkViews(this.#host, config)) ? NETWORK_FILES : [];
+      const files = [...filesOf(config, config.views), ...ofNetwork];
       planViewsAgain(p, { init: p.import(initObject), views: importViews(p, views), xid: guest.xid }, files);
       await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
     }
