@@ -42,7 +42,7 @@ async function serve(): Promise<void> {
   const cgroups = createCgroupDriver(cgroupFiles, layout, parent);
   cgroups.prepareInstance();
   const host = new Host(abi, syscalld, paths, cgroups);
-  const store = new ImageStore(join(paths.lib, 'store/default'), syscalld);
+  const store = new ImageStore(join(paths.lib, 'store/default'), syscalld, paths.run);
   const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld, store });
   const manager = new Manager(
     host,

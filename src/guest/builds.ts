@@ -4,7 +4,7 @@
  * Whatever the method, the image comes first, and the guest is created when that is whole; what is left of a build that
  * did not come so far is an image nobody needs, which `store gc` deletes.
  */
-import { StateError } from '../base/errors.ts';
+import { StateError, UserError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
 import type { DebianSource } from '../storage/debian-archive.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
@@ -60,7 +60,7 @@ export class Builds {
       const { copies, registry } = this.#manager;
       return await copies.clone(registry.find(source.name), name, changesOf(values), options);
     }
-    const { storage, host } = this.#manager;
+    const { storage } = this.#manager;
     if (source.kind === 'template') {
       const template = await storage.prepare(source.name, options);
       return await this.#create(name, { ...values, template: template.name }, options);
@@ -69,8 +69,14 @@ export class Builds {
       const { image, config } =
         source.kind === 'debian'
           ? { image: await makeDebianImage(this.#manager, source, options), config: undefined }
-          : await makeImage(host.syscalld, storage.store, source, options);
+          : await makeImage(storage.store, source, options);
       const all = config ? valuesOfImage(config, values) : values;
+      if (config && all.command === undefined && all.init !== 'own') {
+        throw new UserError(
+          'usage',
+          `cannot build guest "${name}": found no command in the image; need --command`,
+        );
+      }
       return await this.#create(name, { ...all, template: image.name }, options);
     });
   }

@@ -20,6 +20,7 @@ const HOOKS = '/usr/share/mmdebstrap/hooks/merged-usr';
 const MEMORY = '4g';
 const MAX_PROCESSES = 2000;
 const MESSAGE_BYTES = 4000;
+const LAST_LINES = 10;
 /** Calls that wait for a disk: all of this is for one file, which is written again. */
 const SYNCS = ['fsync', 'fdatasync', 'sync', 'syncfs', 'sync_file_range', 'msync'] as const;
 
@@ -40,7 +41,7 @@ export async function makeDebianImage(
   source: DebianSource,
   options: HelperOptions,
 ): Promise<StoredImage> {
-  const { storage, host } = manager;
+  const { storage } = manager;
   const what = `install ${source.suite}`;
   if (!existsSync(MMDEBSTRAP))
     throw new StateError(
@@ -48,7 +49,7 @@ export async function makeDebianImage(
       `cannot ${what}: found no ${MMDEBSTRAP}; need: apt-get install mmdebstrap`,
     );
   return await storage.store.withCache('debian', async (cache) => {
-    const packages = await fetchPackages(host.syscalld, source, cache, options);
+    const packages = await fetchPackages(storage.store, source, cache, options);
     return await storage.store.withWorkDir(async (workDir) => {
       const archive = await install(manager, source, packages, workDir, options);
       options.onStep?.('read files');
@@ -92,7 +93,7 @@ async function install(
     'tool-failed',
     `cannot ${what}: found exit code ${exit?.code} of ${MMDEBSTRAP}: ${reason}`,
     {
-      details: { messages: lines.slice(-20) },
+      hint: `its last words:\n${lines.slice(-LAST_LINES).join('\n')}`,
     },
   );
 }

@@ -22,6 +22,8 @@ export interface ContainedCommand {
   readonly env?: readonly string[];
   /** The directory it may write, where its TMPDIR is too. */
   readonly directory: string;
+  /** Directories it must not see. */
+  readonly hidden: readonly string[];
   /** Capabilities it keeps, by their numbers. */
   readonly capabilities?: readonly number[];
   /** What is said if the host has no such program: the package that has it. */
@@ -30,6 +32,7 @@ export interface ContainedCommand {
 
 const POLL_MS = 200;
 const MESSAGE_BYTES = 4000;
+const LAST_LINES = 10;
 
 /**
  * Runs a program to its end.
@@ -74,7 +77,7 @@ export async function runContained(
     throw new StateError(
       'tool-failed',
       `cannot ${what}: found ${describeWaitStatus(waitStatus)} of ${command.argv[0]}: ${lines.at(-1) ?? ''}`,
-      { details: { messages: lines.slice(-20) } },
+      { hint: `its last words:\n${lines.slice(-LAST_LINES).join('\n')}` },
     );
   } catch (error) {
     if (signal?.aborted) throw cancelled(what);
@@ -99,7 +102,7 @@ function cancelled(what: string): StateError {
 
 function plan(
   p: Program,
-  { argv, env, directory, capabilities }: ContainedCommand,
+  { argv, env, directory, hidden, capabilities }: ContainedCommand,
   object: number,
   log: string,
   tmp: string,
@@ -119,7 +122,7 @@ function plan(
     setUp: () => {
       p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL')]);
       p.sys('umask', [0o022]);
-      planReadOnlyHost(p, directory);
+      planReadOnlyHost(p, directory, hidden);
       planDevices(p);
       p.sys('mount', ['proc', '/proc', 'proc', p.flags('MS_NOSUID', 'MS_NODEV', 'MS_NOEXEC'), 0], {
         about: '/proc',

@@ -6,9 +6,8 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
-import { runContained } from './contained-command.ts';
 import type { HelperOptions } from './helper-process.ts';
-import type { StorageMachine } from './machine.ts';
+import type { ImageStore } from './image-store.ts';
 
 /** Sets of packages, by mmdebstrap's names. */
 export const DEBIAN_VARIANTS = ['apt', 'minbase', 'important', 'standard'] as const;
@@ -94,7 +93,7 @@ function hostAptSources(directory: string = '/etc/apt'): string {
  * @throws UserError keyring-missing; StateError tool-missing, tool-failed, cancelled
  */
 export async function fetchPackages(
-  machine: StorageMachine,
+  store: ImageStore,
   source: DebianSource,
   cache: string,
   options: HelperOptions,
@@ -123,8 +122,7 @@ export async function fetchPackages(
   writeFileSync(join(directory, 'apt.conf'), aptConfig(directory));
   const apt = async (what: string, ...args: readonly string[]): Promise<void> => {
     options.onStep?.(what);
-    await runContained(
-      machine,
+    await store.runContained(
       {
         what: `${what} of ${suite}`,
         argv: ['/usr/bin/apt-get', '--quiet', '--yes', ...args],

@@ -53,6 +53,8 @@ export interface HelperRun<T extends HelperTask> {
   readonly openArchive?: (program: Program) => ArchiveEnds;
   /** Archives that it reads: absolute paths of files, with the program that undoes their compression, if it is not the helper. */
   readonly archives?: readonly ArchiveFile[];
+  /** Directories that it must not see, when it reads archives. */
+  readonly hidden?: readonly string[];
   /** Directory on the store's file system that only root can enter; what is in it afterwards is the caller's. */
   readonly workDir: string;
 }
@@ -167,7 +169,7 @@ async function follow(
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, openArchive, archives, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, archives, hidden, workDir }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
@@ -211,7 +213,7 @@ function planHelper<T extends HelperTask>(
       });
       p.sys('close', [other]);
       if (archives === undefined) return;
-      planReadOnlyHost(p, dirname(workDir));
+      planReadOnlyHost(p, dirname(workDir), hidden ?? []);
       streams = archives.map(({ program }, i) => {
         const file = files?.[i];
         if (file === undefined || program === undefined) return p.sys('dup', [file ?? tree]);

@@ -7,11 +7,10 @@ import { mkdirSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import type { ImageConfig } from '../spec/oci-image.ts';
-import { runContained } from './contained-command.ts';
 import type { HelperOptions } from './helper-process.ts';
 import { ociImageName } from './image-names.ts';
 import type { ImageStore, StoredImage } from './image-store.ts';
-import { openOneMount, type StorageMachine } from './machine.ts';
+import { openOneMount } from './machine.ts';
 import { fetchImage, localLayout, type OciSource } from './oci-fetch.ts';
 import { type LayoutReference, readOciImage } from './oci-layout.ts';
 import { DEFAULT_IMPORT_LIMITS } from './tarball.ts';
@@ -46,16 +45,15 @@ const RSYNC_CAPABILITIES = [0, 1, 2, 3, 4, 27, 31] as const;
  *   cancelled, tool-missing, tool-failed, digest-mismatch, store-full
  */
 export async function makeImage(
-  machine: StorageMachine,
   store: ImageStore,
   source: ImageSource,
   options: HelperOptions,
 ): Promise<SourceImage> {
-  if (source.kind === 'oci') return await unpackOci(machine, store, source, options);
+  if (source.kind === 'oci') return await unpackOci(store, source, options);
   const image =
     source.kind === 'directory'
       ? await captureDirectory(store, source.path, options)
-      : await copyWithRsync(machine, store, source, options);
+      : await copyWithRsync(store, source, options);
   return { image, config: undefined };
 }
 
@@ -78,7 +76,6 @@ async function captureDirectory(
 
 /** The tree stays in the cache, so that only what has changed is copied the next time, or was not yet. */
 async function copyWithRsync(
-  machine: StorageMachine,
   store: ImageStore,
   { source, options: more }: RsyncSource,
   options: HelperOptions,
@@ -91,8 +88,7 @@ async function copyWithRsync(
     const tree = join(directory, 'tree');
     mkdirSync(tree, { recursive: true, mode: 0o700 });
     options.onStep?.(`copy ${source}`);
-    await runContained(
-      machine,
+    await store.runContained(
       {
         what: `copy ${JSON.stringify(source)}`,
         argv: [
@@ -117,18 +113,13 @@ async function copyWithRsync(
   });
 }
 
-async function unpackOci(
-  machine: StorageMachine,
-  store: ImageStore,
-  source: OciSource,
-  options: HelperOptions,
-): Promise<SourceImage> {
+async function unpackOci(store: ImageStore, source: OciSource, options: HelperOptions): Promise<SourceImage> {
   const { reference } = source;
   const local = localLayout(reference);
   if (local) return await unpackLayout(store, source, local, options);
   options.onStep?.(`fetch ${reference}`);
   return await store.withCache('oci', async (cache) => {
-    const layout = await fetchImage(machine, source, cache, options);
+    const layout = await fetchImage(store, source, cache, options);
     return await unpackLayout(store, source, layout, options);
   });
 }

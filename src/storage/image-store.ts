@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
+import { type ContainedCommand, runContained } from './contained-command.ts';
 import type {
   Archive,
   CaptureResult,
@@ -91,15 +92,18 @@ const NO_BASE = 2 ** 32;
 export class ImageStore {
   readonly directory: string;
   readonly #machine: StorageMachine;
+  readonly #runDir: string;
   readonly #making = new Set<string>();
   /** Deleting waits for those who add, and they for it. */
   #deleting: Promise<unknown> = Promise.resolve();
   readonly #adding = new Set<Promise<unknown>>();
   readonly #caches = new Map<string, Promise<unknown>>();
 
-  constructor(directory: string, machine: StorageMachine) {
+  /** @param runDir where the instance has its sockets */
+  constructor(directory: string, machine: StorageMachine, runDir: string = '/run/vserver') {
     this.directory = directory;
     this.#machine = machine;
+    this.#runDir = runDir;
   }
 
   /** Returns an image by its name; undefined if there is none. */
@@ -245,6 +249,7 @@ export class ImageStore {
         what,
         workDir,
         archives,
+        hidden: ['/run', this.#runDir],
         task: {
           kind: 'unpack',
           objects: this.objects,
@@ -258,6 +263,15 @@ export class ImageStore {
       options,
     );
     return this.#publish(nameOf?.(result.digests), fresh, result);
+  }
+
+  /** Runs a program that fetches for an image. @throws StateError tool-missing, tool-failed, cancelled */
+  async runContained(
+    command: Omit<ContainedCommand, 'hidden'>,
+    options: Parameters<typeof runContained>[2],
+  ): Promise<void> {
+    // Who resolves names, and its like, is in /run too.
+    await runContained(this.#machine, { ...command, hidden: [this.#runDir] }, options);
   }
 
   /** Does work on a directory of the cache that one has at a time. To be called within `withoutDeleting`. */

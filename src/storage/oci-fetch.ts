@@ -7,9 +7,8 @@ import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import type { Platform } from '../spec/oci-image.ts';
-import { runContained } from './contained-command.ts';
 import type { HelperOptions } from './helper-process.ts';
-import type { StorageMachine } from './machine.ts';
+import type { ImageStore } from './image-store.ts';
 import type { LayoutReference } from './oci-layout.ts';
 
 /** Where an image comes from. */
@@ -39,7 +38,7 @@ export function localLayout(reference: string): LayoutReference | undefined {
  * @throws StateError tool-missing, tool-failed, cancelled
  */
 export async function fetchImage(
-  machine: StorageMachine,
+  store: ImageStore,
   source: OciSource,
   cache: string,
   options: HelperOptions,
@@ -56,8 +55,7 @@ export async function fetchImage(
   const blobs = join(cache, 'blobs');
   for (const path of [directory, blobs]) mkdirSync(path, { recursive: true, mode: 0o700 });
   const { os, architecture, variant } = platform;
-  await runContained(
-    machine,
+  await store.runContained(
     {
       what: `fetch image ${JSON.stringify(reference)}`,
       argv: [

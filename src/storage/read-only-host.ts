@@ -8,14 +8,26 @@ import type { Program, Result } from '../sys/program.ts';
 const CAPABILITY_BITS = 64;
 const MEMORY_BYTES = 1024 ** 3;
 
-/** Adds steps of a process that is alone in its mount namespace: it sees the host, and can write `directory` of it. */
-export function planReadOnlyHost(p: Program, directory: string): void {
+/**
+ * Adds steps of a process that is alone in its mount namespace: it sees the host, and can write `directory` of it.
+ *
+ * @param hidden directories whose sockets are none of its business: one that can be seen can be connected to, read-only
+ *   or not (unix(7))
+ */
+export function planReadOnlyHost(p: Program, directory: string, hidden: readonly string[]): void {
   p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
   const recursive = p.flags('AT_RECURSIVE').value;
   const set = p.flags('MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV');
   setAttributes(p, '/', recursive, { attr_set: set }, 'the host read-only');
   p.sys('mount', [directory, directory, 0, p.flags('MS_BIND'), 0], { about: directory });
   setAttributes(p, directory, 0, { attr_clr: p.flags('MOUNT_ATTR_RDONLY') }, `${directory} to be written`);
+  const flags = p.flags('MS_RDONLY', 'MS_NOSUID', 'MS_NODEV');
+  for (const path of hidden) {
+    p.sys('mount', ['vserver', path, 'tmpfs', flags, 'size=4k'], {
+      about: `over ${path}`,
+      ignore: ['ENOENT'],
+    });
+  }
 }
 
 /** Adds steps that make the harmless devices usable there. */

@@ -1,5 +1,6 @@
 import type { Data, Program } from '../sys/program.ts';
 import { runHostCommand } from './host-command.ts';
+import { planNoCapabilities } from './read-only-host.ts';
 
 /** What unpacks an archive, and where. */
 export interface TarRun {
@@ -30,8 +31,6 @@ const KEPT_CAPABILITIES = {
   MKNOD: 27,
   SETFCAP: 31,
 } as const;
-/** One above the largest capability a kernel can have (capget(2): two words of 32 bits). */
-const CAPABILITY_BITS = 64;
 const MEMORY_BYTES = 1024 ** 3;
 const CPU_SECONDS = 3600;
 const JAIL_BYTES = '1m';
@@ -117,14 +116,7 @@ function execTar(program: Program, run: TarRun): void {
     const limit = program.struct('rlimit', { rlim_cur: value, rlim_max: value });
     program.sys('prlimit64', [0, program.flags(name), limit, 0], { about: name });
   }
-  const kept: readonly number[] = Object.values(KEPT_CAPABILITIES);
-  for (let number = 0; number < CAPABILITY_BITS; number++) {
-    if (kept.includes(number)) continue;
-    // EINVAL: a kernel without that capability.
-    const drop = program.flags('PR_CAPBSET_DROP');
-    program.sys('prctl', [drop, number], { about: `capability ${number}`, ignore: ['EINVAL'] });
-  }
-  program.sys('prctl', [program.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0], { about: 'no_new_privs' });
+  planNoCapabilities(program, Object.values(KEPT_CAPABILITIES));
   program.sys('chdir', ['/target']);
   const argv = program.vector(tarArguments(run.compression));
   program.sys('execve', ['/usr/bin/tar', argv, program.vector(['PATH=/usr/bin:/bin', 'LC_ALL=C'])], {

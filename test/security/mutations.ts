@@ -4,6 +4,7 @@
  */
 import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fetching } from './builds.ts';
 import {
   c1,
   c1Compat,
@@ -67,6 +68,29 @@ const NO_FILTER: readonly Edit[] = [
 const HOST_IDS: readonly Edit[] = [['const hostBase = xid * IDS_PER_CONTEXT;', 'const hostBase = 0 * xid;']];
 
 export const MUTATIONS: readonly Mutation[] = [
+  {
+    name: 'builds: the host can be written',
+    check: fetching,
+    edits: [
+      [
+        "p.flags('MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV');\n  setAttributes",
+        "p.flags('MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV');\n  setAttributes",
+      ],
+    ],
+    breach: /wrote a file/,
+  },
+  {
+    name: 'builds: sockets of the host are to be seen',
+    check: fetching,
+    edits: [['for (const path of hidden) {', 'for (const path of hidden.slice(0, 0)) {']],
+    breach: /SOCKET/,
+  },
+  {
+    name: 'builds: capabilities are kept',
+    check: fetching,
+    edits: [['if (kept.includes(number)) continue;', 'if (number >= 0) continue;']],
+    breach: /capability 21/,
+  },
   {
     name: 'A1: the runtime is not sealed',
     check: a1,
