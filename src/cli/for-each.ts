@@ -118,17 +118,33 @@ export async function forEachGuest(
 ): Promise<number> {
   const results: object[] = [];
   let exitCode = 0;
+  let names = '';
+  let told: Promise<void> | undefined;
+  // What is done while the caller takes what came before goes out together: each message wakes three processes.
+  const tell = async (): Promise<void> => {
+    while (names !== '') {
+      const text = names;
+      names = '';
+      await io.out(text);
+    }
+    told = undefined;
+  };
   for await (const outcome of eachGuest(command, services, work, options)) {
     const { name } = outcome;
     if ('error' in outcome) {
+      await told;
       const code = await tellFailure(outcome.error, io, command.verb);
       exitCode ||= code;
       results.push({ name, error: serializeError(outcome.error) });
     } else {
-      if (!command.global.json) await io.out(`${name}\n`);
+      if (!command.global.json) {
+        names += `${name}\n`;
+        told ??= tell();
+      }
       results.push({ name, error: null });
     }
   }
+  await told;
   if (command.global.json) await io.out(formatJson(results));
   return exitCode;
 }

@@ -54,18 +54,18 @@ export interface GuestPaths {
 
 /** Returns where a guest's files are. */
 export function guestPaths(paths: InstancePaths, name: string): GuestPaths {
-  const directory = join(paths.lib, 'guests', name);
+  const directory = `${paths.lib}/guests/${name}`;
   return {
-    config: join(paths.etc, 'guests', `${name}.yaml`),
+    config: `${paths.etc}/guests/${name}.yaml`,
     directory,
-    upper: join(directory, 'upper'),
-    work: join(directory, 'work'),
-    quota: join(directory, 'quota.json'),
-    template: join(directory, 'template.json'),
-    log: join(directory, 'log'),
-    hooksLog: join(directory, 'hooks.log'),
-    healthLog: join(directory, 'health.log'),
-    wanted: join(directory, 'wanted'),
-    live: join(paths.run, 'guests', `${name}.json`),
+    upper: `${directory}/upper`,
+    work: `${directory}/work`,
+    quota: `${directory}/quota.json`,
+    template: `${directory}/template.json`,
+    log: `${directory}/log`,
+    hooksLog: `${directory}/hooks.log`,
+    healthLog: `${directory}/health.log`,
+    wanted: `${directory}/wanted`,
+    live: `${paths.run}/guests/${name}.json`,
   };
 }

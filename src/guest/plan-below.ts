@@ -12,10 +12,12 @@ export function openBelow(
   isDirectory: boolean,
   ignore?: readonly string[],
 ): Result {
-  const how = p.struct('open_how', {
-    flags: p.flags('O_PATH', 'O_NOFOLLOW', 'O_CLOEXEC', ...(isDirectory ? ['O_DIRECTORY'] : [])),
-    resolve: p.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
-  });
+  const how = p.constant(isDirectory ? 'a directory below' : 'a file below', () =>
+    p.struct('open_how', {
+      flags: p.flags('O_PATH', 'O_NOFOLLOW', 'O_CLOEXEC', ...(isDirectory ? ['O_DIRECTORY'] : [])),
+      resolve: p.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_MAGICLINKS'),
+    }),
+  );
   return p.sys('openat2', [directory, path, how, sizeOf(p.abi, 'open_how')], {
     about: `"${path}" in the guest`,
     ...(ignore ? { ignore } : {}),

@@ -27,6 +27,8 @@ const FIRST_ASSIGNED_XID = 1000;
 /** Numbers from here on are for guests that exist only while they run, as the original's dynamic contexts. */
 const FIRST_DYNAMIC_XID = 49_152;
 
+const PARTS_MAX = 4096;
+
 /** A configuration file that cannot be used. */
 export interface BrokenConfig {
   readonly name: string;
@@ -40,6 +42,8 @@ export class Registry {
   readonly #byXid = new Map<number, Guest>();
   /** What configuration files held when they were last read: to parse one takes 0.7 ms. */
   readonly #read = new Map<GuestName, { readonly digest: string; readonly config: GuestConfig }>();
+  /** Parts of configurations, by what they hold. */
+  readonly #parts = new Map<string, unknown>();
   /** Numbers taken by contexts that are prepared but belong to no guest yet. */
   readonly #reserved = new Set<number>();
   #nextDynamic: number;
@@ -111,9 +115,21 @@ export class Registry {
     const known = this.#read.get(name);
     if (known?.digest === digest) return known.config;
     // A copy: the texts in what the parser gives are parts of the file's, and would keep all of it in memory.
-    const read = { digest, config: structuredClone(parseGuestConfig(text, config)) };
+    const read = { digest, config: this.#shareParts(structuredClone(parseGuestConfig(text, config))) };
     this.#read.set(name, read);
     return read.config;
+  }
+
+  /** Most of what guests are configured with is the same: it is in memory once. */
+  #shareParts(config: GuestConfig): GuestConfig {
+    const shared = Object.entries(config).map(([key, part]: [string, unknown]) => {
+      if (typeof part !== 'object' || part === null) return [key, part];
+      const text = JSON.stringify(part);
+      if (this.#parts.size >= PARTS_MAX) this.#parts.clear();
+      if (!this.#parts.has(text)) this.#parts.set(text, part);
+      return [key, this.#parts.get(text)];
+    });
+    return Object.fromEntries(shared) as GuestConfig; // the same keys, with equal values
   }
 
   /** Checks that a guest can be added. @throws StateError guest-exists, xid-in-use */

@@ -500,6 +500,8 @@ interface Placed {
 
 /** Everything that guests have, once it is asked for. */
 let placed: ReadonlyMap<number, Placed> | undefined;
+/** The same, by the directory it is in. */
+let listed: ReadonlyMap<number, readonly Placed[]> | undefined;
 
 function allPlaced(): ReadonlyMap<number, Placed> {
   const all: Placed[] = [];
@@ -532,10 +534,9 @@ function entryOf(node: number): FuseEntry | undefined {
 function entriesOf(node: number): readonly FuseEntry[] {
   if (node === ROOT_NODE) return [];
   placed ??= allPlaced();
+  listed ??= Map.groupBy(placed.values(), ({ directory }) => directory);
   const [guest, number] = [node - (node % NODES), node % NODES];
-  return [...placed.values()].flatMap((one) =>
-    one.directory === number ? (entryOf(guest + one.number) ?? []) : [],
-  );
+  return (listed.get(number) ?? []).flatMap((one) => entryOf(guest + one.number) ?? []);
 }
 
 function fileNumbered(number: number): FileInfo | undefined {

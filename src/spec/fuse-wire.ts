@@ -125,17 +125,14 @@ export function initBody(body: Buffer): Buffer | undefined {
 /** Returns the body that answers LOOKUP. */
 export function entryBody(node: FuseNode): Buffer {
   const out = Buffer.alloc(ENTRY_BYTES);
-  writeU64(out, 0, BigInt(node.node));
-  writeU64(out, 16, BigInt(node.mayGo ? 0 : VALID_SECONDS));
-  writeU64(out, 24, BigInt(node.changedAtMs === undefined ? VALID_SECONDS : 0));
-  writeAttr(out, ENTRY_BYTES - ATTR_BYTES, node);
+  writeEntry(out, 0, node);
   return out;
 }
 
 /** Returns the body that answers GETATTR. */
 export function attrBody(node: FuseNode): Buffer {
   const out = Buffer.alloc(ATTR_OUT_BYTES + ATTR_BYTES);
-  writeU64(out, 0, BigInt(node.changedAtMs === undefined ? VALID_SECONDS : 0));
+  writeNumber(out, 0, node.changedAtMs === undefined ? VALID_SECONDS : 0);
   writeAttr(out, ATTR_OUT_BYTES, node);
   return out;
 }
@@ -155,23 +152,23 @@ export function readdirBody(
   { offset, size }: { readonly offset: number; readonly size: number },
   isPlus: boolean,
 ): Buffer {
-  const parts: Buffer[] = [];
-  let left = size;
+  const most = entries.reduce((sum, { name }) => sum + ENTRY_BYTES + DIRENT_BYTES + name.length + 7, 0);
+  const out = Buffer.alloc(Math.min(size, most));
+  let end = 0;
   for (const [index, entry] of entries.entries()) {
     if (index < offset) continue;
-    const name = Buffer.from(entry.name, 'latin1');
-    const dirent = Buffer.alloc((DIRENT_BYTES + name.length + 7) & ~7);
-    writeU64(dirent, 0, BigInt(entry.node));
-    writeU64(dirent, 8, BigInt(index + 1));
-    writeU32(dirent, 16, name.length);
-    writeU32(dirent, 20, modeOf(entry) >> 12);
-    name.copy(dirent, DIRENT_BYTES);
-    const record = isPlus ? Buffer.concat([entryBody(entry), dirent]) : dirent;
-    if (record.length > left) break;
-    left -= record.length;
-    parts.push(record);
+    const at = isPlus ? end + ENTRY_BYTES : end;
+    const next = at + ((DIRENT_BYTES + entry.name.length + 7) & ~7);
+    if (next > out.length) break;
+    if (isPlus) writeEntry(out, end, entry);
+    writeNumber(out, at, entry.node);
+    writeNumber(out, at + 8, index + 1);
+    writeU32(out, at + 16, entry.name.length);
+    writeU32(out, at + 20, modeOf(entry) >> 12);
+    out.write(entry.name, at + DIRENT_BYTES, 'latin1');
+    end = next;
   }
-  return Buffer.concat(parts);
+  return out.subarray(0, end);
 }
 
 function modeOf({ isDirectory, target }: FuseNode): number {
@@ -179,11 +176,18 @@ function modeOf({ isDirectory, target }: FuseNode): number {
   return isDirectory ? S_IFDIR | 0o555 : S_IFREG | 0o444;
 }
 
+function writeEntry(out: Buffer, at: number, node: FuseNode): void {
+  writeNumber(out, at, node.node);
+  writeNumber(out, at + 16, node.mayGo ? 0 : VALID_SECONDS);
+  writeNumber(out, at + 24, node.changedAtMs === undefined ? VALID_SECONDS : 0);
+  writeAttr(out, at + ENTRY_BYTES - ATTR_BYTES, node);
+}
+
 function writeAttr(out: Buffer, at: number, entry: FuseNode): void {
   const { node, isDirectory, target, changedAtMs = 0 } = entry;
-  writeU64(out, at, BigInt(node));
-  if (!isDirectory) writeU64(out, at + 8, BigInt(target?.length ?? FILE_BYTES));
-  writeU64(out, at + 32, BigInt(Math.floor(changedAtMs / 1000)));
+  writeNumber(out, at, node);
+  if (!isDirectory) writeNumber(out, at + 8, target?.length ?? FILE_BYTES);
+  writeNumber(out, at + 32, Math.floor(changedAtMs / 1000));
   writeU32(out, at + 52, (changedAtMs % 1000) * 1e6);
   writeU32(out, at + 60, modeOf(entry));
   writeU32(out, at + 64, isDirectory ? 2 : 1);
@@ -201,6 +205,13 @@ function readU64(bytes: Buffer, at: number): bigint {
 function writeU32(bytes: Buffer, at: number, value: number): void {
   if (LE) bytes.writeUInt32LE(value >>> 0, at);
   else bytes.writeUInt32BE(value >>> 0, at);
+}
+
+/** A safe integer as u64. */
+function writeNumber(bytes: Buffer, at: number, value: number): void {
+  const high = Math.floor(value / 2 ** 32);
+  writeU32(bytes, at, LE ? value : high);
+  writeU32(bytes, at + 4, LE ? high : value);
 }
 
 function writeU64(bytes: Buffer, at: number, value: bigint): void {

@@ -1,7 +1,16 @@
 /**
  * Files of our own that must be whole or not there.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 
 /**
@@ -43,6 +52,8 @@ export function removeDurable(path: string): void {
 
 /** Reads a text file; undefined if there is none. */
 export function readIfThere(path: string): string | undefined {
+  // Often there is none, and an error is dear.
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) return undefined;
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {

@@ -171,8 +171,22 @@ function giveSpare(buffer: Buffer): void {
   if (buffer.length === SPARE_BYTES && SPARES.length < SPARES_MAX) SPARES.push(buffer);
 }
 
-/** Sums of constants by their names: programs use the same few again and again. */
-const FLAGS = new Map<string, { readonly abi: Abi; readonly flags: Flags }>();
+/** Sums of constants, a step further with each name: programs use the same few again and again. */
+interface KnownFlags {
+  flags: Flags | undefined;
+  readonly more: Map<string, KnownFlags>;
+}
+
+const FLAGS = new WeakMap<Abi, KnownFlags>();
+
+function knownFlags(abi: Abi): KnownFlags {
+  let known = FLAGS.get(abi);
+  if (!known) {
+    known = { flags: undefined, more: new Map() };
+    FLAGS.set(abi, known);
+  }
+  return known;
+}
 
 /** Builds one syscall program. */
 export class Program {
@@ -182,6 +196,8 @@ export class Program {
   #data: Buffer = takeSpare(0);
   #dataLength = 0;
   readonly #texts = new Map<string, Data>();
+  readonly #constants = new Map<string, Data>();
+  readonly #flags: KnownFlags;
   readonly #bytes = new Map<Uint8Array, Data>();
   readonly #relocs: [number, number][] = [];
   readonly #imports: [number, number][] = [];
@@ -193,18 +209,23 @@ export class Program {
 
   constructor(abi: Abi) {
     this.abi = abi;
+    this.#flags = knownFlags(abi);
     this.#block = { steps: [], start: new Label(), title: 'worker' };
     this.#blocks.push(this.#block);
   }
 
   /** Returns the named constants' sum as an argument. */
   flags(...names: readonly string[]): Flags {
-    const text = names.join('|');
-    let known = FLAGS.get(text);
-    if (known?.abi !== this.abi) {
-      known = { abi: this.abi, flags: new Flags(flags(this.abi, ...names), text || '0') };
-      FLAGS.set(text, known);
+    let known = this.#flags;
+    for (const name of names) {
+      let next = known.more.get(name);
+      if (!next) {
+        next = { flags: undefined, more: new Map() };
+        known.more.set(name, next);
+      }
+      known = next;
     }
+    known.flags ??= new Flags(flags(this.abi, ...names), names.join('|') || '0');
     return known.flags;
   }
 
@@ -286,6 +307,16 @@ export class Program {
       const width = widthOf(this.abi, name, field);
       if (value instanceof Data) this.pointer(at, value);
       else this.put(at, value instanceof Flags ? value.value : value, width === 8 ? 8 : width === 2 ? 2 : 4);
+    }
+    return place;
+  }
+
+  /** A structure that no call and no step writes to: one for all that name it so. */
+  constant(name: string, make: () => Data): Data {
+    let place = this.#constants.get(name);
+    if (!place) {
+      place = make();
+      this.#constants.set(name, place);
     }
     return place;
   }
