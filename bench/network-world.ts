@@ -100,9 +100,9 @@ export class NetworkWorld implements Disposable {
     const [{ xid = 0 } = {}] = JSON.parse(this.control.vserver('inspect', guest, '--json')) as {
       xid?: number;
     }[];
-    const cgroup = `/${instanceCgroupName(this.control.root)}/${xid}/`;
+    const cgroup = new RegExp(`/${instanceCgroupName(this.control.root)}/${xid}(/.*)?$`, 'm');
     const found = processes().find(
-      ({ pid, name }) => name === 'broker' && readFileSync(`/proc/${pid}/cgroup`, 'utf8').includes(cgroup),
+      ({ pid, name }) => name === 'broker' && cgroup.test(readFileSync(`/proc/${pid}/cgroup`, 'utf8')),
     );
     if (found === undefined) throw new Error(`no broker of guest "${guest}"`);
     return found.pid;

@@ -182,7 +182,7 @@ async function checkCgroup(host: Host, registry: Registry): Promise<HostFinding>
   try {
     const plan = host.cgroups.plan(xid, {});
     const p = host.program();
-    planCgroups(p, { directories: plan.directories, joins: [] });
+    planCgroups(p, { ...plan, joins: [] });
     const leaf = p.sys(
       'openat',
       [p.flags('AT_FDCWD'), plan.leaf, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0],

@@ -1,7 +1,7 @@
 /**
  * The broker of a guest, which answers some of its system calls, and how processes of the guest come to it:
  *
- *     worker ──▶ broker, in the guest's cgroup but in a leaf of its own, in the host's network namespace
+ *     worker ──▶ broker, in the guest's cgroup but beside its processes, in the host's network namespace
  *       │           ▲
  *       │ control   │ listener of a filter, over `control`
  *       ▼           │
@@ -21,7 +21,7 @@ import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './
 
 /** Where a broker is born. */
 export interface BrokerSpec {
-  /** Of its own below the guest's cgroup2 directory; made if it is not there. */
+  /** The guest's cgroup2 directory, or one below it; made if it is not there. */
   readonly cgroup: string;
   /** Files of v1 cgroups that the worker joins before: where the guest's tasks are counted it is not. */
   readonly joins: readonly string[];

@@ -7,6 +7,7 @@
  * A start may come at once, or find a context that was made before it was needed (contexts.ts).
  */
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
+import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
@@ -30,11 +31,7 @@ const FIRST_FREE_FD = 109;
 /** What a context is made of. */
 export interface ContextSpec {
   readonly ids: IdRange;
-  readonly cgroup: {
-    readonly directories: readonly string[];
-    readonly joins: readonly string[];
-    readonly leaf: string;
-  };
+  readonly cgroup: Pick<CgroupPlan, 'directories' | 'handDown' | 'joins' | 'leaf'>;
   readonly hostNetwork: boolean;
   /** Its network namespace has interfaces that mean something, so it needs a /sys of its own. */
   readonly ownSys: boolean;
@@ -104,11 +101,12 @@ export function planContext(p: Program, spec: ContextSpec): Result {
 /** Adds the steps that make a guest's cgroups and, where cgroup v1 needs it, move the worker in. */
 export function planCgroups(
   p: Program,
-  cgroup: { readonly directories: readonly string[]; readonly joins: readonly string[] },
+  cgroup: Pick<CgroupPlan, 'directories' | 'handDown' | 'joins'>,
 ): void {
   for (const directory of cgroup.directories) {
     p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${directory}"` });
   }
+  for (const { path, text } of cgroup.handDown) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
   for (const path of cgroup.joins) planJoin(p, path);
 }
 

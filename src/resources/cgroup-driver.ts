@@ -7,6 +7,11 @@ import type { EffectiveLimits, LimitKind, Limits, Sample, Usage } from './limits
 export interface CgroupPlan {
   /** Absolute, parents first; all are to be new. */
   readonly directories: readonly string[];
+  /**
+   * Controllers of the guest's cgroup2 directory that its leaf has as well. To be written while nobody is in there, when it
+   * costs next to nothing (Linux 6.0; else the wait for an RCU grace period).
+   */
+  readonly handDown: readonly CgroupWrite[];
   /** Limits, in order, before any process joins: a guest never runs unlimited. */
   readonly writes: readonly CgroupWrite[];
   /** cgroup2 directory a process is cloned into (CLONE_INTO_CGROUP, Linux 5.7). */
@@ -14,8 +19,8 @@ export interface CgroupPlan {
   /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
   readonly joins: readonly string[];
   /**
-   * Where a process of ours that serves the guest is: charged to the guest, but not frozen with it; on v1, once the worker
-   * has written "0" into `joins` as well, not counted among its tasks either.
+   * Where a process of ours that serves the guest is: charged to the guest, but neither frozen with it nor counted among
+   * its tasks; on v1 that is so once the worker has written "0" into `joins` as well.
    */
   readonly service: { readonly leaf: string; readonly joins: readonly string[] };
   /** Limits that were asked for and that nothing on this host enforces. */

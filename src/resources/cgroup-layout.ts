@@ -8,6 +8,9 @@ export const CONTROLLERS = ['memory', 'cpu', 'pids', 'cpuset'] as const;
 /** A controller that enforces a guest's limits. */
 export type ControllerName = (typeof CONTROLLERS)[number];
 
+/** Holds a guest's processes: a cgroup2 directory with children gets its limits but may have no process. */
+export const GUEST_LEAF = 'g';
+
 /** Where this host keeps its cgroups. */
 export interface CgroupLayout {
   /** Mount point of cgroup2. */

@@ -58,6 +58,7 @@ function start(tree: CgroupTree, driver: CgroupDriver, limits: Limits): void {
   driver.prepareInstance();
   const plan = driver.plan(XID, limits);
   for (const directory of plan.directories) tree.files.mkdir(directory);
+  for (const { path, text } of plan.handDown) tree.files.write(path, text);
   for (const { path, text } of plan.writes) tree.files.write(path, text);
   tree.writes.length = 0;
 }
@@ -75,6 +76,7 @@ test('plans a guest on hybrid cgroups', () => {
       `${root}/memory/vserver/7`,
       `${root}/cpu/vserver/7`,
     ],
+    handDown: [],
     writes: [
       { path: `${root}/memory/vserver/7/memory.limit_in_bytes`, text: '67108864' },
       { path: `${root}/memory/vserver/7/memory.memsw.limit_in_bytes`, text: '100663296' },
@@ -85,7 +87,7 @@ test('plans a guest on hybrid cgroups', () => {
     leaf: `${root}/unified/vserver/7/g`,
     joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/7/tasks`],
     // The hierarchy that counts tasks, here together with cpu.
-    service: { leaf: `${root}/unified/vserver/7/b`, joins: [`${root}/cpu/vserver/tasks`] },
+    service: { leaf: `${root}/unified/vserver/7`, joins: [`${root}/cpu/vserver/tasks`] },
     unenforced: [],
   });
 });
@@ -104,12 +106,14 @@ test('plans a guest on cgroup2, with controllers handed down to it', () => {
   ]);
   assert.deepEqual(driver.plan(XID, LIMITS), {
     directories: [guest, `${guest}/g`],
+    // The broker's leaf has none of its own: there tasks are not limited.
+    handDown: [{ path: `${guest}/cgroup.subtree_control`, text: '+pids' }],
     writes: [
       { path: `${guest}/memory.max`, text: '67108864' },
       { path: `${guest}/memory.swap.max`, text: '33554432' },
       { path: `${guest}/cpu.max`, text: '20000 100000' },
       { path: `${guest}/cpu.weight`, text: '200' },
-      { path: `${guest}/pids.max`, text: '50' },
+      { path: `${guest}/g/pids.max`, text: '50' },
     ],
     leaf: `${guest}/g`,
     joins: [],

@@ -19,7 +19,7 @@ import {
   readIfPresent,
   subtree,
 } from './cgroup-fs.ts';
-import { type CgroupLayout, CONTROLLERS, type ControllerName } from './cgroup-layout.ts';
+import { type CgroupLayout, CONTROLLERS, type ControllerName, GUEST_LEAF } from './cgroup-layout.ts';
 import type { Controller, OomSource } from './controller.ts';
 import { cpuV1, cpuV2 } from './cpu.ts';
 import { cpusetV1, cpusetV2, prepareCpusetV1 } from './cpuset.ts';
@@ -51,9 +51,7 @@ const CGROUP_SUBTREE_CONTROL = 'cgroup.subtree_control';
 const CPU_STAT = 'cpu.stat';
 const IO_STAT = 'io.stat';
 
-/** Holds the guest's processes: a cgroup2 directory with children gets its limits but may have no process. */
-const LEAF = 'g';
-/** Holds what serves the guest: its broker. */
+/** Holds what serves the guest, its broker, where a directory that hands controllers down may not. */
 const SERVICE_LEAF = 'b';
 /** Controllers a version 2 tree hands down to guests. */
 const DELEGATED = ['memory', 'cpu', 'pids', 'io', 'cpuset'];
@@ -90,6 +88,8 @@ export function createCgroupDriver(files: CgroupFiles, layout: CgroupLayout, par
 interface Binding {
   readonly name: ControllerName;
   readonly version: 'v1' | 'v2';
+  /** Directory of a guest in which its limits are. */
+  readonly directoryOf: (xid: Xid) => string;
   readonly parent: string;
   readonly controller: Controller;
 }
@@ -120,9 +120,24 @@ class CgroupTree implements CgroupDriver {
       cpusetMount === undefined || mounts.has(cpusetMount) ? undefined : `${cpusetMount}/${parent}`;
     this.#bindings = CONTROLLERS.map((name) => {
       const mount = layout.v1.get(name);
-      return mount === undefined
-        ? { name, version: 'v2', parent: this.#unified, controller: VERSION_2[name] }
-        : { name, version: 'v1', parent: `${mount}/${parent}`, controller: VERSION_1[name] };
+      const of = mount === undefined ? this.#unified : `${mount}/${parent}`;
+      if (mount !== undefined)
+        return {
+          name,
+          version: 'v1',
+          parent: of,
+          directoryOf: (xid) => `${of}/${xid}`,
+          controller: VERSION_1[name],
+        };
+      // Tasks are counted where the guest's are alone; what serves it is beside them.
+      const below = name === 'pids' ? `/${GUEST_LEAF}` : '';
+      return {
+        name,
+        version: 'v2',
+        parent: of,
+        directoryOf: (xid) => `${of}/${xid}${below}`,
+        controller: VERSION_2[name],
+      };
     });
   }
 
@@ -164,20 +179,25 @@ class CgroupTree implements CgroupDriver {
     checkLimits(limits);
     const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
-    const leaf = `${guest}/${LEAF}`;
+    const leaf = `${guest}/${GUEST_LEAF}`;
+    const handDown = this.#bindings
+      .filter(({ name, version }) => name === 'pids' && version === 'v2' && enforced.has(name))
+      .map(({ name }) => ({ path: `${guest}/${CGROUP_SUBTREE_CONTROL}`, text: `+${name}` }));
     const v1 = [...this.#v1.map((parent) => `${parent}/${xid}`), ...this.#cpusetOf(xid, limits)];
     return {
       directories: [guest, leaf, ...v1],
+      handDown,
       writes: [
         ...this.#bindings
-          .flatMap(({ parent, controller }) => controller.plan(`${parent}/${xid}`, limits, enforced))
+          .flatMap(({ directoryOf, controller }) => controller.plan(directoryOf(xid), limits, enforced))
           .filter(({ path, text }) => UNLIMITED[path.slice(path.lastIndexOf('/') + 1)] !== text),
         ...(this.#canStopPressure ? [{ path: `${leaf}/${CGROUP_PRESSURE}`, text: '0' }] : []),
       ],
       leaf,
       joins: v1.map((directory) => `${directory}/${CGROUP1_TASKS}`),
       service: {
-        leaf: `${guest}/${SERVICE_LEAF}`,
+        // A cgroup for it alone is 7 KiB of each guest: only where the one above may have no processes.
+        leaf: handDown.length > 0 ? `${guest}/${SERVICE_LEAF}` : guest,
         joins: this.#bindings
           .filter(({ name, version }) => name === 'pids' && version === 'v1')
           .map(({ parent }) => `${parent}/${CGROUP1_TASKS}`),
@@ -195,12 +215,12 @@ class CgroupTree implements CgroupDriver {
         .map((kind) => [kind, limits[kind]]),
     );
     return this.#inGuest('change limits of', xid, () => {
-      for (const { name, parent, controller } of this.#bindings) {
+      for (const { name, parent, directoryOf, controller } of this.#bindings) {
         if (name === 'cpuset' && parent === this.#cpusets) this.#applyOwnCpuset(xid, wanted);
-        else controller.apply(this.#files, `${parent}/${xid}`, wanted, `guest ${xid}`);
+        else controller.apply(this.#files, directoryOf(xid), wanted, `guest ${xid}`);
       }
-      const read = this.#bindings.map(({ parent, controller }) =>
-        controller.readLimits(this.#files, `${parent}/${xid}`),
+      const read = this.#bindings.map(({ directoryOf, controller }) =>
+        controller.readLimits(this.#files, directoryOf(xid)),
       );
       const cpuset = enforced.has('cpuset') ? ALL_CPUS : undefined; // unless it has some of its own
       return {
@@ -215,8 +235,8 @@ class CgroupTree implements CgroupDriver {
     return this.#inGuest('read usage of', xid, () => {
       // cpu.stat of cgroup2 counts run time with or without the cpu controller (since Linux 4.15).
       const cpu = parseFlatKeyed(this.#files.read(`${guest}/${CPU_STAT}`));
-      const controllers = this.#bindings.map(({ parent, controller }) =>
-        controller.readUsage(this.#files, `${parent}/${xid}`),
+      const controllers = this.#bindings.map(({ directoryOf, controller }) =>
+        controller.readUsage(this.#files, directoryOf(xid)),
       );
       const usage: Usage = {
         ...NO_USAGE,
@@ -263,16 +283,16 @@ class CgroupTree implements CgroupDriver {
         residentBytes: undefined,
         pids: undefined,
       };
-      const controllers = this.#bindings.map(({ parent, controller }) =>
-        controller.readSample(this.#files, `${parent}/${xid}`),
+      const controllers = this.#bindings.map(({ directoryOf, controller }) =>
+        controller.readSample(this.#files, directoryOf(xid)),
       );
       return Object.assign(sample, ...controllers);
     });
   }
 
   oomSource(xid: Xid): OomSource | undefined {
-    for (const { parent, controller } of this.#bindings) {
-      const source = controller.oomSource?.(`${parent}/${xid}`);
+    for (const { directoryOf, controller } of this.#bindings) {
+      const source = controller.oomSource?.(directoryOf(xid));
       if (source) return source;
     }
     return undefined;
@@ -288,15 +308,15 @@ class CgroupTree implements CgroupDriver {
   limitHits(xid: Xid, resources: readonly LimitHit['resource'][]): readonly LimitHit[] {
     return resources.flatMap((resource) => {
       const binding = this.#bindings.find(({ name }) => name === resource);
-      const count = binding?.controller.readHits?.(this.#files, `${binding.parent}/${xid}`);
+      const count = binding?.controller.readHits?.(this.#files, binding.directoryOf(xid));
       return count === undefined ? [] : [{ resource, count }];
     });
   }
 
   limitFiles(xid: Xid): Readonly<Partial<Record<LimitHit['resource'], string>>> {
     return Object.fromEntries(
-      this.#bindings.flatMap(({ name, parent, controller }) => {
-        const file = controller.hitFile?.(`${parent}/${xid}`);
+      this.#bindings.flatMap(({ name, directoryOf, controller }) => {
+        const file = controller.hitFile?.(directoryOf(xid));
         return file === undefined ? [] : [[name, file]];
       }),
     );
@@ -318,7 +338,7 @@ class CgroupTree implements CgroupDriver {
   }
 
   async freeze(xid: Xid, timeoutMs: number): Promise<void> {
-    const leaf = `${xid}/${LEAF}`;
+    const leaf = `${xid}/${GUEST_LEAF}`;
     const path = `${this.#unified}/${leaf}/${CGROUP_FREEZE}`;
     this.#inGuest('freeze', xid, () => this.#files.write(path, '1'));
     if (await this.#waitFor(leaf, ({ frozen }) => frozen, timeoutMs)) return;
@@ -330,7 +350,7 @@ class CgroupTree implements CgroupDriver {
   }
 
   async thaw(xid: Xid, timeoutMs: number): Promise<void> {
-    const leaf = `${xid}/${LEAF}`;
+    const leaf = `${xid}/${GUEST_LEAF}`;
     this.#inGuest('thaw', xid, () => this.#files.write(`${this.#unified}/${leaf}/${CGROUP_FREEZE}`, '0'));
     if (await this.#waitFor(leaf, ({ frozen }) => !frozen, timeoutMs)) return;
     throw new StateError(
@@ -349,7 +369,7 @@ class CgroupTree implements CgroupDriver {
   }
 
   pids(xid: Xid): readonly number[] {
-    return subtree(this.#files, `${this.#unified}/${xid}/${LEAF}`).flatMap((directory) =>
+    return subtree(this.#files, `${this.#unified}/${xid}/${GUEST_LEAF}`).flatMap((directory) =>
       pidsIn(this.#files, directory),
     );
   }

@@ -48,7 +48,7 @@ test('version 2', () => {
       '/v2/p/7/cpu.stat': 'usage_usec 9\nuser_usec 6\nsystem_usec 3\n',
       '/v2/p/7/cpu.max': '150000 100000\n',
       '/v2/p/7/cpuset.cpus.effective': '0-1\n',
-      '/v2/p/7/pids.current': '4\n',
+      '/v2/p/7/g/pids.current': '4\n',
       '/v2/p/7/io.stat': '8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n',
       '/v2/p/7/cpu.pressure': 'some …\n',
     }),

@@ -11,7 +11,7 @@ import {
   parseNestedKeyed,
 } from '../spec/cgroup-files.ts';
 import { type CgroupFiles, isErrno, readIfPresent } from './cgroup-fs.ts';
-import type { CgroupLayout } from './cgroup-layout.ts';
+import { type CgroupLayout, GUEST_LEAF } from './cgroup-layout.ts';
 
 /** A guest's memory, in bytes. */
 export interface MemoryReading {
@@ -155,8 +155,11 @@ export class Readings {
   /** Returns how many tasks a guest has. */
   tasks(xid: Xid): number {
     const mount = this.#layout.v1.get('pids');
-    const directory = mount === undefined ? this.#layout.unified : mount;
-    const text = readIfPresent(this.#files, `${directory}/${this.#parent}/${xid}/pids.current`);
+    const path = 'pids.current';
+    const text =
+      mount === undefined
+        ? this.#unified(xid, `${GUEST_LEAF}/${path}`)
+        : readIfPresent(this.#files, `${mount}/${this.#parent}/${xid}/${path}`);
     return numberOf(text, parseCount) ?? 0;
   }
 

@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { toXid, type Xid } from '../../src/base/ids.ts';
 import type { CgroupDriver, CgroupPlan } from '../../src/resources/cgroup-driver.ts';
-import { cgroupFiles } from '../../src/resources/cgroup-fs.ts';
+import { cgroupFiles, ensureDirectory } from '../../src/resources/cgroup-fs.ts';
 import { type CgroupLayout, discoverCgroups } from '../../src/resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../../src/resources/cgroup-tree.ts';
 import type { LimitKind, Limits } from '../../src/resources/limits.ts';
@@ -23,6 +23,7 @@ const children = new Set<ChildProcess>();
 
 function makeDirectories(plan: CgroupPlan): void {
   for (const directory of plan.directories) cgroupFiles.mkdir(directory);
+  for (const { path, text } of plan.handDown) cgroupFiles.write(path, text);
   for (const { path, text } of plan.writes) cgroupFiles.write(path, text);
 }
 
@@ -196,6 +197,30 @@ describe('cgroup driver', { skip: unmet('root', 'cgroup2') }, () => {
       const usage = driver.read(xid);
       assert.ok(usage.pidsLimitHits! >= 1);
       assert.equal(usage.pidsPeak ?? 4, 4);
+    });
+  });
+
+  test('neither counts nor freezes what serves the guest', async (t) => {
+    if (!enforces('pids')) return t.skip('no pids controller');
+    await inGuest(8, { memoryBytes: 64 * MIB, pids: 3 }, async (xid, plan) => {
+      const { leaf, joins } = plan.service;
+      ensureDirectory(cgroupFiles, leaf);
+      const service = run(
+        { ...plan, leaf, joins: [...plan.joins, ...joins] },
+        'while :; do sleep 0.01; done',
+      );
+      await joined(service);
+      const guest = run(plan, 'sleep 60 & sleep 60 & wait');
+      await joined(guest);
+      await waitUntil(() => driver.pids(xid).length === 3);
+      assert.equal(driver.read(xid).pids, 3);
+      assert.ok(!driver.pids(xid).includes(service.pid!));
+      await driver.freeze(xid, DEADLINE_MS);
+      const startedOf = (): string =>
+        readFileSync(`/proc/${service.pid}/stat`, 'utf8').split(' ').slice(13, 17).join();
+      const before = startedOf();
+      await waitUntil(() => startedOf() !== before);
+      await driver.thaw(xid, DEADLINE_MS);
     });
   });
 

@@ -53,14 +53,14 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
   /** Numbers of the processes that answer calls of a guest that runs. */
   const brokersOf = async (name: string): Promise<readonly number[]> => {
     const [{ xid = 0 } = {}] = JSON.parse(await v.ok(['inspect', name, '--json'])) as { xid?: number }[];
-    const cgroup = `/${instanceCgroupName(v.root)}/${xid}/`;
+    const cgroup = new RegExp(`/${instanceCgroupName(v.root)}/${xid}(/.*)?$`, 'm');
     return readdirSync('/proc')
       .filter((pid) => /^\d+$/.test(pid))
       .filter((pid) => {
         try {
           // One that is just dying was of a guest that had the number before.
           const place = readFileSync(`/proc/${pid}/cgroup`, 'utf8').replace(/^.* \(deleted\)$/gm, '');
-          return readFileSync(`/proc/${pid}/comm`, 'utf8') === 'broker\n' && place.includes(cgroup);
+          return readFileSync(`/proc/${pid}/comm`, 'utf8') === 'broker\n' && cgroup.test(place);
         } catch {
           return false; // it has just ended
         }
