@@ -216,6 +216,40 @@ const rlimit: z.ZodType<Rlimit> = z
     error: NEED_RLIMIT,
   });
 
+const NEED_EXCLUSION =
+  'a list of absolute paths with * and ?, with + before what is not excluded, and the word conffiles';
+/**
+ * What is written again and again, or is not for others to have in memory; the original's list (vunify-exclude) had all
+ * of /var too.
+ */
+const DEFAULT_EXCLUSIONS = [
+  'conffiles',
+  '/etc/*',
+  '/home',
+  '/root/*',
+  '/mnt',
+  '/tmp',
+  '/var/tmp',
+  '/var/log',
+  '/var/mail',
+  '/var/spool',
+  '/*/ls-R',
+];
+const unify = z.strictObject(
+  {
+    exclude: z
+      .array(z.string().regex(/^(?:[-+~]?\/.*|conffiles)$/s, { error: NEED_EXCLUSION }), {
+        error: NEED_EXCLUSION,
+      })
+      .default(DEFAULT_EXCLUSIONS)
+      .meta({
+        description:
+          'files that stay its own: paths with * (also for slashes) and ?; the first that matches a path or a directory above counts, + before it means: not excluded; conffiles are the configuration files of Debian packages',
+      }),
+  },
+  { error: NEED_MAP },
+);
+
 /** The last range is one short, so files of others have no place in it. */
 const MAX_DISK_XID = XID_MAX - 1;
 const NEED_IDMAP = `none, host, shared, true, false or an xid from ${XID_MIN} to ${MAX_DISK_XID}`;
@@ -917,6 +951,7 @@ const schema = z.strictObject(
         "which files of /proc and /sys tell the guest's own numbers and limits instead of the host's",
     }),
     log: log.prefault({}).meta({ description: 'log of standard output and error' }),
+    unify: unify.prefault({}).meta({ description: 'what `vserver unify` does with what the guest wrote' }),
     labels: textMap('a label of letters, digits, "_", ".", "/" and "-"', (key) =>
       /^[a-zA-Z0-9][\w./-]{0,127}$/.test(key),
     )
@@ -1210,6 +1245,7 @@ function complete(config: Parsed): GuestConfig {
     mounts: config.mounts,
     sysctls: config.sysctls,
     views: VIEW_GROUPS.filter((group) => config.views[group]),
+    unify: config.unify,
     log: config.log,
     labels: config.labels,
   };

@@ -192,6 +192,7 @@ const SECTIONS: ReadonlySet<string> = new Set([
   'network',
   'log',
   'views',
+  'unify',
 ]);
 
 function topKeys(): readonly KeyInfo[] {

@@ -209,6 +209,8 @@ export interface GuestConfig {
   readonly sysctls: Readonly<Record<string, string>>;
   /** What the guest sees in its own measure. */
   readonly views: readonly ViewGroup[];
+  /** Files that stay its own when it is unified: patterns (storage/helper/exclusions.ts). */
+  readonly unify: { readonly exclude: readonly string[] };
   readonly log: { readonly maxBytes: number };
   readonly labels: Readonly<Record<string, string>>;
 }
@@ -322,6 +324,7 @@ export interface GuestConfigValues {
   readonly mounts?: readonly GuestMountValues[];
   readonly sysctls?: Readonly<Record<string, string | number>>;
   readonly views?: Readonly<Partial<Record<ViewGroup, boolean>>>;
+  readonly unify?: { readonly exclude?: readonly string[] };
   readonly log?: { readonly maxBytes?: number | string };
   readonly labels?: Readonly<Record<string, string>>;
 }

@@ -4,6 +4,22 @@ import { UserError } from '../base/errors.ts';
 import { parseGuestConfig } from './config.ts';
 import { guestConfigJsonSchema } from './config-schema.ts';
 
+const EXCLUDED = [
+  ...[
+    'conffiles',
+    '/etc/*',
+    '/home',
+    '/root/*',
+    '/mnt',
+    '/tmp',
+    '/var/tmp',
+    '/var/log',
+    '/var/mail',
+    '/var/spool',
+  ],
+  '/*/ls-R',
+];
+
 const BASE = 'template: busybox\ncommand: [sh]\n';
 
 function refusal(text: string): string {
@@ -49,6 +65,7 @@ test('defaults', () => {
     mounts: [],
     sysctls: {},
     views: ['memory', 'cpu', 'load', 'uptime', 'disk', 'pressure', 'vinfo', 'network'],
+    unify: { exclude: EXCLUDED },
     log: { maxBytes: 10_485_760 },
     labels: {},
   });
@@ -161,6 +178,7 @@ mounts:
   - {type: tmpfs, target: /tmp, size: 1m}
 sysctls: {kernel.shmmax: 1000, kernel.sem: 1 2 3 4}
 views: {load: false, pressure: false}
+unify: {exclude: [+/a, /b*, conffiles]}
 log: {maxBytes: 1m}
 labels: {team: web, ok/x: "1"}
 `,
@@ -242,6 +260,7 @@ labels: {team: web, ok/x: "1"}
     ],
     sysctls: { 'kernel.shmmax': '1000', 'kernel.sem': '1 2 3 4' },
     views: ['memory', 'cpu', 'uptime', 'disk', 'vinfo', 'network'],
+    unify: { exclude: ['+/a', '/b*', 'conffiles'] },
     log: { maxBytes: 1_048_576 },
     labels: { team: 'web', 'ok/x': '1' },
   });
@@ -530,6 +549,7 @@ describe('refuses bad values of every key', () => {
       '{net.x: [1]}',
       '{kernel.sem: "1\\0"}',
     ],
+    unify: ['[a]', '{exclude: a}', '{exclude: [a]}', '{exclude: [""]}', '{other: []}'],
     views: ['[load]', 'false', '{load: 0}', '{load: "no"}', '{virt_mem: true}'],
     log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 2}', '{size: 1m}'],
     labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],

@@ -28,11 +28,13 @@ export interface Unified {
   readonly state: 'done' | 'unchanged' | 'later';
   /** Bytes on disk that were the guest's alone before, and that were added to the store instead. */
   readonly ownBytes: number;
+  /** Of what is excluded and stays the guest's. */
+  readonly keptBytes: number;
   readonly newBytes: number;
   readonly savedBytes: number;
 }
 
-const NOTHING = { ownBytes: 0, newBytes: 0, savedBytes: 0 } as const;
+const NOTHING = { ownBytes: 0, keptBytes: 0, newBytes: 0, savedBytes: 0 } as const;
 
 /** Makes copies of guests. */
 export class Copies {
@@ -176,15 +178,17 @@ export class Copies {
   async #unify(guest: Guest, isDryRun: boolean, options: HelperOptions): Promise<Unified> {
     const { storage } = this.#manager;
     return await storage.store.withoutDeleting(async () => {
-      const flat = await storage.flatten(guest, options, isDryRun);
+      const { exclude } = guest.config.unify;
+      const flat = await storage.flatten(guest, options, isDryRun, exclude);
       const { captured } = flat;
       if (captured === undefined) {
         if (!isDryRun) storage.markFlat(guest.name);
         return { state: 'unchanged', ...NOTHING };
       }
       if (!isDryRun) await storage.replace(guest, flat, true);
-      const { ownBytes, newBytes, imageBytes } = captured;
-      return { state: 'done', ownBytes, newBytes, savedBytes: ownBytes - newBytes - imageBytes };
+      const { ownBytes, newBytes, imageBytes, kept } = captured;
+      const savedBytes = ownBytes - kept.bytes - newBytes - imageBytes;
+      return { state: 'done', ownBytes, keptBytes: kept.bytes, newBytes, savedBytes };
     });
   }
 

@@ -17,16 +17,16 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { StateError, UserError } from '../base/errors.ts';
+import { BugError, StateError, UserError } from '../base/errors.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { growMounted, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
-import type { ImageOfTree, RootAttributes } from '../storage/helper/tasks.ts';
+import type { ImageOfTree, KeptFiles, RootAttributes } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
@@ -289,9 +289,15 @@ export class GuestStorage {
    * Makes an image of a guest's files as they are, and changes nothing of the guest. Allowed in: stopped, frozen.
    *
    * @param isDryRun only says what the image would take
+   * @param exclude patterns of files of its own that are to stay so (helper/exclusions.ts)
    * @throws StateError cancelled, store-full, tree-too-big, tree-too-deep, foreign-owner
    */
-  async flatten(guest: Guest, options: HelperOptions, isDryRun = false): Promise<FlatGuest> {
+  async flatten(
+    guest: Guest,
+    options: HelperOptions,
+    isDryRun = false,
+    exclude: readonly string[] = [],
+  ): Promise<FlatGuest> {
     const template = await this.template(guest);
     const { hostUsr, lower } = template;
     const pin = { name: guest.config.template, hostUsr, origin: this.#originOf(guest, template) };
@@ -299,7 +305,12 @@ export class GuestStorage {
       const { isEmpty, root } = await this.ownFiles(guest);
       if (isEmpty) return { pin: { ...pin, pinned: lower.name }, root, captured: undefined };
     }
-    const request = { ...(await this.#treeOf(guest, template)), isDryRun };
+    // A file has no second name in another file system, nor in another project.
+    const record = this.#read(guest.name);
+    const stays =
+      guest.config.disk === undefined && record?.project === (await this.#projectFor(guest, record));
+    const kept = stays ? exclude : [];
+    const request = { ...(await this.#treeOf(guest, template)), isDryRun, exclude: kept };
     const captured = await retryWhileBusy(
       async () =>
         await this.store.withWorkDir(async (workDir) => await this.store.capture(request, workDir, options)),
@@ -383,11 +394,20 @@ export class GuestStorage {
   /**
    * Gives a guest another image and no files of its own over it, in one step. Allowed in: stopped.
    *
+   * @param flat `captured` says what of its own files it keeps
    * @param isFlat the image is what the guest had
    */
   async replace(
     guest: Guest,
-    { pin, root }: { readonly pin: Partial<Pin> | undefined; readonly root: RootAttributes },
+    {
+      pin,
+      root,
+      captured,
+    }: {
+      readonly pin: Partial<Pin> | undefined;
+      readonly root: RootAttributes;
+      readonly captured?: Captured | undefined;
+    },
     isFlat: boolean,
   ): Promise<void> {
     const { disk } = guest.config;
@@ -396,6 +416,7 @@ export class GuestStorage {
     const before = this.#read(guest.name);
     const project = await this.#projectFor(guest, before);
     await this.#makeFiles(join(directory, fresh), guest, project, root);
+    if (captured && captured.kept.files.length > 0) await this.#carry(guest, fresh, captured.kept, root);
     syncDirectory(directory);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
     this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project });
@@ -403,6 +424,18 @@ export class GuestStorage {
     await this.sweep(guest.name);
     if (before?.disk && before.project !== undefined && before.project !== project)
       await this.#quota.limit(before.project, undefined);
+  }
+
+  /** Gives what a guest keeps a name below its new upper layer too, before that is the guest's. */
+  async #carry(guest: Guest, fresh: string, kept: KeptFiles, root: RootAttributes): Promise<void> {
+    const { directory } = guestPaths(this.#host.paths, guest.name);
+    const files = this.#files(guest.name);
+    if (files.kind !== 'directory') throw new BugError('kept-files', 'cannot keep files that are in a disk');
+    const { upper } = filesIn(join(directory, fresh));
+    const { hostBase } = idRangeOf(guest.xid);
+    const layers = { from: relative(directory, files.upper), to: relative(directory, upper), hostBase };
+    await this.store.carry(directory, layers, kept);
+    await this.#shape((p) => openDirectory(p, upper), root, guest.xid);
   }
 
   /**

@@ -49,6 +49,8 @@ export interface HelperRun<T extends HelperTask> {
   readonly task: T;
   /** Adds steps of the worker that open the tree; without, it is the store. */
   readonly openTree?: (program: Program) => Result;
+  /** Adds steps that open the upper layer with a guest's own files. */
+  readonly openOwn?: ((program: Program) => Result) | undefined;
   /** Adds steps that open the archive it reads or writes. */
   readonly openArchive?: (program: Program) => ArchiveEnds;
   /** Archives that it reads: absolute paths of files, with the program that undoes their compression, if it is not the helper. */
@@ -169,7 +171,7 @@ async function follow(
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, openArchive, archives, hidden, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, openOwn, archives, hidden, workDir }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
@@ -177,6 +179,7 @@ function planHelper<T extends HelperTask>(
   const at = p.flags('AT_FDCWD');
   const store = openDirectory(p, workDir);
   const tree = openTree?.(p) ?? store;
+  const own = openOwn?.(p);
   const { archive: end, target }: Partial<ArchiveEnds> = openArchive?.(p) ?? {};
   // What comes from a client may have a number that is to be another one's.
   const archive = end && p.sys('dup3', [end, ARCHIVE_FD, p.flags('O_CLOEXEC')], { about: 'archive' });
@@ -205,6 +208,7 @@ function planHelper<T extends HelperTask>(
       socket = mine;
       p.spawn('machine of the helper', {}, () => {
         p.sys('dup3', [store, HELPER_FD.store, p.flags('O_CLOEXEC')]);
+        if (own) p.sys('dup3', [own, HELPER_FD.own, p.flags('O_CLOEXEC')]);
         if (target) p.sys('dup3', [target, HELPER_FD.target, p.flags('O_CLOEXEC')]);
         if (target && archive) p.sys('dup3', [archive, HELPER_FD.unnamed, p.flags('O_CLOEXEC')]);
         p.sys('fchdir', [tree]);

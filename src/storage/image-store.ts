@@ -10,7 +10,7 @@
  * at worst objects of none.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
@@ -19,9 +19,11 @@ import { type ContainedCommand, runContained } from './contained-command.ts';
 import type {
   Archive,
   CaptureResult,
+  CarryTask,
   DiffResult,
   ImageOfTree,
   ImageResult,
+  KeptFiles,
   StoreResult,
   StoreTask,
   TreeOrigin,
@@ -30,7 +32,7 @@ import type {
 } from './helper/tasks.ts';
 import { type ArchiveFile, type HelperOptions, runHelper } from './helper-process.ts';
 import { guestImageName } from './image-names.ts';
-import { removeDirectory, type StorageMachine } from './machine.ts';
+import { openDirectory, removeDirectory, type StorageMachine } from './machine.ts';
 import type { ImportLimits } from './tarball.ts';
 
 /** An image of a store. */
@@ -61,6 +63,8 @@ export interface CaptureRequest {
   /** Nothing is added: the result says what would be, and its image is in the working directory. */
   readonly isDryRun?: boolean;
   readonly maxEntries?: number;
+  /** Patterns of files of `own` that stay there. */
+  readonly exclude?: readonly string[];
   /** Hash of the tree's listing; another tree is refused, and nothing of it added. */
   readonly expected?: string;
 }
@@ -156,6 +160,7 @@ export class ImageStore {
   async capture(request: CaptureRequest, workDir: string, options: HelperOptions = {}): Promise<Captured> {
     const staging = join(workDir, 'staging');
     const fresh = join(workDir, 'image');
+    const { own } = request;
     mkdirSync(staging, { mode: 0o700 });
     const result = await runHelper(
       this.#machine,
@@ -163,6 +168,7 @@ export class ImageStore {
         what: request.what,
         workDir,
         openTree: request.openTree,
+        openOwn: own === undefined ? undefined : (p) => openDirectory(p, own),
         task: {
           kind: 'capture',
           objects: this.objects,
@@ -171,10 +177,11 @@ export class ImageStore {
           base: request.base?.path,
           hostBase: request.hostBase ?? NO_BASE,
           origin: request.origin ?? 'still',
-          own: request.own,
+          own,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
           expected: request.expected,
+          exclude: request.exclude ?? [],
         },
       },
       options,
@@ -197,6 +204,28 @@ export class ImageStore {
     else renameSync(fresh, image.path);
     syncDirectory(join(image.path, '..'));
     return { ...result, image };
+  }
+
+  /**
+   * Gives files of one upper layer second names below another one.
+   *
+   * @param directory that of both, to which `from` and `to` are relative
+   */
+  async carry(
+    directory: string,
+    layers: Pick<CarryTask, 'from' | 'to' | 'hostBase'>,
+    kept: KeptFiles,
+  ): Promise<void> {
+    await this.withWorkDir(async (workDir) => {
+      const list = join(workDir, 'kept');
+      writeFileSync(list, JSON.stringify(kept), { mode: 0o600 });
+      await runHelper(this.#machine, {
+        what: 'keep files of a guest',
+        workDir,
+        openTree: (p) => openDirectory(p, directory),
+        task: { kind: 'carry', ...layers, list },
+      });
+    });
   }
 
   /** Tells what differs between two images. */

@@ -1,7 +1,7 @@
 /** Clones, snapshots and unification for real: what guests see before and after, and deaths in between. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -27,6 +27,9 @@ mv usr/sbin usr/moved; rm bin/ls; rm -r home; mkdir home; echo own > home/file; 
 rm -r opt; mkdir -m 1777 opt; echo "name with spaces" > "srv/a b"; touch srv/empty; chmod 700 /; mv etc/shells srv/ 2>/dev/null
 touch -d '2001-02-03 04:05:06' srv/random etc/passwd srv /; sync
 `;
+
+/** Where files are that are excluded from unification, of what it changes. */
+const KEPT = ['etc', 'home'] as const;
 
 /** Makes a guest that has changed all kinds of things, and is stopped. */
 async function makeGuest(v: Instance, name: string): Promise<void> {
@@ -62,6 +65,18 @@ function filesOf(
   return { directory, upper: readdirSync(join(path, files, 'upper')) };
 }
 
+/** Of a guest's directory. */
+function upperOf(v: Instance, name: string): string {
+  const text = readFileSync(join(v.root, 'lib/guests', name, 'template.json'), 'utf8');
+  const { files } = JSON.parse(text) as { files?: string };
+  return files === undefined ? 'upper' : `${files}/upper`;
+}
+
+function objectSizes(v: Instance): readonly number[] {
+  const objects = join(v.root, 'lib/store/default/layer/obj');
+  return readdirSync(objects, { recursive: true }).map((name) => statSync(join(objects, String(name))).size);
+}
+
 /** Undefined while there is none. */
 async function vserverdPid(v: Instance): Promise<number | undefined> {
   const { code, stdout } = await v.run(['daemon', 'status', '--json']);
@@ -78,7 +93,7 @@ async function checkStore(v: Instance): Promise<void> {
 }
 
 describe('unify', { skip: unmet(...NEEDS) }, () => {
-  test('changes nothing that a guest sees, and leaves it no files of its own', async () => {
+  test('changes nothing that a guest sees, and leaves it nothing but what is excluded', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
       const before = await show(v, 'a');
@@ -92,7 +107,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
         { state: string; savedBytes: number },
       ];
       assert.deepEqual([done.state, done.savedBytes], ['done', dry[0].savedBytes]);
-      assert.deepEqual(filesOf(v, 'a').upper, []);
+      assert.deepEqual(filesOf(v, 'a').upper.toSorted(), KEPT);
       assert.equal(await showStopped(v, 'a'), before);
       // Again, with what has been an image once.
       await v.ok(['start', 'a']);
@@ -107,6 +122,52 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
       await v.ok(['stop', '-t', '0', 'a']);
       await v.ok(['unify', 'a']);
       assert.equal(await showStopped(v, 'a'), changed);
+      await checkStore(v);
+    });
+  });
+
+  test("keeps what is excluded the guest's own", async () => {
+    await withInstance(async (v) => {
+      await makeGuest(v, 'a');
+      const setUp =
+        'mkdir -p /var/lib/dpkg /opt/app /var/log/deep; printf "Conffiles:\\n /opt/app/a.conf 0123456789abcdef0123456789abcdef\\n" > /var/lib/dpkg/status; ' +
+        'head -c 70001 /dev/urandom > /opt/app/a.conf; head -c 70002 /dev/urandom > /opt/app/b; head -c 70003 /dev/urandom > /var/log/deep/c; ' +
+        'head -c 70004 /dev/urandom > /var/log/two; ln /var/log/two /opt/app/two; chmod 2750 /var/log/deep; chown 3:4 /var/log/deep; ' +
+        "touch -d '2001-02-03 04:05:06.789' /opt /opt/app /var /var/log /var/log/deep /etc /; sync";
+      await v.ok(['exec', 'a', 'sh', '-c', setUp]);
+      const before = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      const inode = statSync(join(v.root, 'lib/guests/a/upper/var/log/deep/c')).ino;
+      const [done] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [{ keptBytes: number }];
+      assert.ok(done.keptBytes > 140_000 && done.keptBytes < 250_000, String(done.keptBytes));
+      const upper = join(v.root, 'lib/guests/a', upperOf(v, 'a'));
+      assert.deepEqual(readdirSync(upper).sort(), ['etc', 'home', 'opt', 'var']);
+      assert.deepEqual(readdirSync(join(upper, 'opt/app')), ['a.conf']);
+      assert.deepEqual(readdirSync(join(upper, 'var/log')), ['deep']);
+      assert.equal(statSync(join(upper, 'var/log/deep/c')).ino, inode);
+      const sizes = objectSizes(v);
+      assert.ok(sizes.includes(70_002) && sizes.includes(70_004));
+      assert.ok(!sizes.includes(70_001) && !sizes.includes(70_003));
+      assert.equal(await showStopped(v, 'a'), before);
+      // Written to, deleted and kept once more: with a list of its own.
+      await v.ok(['start', 'a']);
+      await v.ok([
+        'exec',
+        'a',
+        'sh',
+        '-c',
+        'echo x >> /var/log/deep/c; rm /opt/app/a.conf; echo y > /opt/app/b; rm -r /home',
+      ]);
+      const changed = await show(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['set', 'a', 'unify.exclude=["+/opt/app", "/opt/*"]']);
+      await v.ok(['unify', 'a']);
+      const second = join(v.root, 'lib/guests/a', upperOf(v, 'a'));
+      assert.deepEqual(readdirSync(second), ['opt']);
+      assert.deepEqual(readdirSync(join(second, 'opt/app')), ['b']);
+      assert.ok(objectSizes(v).includes(70_005));
+      assert.equal(await showStopped(v, 'a'), changed);
+      assert.match(await v.ok(['unify', 'a']), /unchanged|done/);
       await checkStore(v);
     });
   });
@@ -194,7 +255,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
       await v.ok(['stop', '-t', '0', 'a']);
       assert.notDeepEqual(filesOf(v, 'a').upper, []);
       await v.ok(['start', 'a']);
-      assert.deepEqual(filesOf(v, 'a').upper, []);
+      assert.deepEqual(filesOf(v, 'a').upper.toSorted(), KEPT);
       assert.equal(await show(v, 'a'), before);
       assert.ok(!filesOf(v, 'a').directory.includes('flatten'));
     });

@@ -11,6 +11,7 @@ const COLUMNS = [
   { title: 'GUEST' },
   { title: 'STATE' },
   { title: 'OWN', align: 'right' },
+  { title: 'KEPT', align: 'right' },
   { title: 'NEW IN STORE', align: 'right' },
   { title: 'SAVED', align: 'right' },
 ] as const;
@@ -38,9 +39,17 @@ function formatRow({
   name,
   state,
   ownBytes,
+  keptBytes,
   newBytes,
   savedBytes,
 }: Unified & { readonly name: string }): readonly string[] {
   const saved = savedBytes < 0 ? `-${formatSizeRounded(-savedBytes)}` : formatSizeRounded(savedBytes);
-  return [name, state, formatSizeRounded(ownBytes), formatSizeRounded(newBytes), saved];
+  return [
+    name,
+    state,
+    formatSizeRounded(ownBytes),
+    formatSizeRounded(keptBytes),
+    formatSizeRounded(newBytes),
+    saved,
+  ];
 }

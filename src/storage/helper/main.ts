@@ -15,6 +15,7 @@ import { SideMachine } from '../../sys/side-machine.ts';
 import { diskUsage } from './disk-usage.ts';
 import { examineStore } from './examine-store.ts';
 import { hideStore } from './hidden-store.ts';
+import { carryFiles, FileKeeper, NOTHING_KEPT } from './keep-files.ts';
 import { ObjectWriter } from './object-writer.ts';
 import { readTree } from './read-tree.ts';
 import {
@@ -55,23 +56,29 @@ function capture(task: CaptureTask): CaptureResult {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const known = task.base === undefined ? new Map() : readErofs(readFileSync(task.base)).inodes;
   const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.origin);
+  const { own, exclude } = task;
+  const keeper =
+    own === undefined || exclude.length === 0
+      ? undefined
+      : new FileKeeper(HELPER_FD.tree, own, exclude, machine);
   const root = readTree(HELPER_FD.tree, {
     hostBase: task.hostBase,
     known,
     machine,
     addFile: (fd, stat, path) => objects.add(fd, stat, path),
+    leavesOut: keeper && ((path, size) => keeper.keeps(path, size)),
     onEntry: advance,
     maxEntries: task.maxEntries,
   });
-  const treeHash = hashTree(root).sha256;
-  if (task.expected !== undefined && treeHash !== task.expected) {
+  if (task.expected !== undefined && hashTree(root).sha256 !== task.expected) {
     throw new StateError(
       'archive-damaged',
       'cannot import an archive: found that its files are not what was exported; need a whole archive',
     );
   }
-  const ownBytes = task.own === undefined ? 0 : diskUsage(task.own).bytes;
-  return { ...addImage(root, objects, task, machine), ownBytes, treeHash };
+  const ownBytes = own === undefined ? 0 : diskUsage(own).bytes;
+  const kept = keeper?.kept(root) ?? NOTHING_KEPT;
+  return { ...addImage(root, objects, task, machine), ownBytes, kept };
 }
 
 async function unpackImage(task: UnpackTask): Promise<UnpackResult> {
@@ -97,7 +104,7 @@ function addImage(
     sync(machine);
     objects.publish();
     // And their names, before an image of that name speaks of them.
-    sync(machine);
+    if (totals.objects > 0) sync(machine);
   }
   return {
     imageHash: hash('sha256', image, 'hex'),
@@ -166,6 +173,12 @@ async function run(task: HelperTask): Promise<unknown> {
     case 'usage': {
       const { usageOf } = await import('./store-usage.ts');
       return usageOf(task, advance);
+    }
+    case 'carry': {
+      const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+      carryFiles(task, machine);
+      sync(machine);
+      return {};
     }
     case 'spool': {
       const { spoolArchive } = await import('./spool-archive.ts');

@@ -12,7 +12,6 @@ import {
   fstatSync,
   ftruncateSync,
   lchownSync,
-  linkSync,
   mkdirSync,
   openSync,
   readSync,
@@ -22,7 +21,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
 import type { TreeOrigin } from './tasks.ts';
 
@@ -117,21 +116,19 @@ export class ObjectWriter {
 
   /** Gives the added files their names; their bytes must be on the disk. */
   publish(): void {
+    const made = new Set<string>();
     for (const [hex, { from, size }] of this.#pending) {
       const to = join(this.#objects, objectPath(hex));
-      mkdirSync(join(to, '..'), { recursive: true, mode: 0o700 });
+      const directory = dirname(to);
+      if (!made.has(directory)) mkdirSync(directory, { recursive: true, mode: 0o700 });
+      made.add(directory);
       if (this.#origin === 'ours') {
         // Only now: its attributes have been read, and a file that changes hands loses its capabilities.
         lchownSync(from, 0, 0);
         chmodSync(from, OBJECT_MODE);
       }
-      try {
-        linkSync(from, to);
-      } catch (error) {
-        if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
-        // Somebody was first; what has another size is no object, but what a broken disk made of one.
-        if (sizeOf(to) !== size) renameSync(from, to);
-      }
+      // Somebody may have been first; what has another size is no object, but what a broken disk made of one.
+      if (sizeOf(to) !== size) renameSync(from, to);
     }
     this.#pending.clear();
   }

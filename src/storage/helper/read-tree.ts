@@ -30,6 +30,8 @@ export interface TreeOptions {
   readonly known: ReadonlyMap<number, ImageNode>;
   readonly machine: SideMachine;
   readonly addFile: AddFile;
+  /** Whether a file with one name is left out, by its path in latin1. */
+  readonly leavesOut?: ((path: string, size: bigint) => boolean) | undefined;
   /** Called for each inode. */
   readonly onEntry: () => void;
   readonly maxEntries: number;
@@ -125,6 +127,7 @@ class TreeReader {
     const same = this.#sameAsKnown(stat);
     if (same) return { ...base, as: same, finish: () => same };
     if (stat.isFile()) {
+      if (stat.nlink === 1n && this.#options.leavesOut?.(path, stat.size)) return undefined;
       const { object, size } = this.#addFile(at, stat, path);
       const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
       return { ...base, finish: (attributes) => ({ ...attributes, kind: 'file', size, content }) };

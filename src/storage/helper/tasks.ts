@@ -5,8 +5,8 @@
 import type { TreeChange } from '../../spec/tree-changes.ts';
 
 /**
- * Descriptors a helper starts with; from `store` on they are of its machine: the store, the directory of an archive, and
- * the archive without a name there.
+ * Descriptors a helper starts with; from `store` on they are of its machine: the store, the directory of an archive, the
+ * archive without a name there, and the upper layer with a guest's own files.
  */
 export const HELPER_FD = {
   tree: 0,
@@ -17,6 +17,7 @@ export const HELPER_FD = {
   store: 201,
   target: 202,
   unnamed: 203,
+  own: 204,
 } as const;
 
 /** Reads the tree of descriptor 0 into the store and writes its image. */
@@ -40,6 +41,8 @@ export interface CaptureTask {
   readonly maxEntries: number;
   /** Hash of the tree's listing that it must have. */
   readonly expected: string | undefined;
+  /** Files of `own` that match these patterns (exclusions.ts) stay there, and are not in the image. */
+  readonly exclude: readonly string[];
 }
 
 /**
@@ -89,9 +92,9 @@ export interface ImageResult {
 /** What a capture did. */
 export interface CaptureResult extends ImageResult {
   /** Bytes on disk of `own`. */
+  /** What stays the guest's own. */
+  readonly kept: KeptFiles;
   readonly ownBytes: number;
-  /** sha256 of the tree's listing (spec/tree-listing.ts). */
-  readonly treeHash: string;
 }
 
 /** What unpacking did. */
@@ -207,6 +210,32 @@ export interface SpoolResult {
   readonly bytes: number;
 }
 
+/** A directory that leads to files which are kept; ids counted from 0. */
+export interface KeptDirectory extends RootAttributes {
+  /** Relative to the tree's root, latin1. */
+  readonly path: string;
+}
+
+/** Files that stay a guest's own. */
+export interface KeptFiles {
+  readonly files: readonly string[];
+  /** Parents first. */
+  readonly directories: readonly KeptDirectory[];
+  /** On disk. */
+  readonly bytes: number;
+}
+
+/** Gives files of one upper layer second names below another one, which is empty; the tree is the directory of both. */
+export interface CarryTask {
+  readonly kind: 'carry';
+  /** The layers, relative to the tree. */
+  readonly from: string;
+  readonly to: string;
+  readonly hostBase: number;
+  /** File with `KeptFiles` as JSON. */
+  readonly list: string;
+}
+
 /** Looks at a whole store. */
 export interface StoreTask {
   /** `gc`: delete objects of no image; `check`: read everything; `stat`: count. */
@@ -247,6 +276,7 @@ export interface TaskResults {
   readonly capture: CaptureResult;
   readonly export: ExportResult;
   readonly diff: DiffResult;
+  readonly carry: object;
   readonly spool: SpoolResult;
   readonly usage: UsageResult;
   readonly unpack: UnpackResult;
@@ -256,7 +286,15 @@ export interface TaskResults {
 }
 
 /** A task. */
-export type HelperTask = CaptureTask | DiffTask | ExportTask | UnpackTask | SpoolTask | StoreTask | UsageTask;
+export type HelperTask =
+  | CarryTask
+  | CaptureTask
+  | DiffTask
+  | ExportTask
+  | UnpackTask
+  | SpoolTask
+  | StoreTask
+  | UsageTask;
 
 /** How far a task is. */
 export interface HelperProgress {

@@ -42,6 +42,32 @@ export function readXattrs(
   return found;
 }
 
+/**
+ * Returns the names of all attributes of a file or directory below a directory that the machine has open; undefined: more
+ * than can be looked at. Of an upper layer these are also those that overlay keeps there.
+ */
+export function namesBelow(
+  machine: SideMachine,
+  directory: number,
+  path: string,
+): readonly string[] | undefined {
+  const p = machine.program();
+  const answer = machine.answer(p, 8 + LIST_BYTES);
+  const flags = p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC');
+  const fd = p.sys('openat', [directory, nulTerminated(path, ''), flags, 0]);
+  const length = p.sys('flistxattr', [fd, answer.at(8, LIST_BYTES), LIST_BYTES], { ignore: ['ERANGE'] });
+  p.store(answer.at(0, 4), length);
+  p.sys('close', [fd]);
+  const bytes = machine.run('list extended attributes', p, answer);
+  const count = machine.abi.littleEndian ? bytes.readInt32LE(0) : bytes.readInt32BE(0);
+  return count < 0 ? undefined : bytes.toString('latin1', 8, 8 + count).split('\0');
+}
+
+/** Whether an attribute belongs to a file, not to who keeps it. */
+export function isOwnXattr(name: string): boolean {
+  return KEPT.test(name);
+}
+
 function listNames(
   machine: SideMachine,
   paths: readonly string[],
