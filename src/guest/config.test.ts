@@ -549,9 +549,9 @@ describe('refuses bad values of every key', () => {
       '{net.x: [1]}',
       '{kernel.sem: "1\\0"}',
     ],
-    unify: ['[a]', '{exclude: a}', '{exclude: [a]}', '{exclude: [""]}', '{other: []}'],
     views: ['[load]', 'false', '{load: 0}', '{load: "no"}', '{virt_mem: true}'],
     log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 2}', '{size: 1m}'],
+    unify: ['[a]', '{exclude: a}', '{exclude: [a]}', '{exclude: [""]}', '{other: []}'],
     labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
   };
 
