@@ -42,8 +42,8 @@ const PATHS: ReadonlyMap<number, string> = new Map([
   ...['', 'info', 'status'].map((name, i) => [NETWORK + i, `virtnet/ID/${name}`] as const),
 ]);
 const NUMBERS: ReadonlyMap<string, number> = new Map([...PATHS].map(([number, path]) => [path, number]));
-/** Sooner than anybody can tell. */
-const HOLD_MS = 50;
+/** How long a text holds. The table of limits takes milliseconds to make, and a guest may read for ever. */
+const HOLD_MS = { host: 50, guest: 1000 } as const;
 
 interface Place {
   readonly viewer: Viewer;
@@ -80,7 +80,10 @@ export class ProcFs implements FuseTree {
 
   answer(request: FuseRequest): FuseReply | Promise<FuseReply> {
     if (this.#virtual) return answerFuse(this, request);
-    return this.#load().then(() => answerFuse(this, request));
+    return this.#load().then(
+      () => answerFuse(this, request),
+      () => ({ errno: FUSE_ERRNO.EIO }), // as when our sources are just being replaced
+    );
   }
 
   async #load(): Promise<void> {
@@ -141,7 +144,7 @@ export class ProcFs implements FuseTree {
     if (!place || !this.#virtual) return { errno: FUSE_ERRNO.ESRCH };
     try {
       const text = await this.#virtual.readVirtual(this.#manager, place.path, place.viewer);
-      return { text, holdMs: HOLD_MS };
+      return { text, holdMs: place.viewer === 'host' ? HOLD_MS.host : HOLD_MS.guest };
     } catch (error) {
       // It ran a moment ago, or does not answer.
       return { errno: error instanceof UserError ? FUSE_ERRNO.ESRCH : FUSE_ERRNO.EIO };
