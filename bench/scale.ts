@@ -1,5 +1,5 @@
 /** Many idle guests: what each costs in memory, how fast they start, and whether the last starts as fast as the first. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { ControlPlane } from './control-plane.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
@@ -12,6 +12,9 @@ const RATE_TARGET = { relation: 'at least', value: 400 } as const;
 const GROWTH_TARGET = { relation: 'at most', value: 1.2 } as const;
 /** Lines of /proc/meminfo that guests and their kernel objects are in. */
 const PARTS = ['Slab', 'PageTables', 'KernelStack', 'AnonPages', 'Shmem', 'Percpu'] as const;
+const STAT_RUNS = 5;
+/** The history of what guests use is written once a minute at least. */
+const IDLE_SECONDS = Number(process.env['IDLE_SECONDS'] ?? 60);
 /** What the kernel frees after a grace period is free by then. */
 const SETTLE_SECONDS = '3';
 const GUEST_FLAGS = ['--init=none', '--network', 'none', '--', 'sleep', '86400'] as const;
@@ -45,6 +48,7 @@ function* measure(): Iterable<Result> {
   yield rate(`one \`start\` of ${size}`, size, startedAt);
   const full = memory();
   yield* daemonSizes(control, size);
+  yield* accountingCost(control, size);
   const many = probe(control, `start with ${size} running`);
   stop(control);
   yield* memoryPerGuest(size, idle, full, memory(), MEMORY_TARGET);
@@ -139,6 +143,42 @@ export function* memoryPerGuest(
   yield figure('MemAvailable', ['MemAvailable'], wanted);
   yield figure(PARTS.join(' + '), PARTS, wanted);
   for (const part of PARTS) yield figure(part, [part]);
+}
+
+/** What it takes to look at all guests, when asked and unasked: CPU time, which a busy machine does not stretch as much. */
+function* accountingCost(control: ControlPlane, size: number): Iterable<Figure> {
+  const { vserverdPid } = control.daemons();
+  const costs = Array.from({ length: STAT_RUNS }, () => {
+    const before = cpuNanoseconds(vserverdPid);
+    control.vserver('stat');
+    return (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
+  }).sort((a, b) => a - b);
+  yield {
+    kind: 'figure',
+    what: `\`stat\` of ${size} guests, CPU time of vserverd`,
+    unit: 'ms',
+    value: costs[Math.floor(costs.length / 2)] ?? Number.NaN,
+    spread: undefined,
+    target: { relation: 'at most', value: 100 },
+  };
+  const before = cpuNanoseconds(vserverdPid);
+  run('sleep', [String(IDLE_SECONDS)]);
+  const usedMs = (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
+  yield {
+    kind: 'figure',
+    what: `vserverd with ${size} idle guests, ${IDLE_SECONDS} s, of one CPU`,
+    unit: '%',
+    value: usedMs / (IDLE_SECONDS * 10),
+    spread: undefined,
+    target: { relation: 'at most', value: 0.5 },
+  };
+}
+
+/** First field of /proc/PID/task/TID/schedstat: time on a CPU (Documentation/scheduler/sched-stats.rst). */
+function cpuNanoseconds(pid: number): number {
+  return readdirSync(`/proc/${pid}/task`)
+    .map((tid) => Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'utf8').split(' ')[0]))
+    .reduce((sum, one) => sum + one, 0);
 }
 
 function* daemonSizes(control: ControlPlane, size: number): Iterable<Figure> {

@@ -27,7 +27,7 @@ const MACHINE_TIMEOUT_MS = 900_000;
 // package mirror: run them by VM_TEST_FILES.
 const TEST_FILES = [
   'test/vm/inside/*.test.ts',
-  'test/integration/{accounting,cgroup,lifecycle,limit-table,run,scheduler,templates,tty}.test.ts',
+  'test/integration/{accounting,cgroup,lifecycle,limit-table,oom,run,scheduler,templates,tty}.test.ts',
   'test/security/{kernel,paths}.test.ts',
 ];
 
