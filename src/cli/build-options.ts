@@ -124,7 +124,7 @@ const METHODS: Readonly<Record<BuildMethod, Method>> = {
   host: { usage: '', parse: (words) => fixed('host', words) },
   busybox: { usage: '', parse: (words) => fixed('busybox', words) },
   skeleton: { usage: '', parse: (words) => fixed('skeleton', words) },
-  template: { usage: '-t FILE [-d DISTRIBUTION]', parse: parseTemplate },
+  template: { usage: '-t FILE… [-d DISTRIBUTION]', parse: parseTemplate },
   directory: { usage: '-s DIRECTORY', parse: parseDirectory },
   rsync: { usage: '-s [USER@HOST:]DIRECTORY [-o OPTION]', parse: parseRsync },
   clone: { usage: '-s GUEST', parse: parseClone },
@@ -237,12 +237,14 @@ function fixed(name: string, words: readonly string[]): MethodWords {
 
 function parseTemplate(words: readonly string[], cwd: string): MethodWords {
   const { options, operands } = parseOptions(TEMPLATE, 'build -m template', words);
-  const [path, ...more] = [...options.template, ...operands];
+  const [path, ...more] = [...options.template, ...operands].map((one) => resolve(cwd, one));
   if (path === undefined) throw needs('template');
-  refuseMore('template', more);
   const { distribution } = options;
   return {
-    source: { kind: 'template', name: `tarball:${resolve(cwd, path)}` },
+    source:
+      more.length === 0
+        ? { kind: 'template', name: `tarball:${path}` }
+        : { kind: 'archives', paths: [path, ...more] },
     labels: distribution === undefined ? {} : { distribution },
   };
 }

@@ -13,12 +13,14 @@ import type { ImageStore, StoredImage } from './image-store.ts';
 import { openOneMount } from './machine.ts';
 import { fetchImage, localLayout, type OciSource } from './oci-fetch.ts';
 import { type LayoutReference, readOciImage } from './oci-layout.ts';
-import { DEFAULT_IMPORT_LIMITS } from './tarball.ts';
+import { archiveAt, DEFAULT_IMPORT_LIMITS, fileIdentity } from './tarball.ts';
 
 /** What an image is made of. */
 export type ImageSource =
   /** A tree of the host as it is now, without what is mounted in it. */
   | { readonly kind: 'directory'; readonly path: string }
+  /** Archives that lie over each other, the lowest first. */
+  | { readonly kind: 'archives'; readonly paths: readonly string[] }
   | RsyncSource
   | ({ readonly kind: 'oci' } & OciSource);
 
@@ -50,10 +52,23 @@ export async function makeImage(
   options: HelperOptions,
 ): Promise<SourceImage> {
   if (source.kind === 'oci') return await unpackOci(store, source, options);
+  if (source.kind === 'archives') return await unpackArchives(store, source.paths, options);
   const image =
     source.kind === 'directory'
       ? await captureDirectory(store, source.path, options)
       : await copyWithRsync(store, source, options);
+  return { image, config: undefined };
+}
+
+async function unpackArchives(
+  store: ImageStore,
+  paths: readonly string[],
+  options: HelperOptions,
+): Promise<SourceImage> {
+  for (const path of paths) fileIdentity(path);
+  const archives = await Promise.all(paths.map(archiveAt));
+  const request = { what: 'import archives', archives, limits: DEFAULT_IMPORT_LIMITS };
+  const { image } = await store.withWorkDir(async (workDir) => await store.unpack(request, workDir, options));
   return { image, config: undefined };
 }
 

@@ -196,6 +196,15 @@ describe('build', { skip: unmet(...NEEDS) }, () => {
       await v.ok(['build', 'd', '-m', 'clone', '--hostname', 'dee', '--', '-s', 'a']);
       assert.equal(await inside(v, 'd', 'cat /srv/old; /bin/busybox hostname'), 'olddee\n');
 
+      // Archives over each other, of two compressions.
+      const upper = join(v.scratch, 'upper.tar.zst');
+      writeFileSync(
+        upper,
+        zstdCompressSync(tar([{ name: 'srv/old', content: 'upper' }, { name: 'srv/.wh.keep' }])),
+      );
+      await v.ok(['build', 'g', '-m', 'template', ...command, '--', '-t', archive, '-t', upper]);
+      assert.equal(await inside(v, 'g', 'cat /srv/old; ls -A /srv'), 'upper.wh.keep\nkeep\nold\n');
+
       await v.ok(['build', 'e', '-m', 'skeleton']);
       assert.match(readFileSync(join(v.root, 'etc/guests/e.yaml'), 'utf8'), /^template: skeleton$/m);
       await v.ok(['build', 'f', '-m', 'host', '--command', 'sleep 1000']);
