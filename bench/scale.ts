@@ -199,8 +199,8 @@ function* daemonSizes(control: ControlPlane, size: number): Iterable<Figure> {
   yield {
     kind: 'figure',
     what: `vserverd resident, ${size} guests`,
-    unit: 'MiB',
-    value: Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) / 1024,
+    unit: 'MB',
+    value: (Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) * 1024) / 1e6,
     spread: undefined,
     target: { relation: 'at most', value: 90 },
   };
