@@ -84,9 +84,9 @@ export class Changes {
       try {
         return await readRows(this.#host, guest, guest.live, await this.#instance.networks.sockets(guest));
       } catch (error) {
-        // What is said of a guest that has just ended, or is about to.
+        // What is said of a guest that has just ended, or is about to. EBADF: syscalld has let go of its init.
         const name = error instanceof StepError ? error.errnoName : Reflect.get(Object(error), 'code');
-        if (name !== 'ESRCH' && name !== 'ENOENT' && name !== 'cgroup-missing') throw error;
+        if (!['ESRCH', 'ENOENT', 'EBADF', 'cgroup-missing'].includes(String(name))) throw error;
       }
     }
     return configuredRows(
