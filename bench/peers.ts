@@ -7,6 +7,7 @@ const PACKAGES = {
   bwrap: 'bubblewrap',
   nsenter: 'util-linux',
   lxcfs: 'lxcfs',
+  rdfind: 'rdfind',
 } as const;
 
 /** A program to compare with. */
