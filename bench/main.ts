@@ -1,5 +1,5 @@
 /**
- * Runs benches: `npm run bench [-- start exec micro network network-scale scale loads scheduler views unify]`, all without a name. Prints ratios of interleaved runs with
+ * Runs benches: `npm run bench [-- start exec micro network network-scale scale loads scheduler storage views unify]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
  * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale` and `loads`. Nothing here passes or fails:
@@ -19,6 +19,7 @@ import { scale } from './scale.ts';
 import type { Result, Scenario } from './scenario.ts';
 import { scheduler } from './scheduler.ts';
 import { start } from './start.ts';
+import { storage } from './storage.ts';
 import { unify } from './unify.ts';
 import { views } from './views.ts';
 
@@ -31,6 +32,7 @@ const SCENARIOS: readonly Scenario[] = [
   scale,
   loads,
   scheduler,
+  storage,
   views,
   unify,
 ];
