@@ -20,7 +20,6 @@ import type { ArchivedTree, ExportResult } from '../storage/helper/tasks.ts';
 import { type ArchiveEnds, type HelperOptions, runHelper } from '../storage/helper-process.ts';
 import { openDirectory } from '../storage/machine.ts';
 import { DEFAULT_IMPORT_LIMITS, importTarball } from '../storage/tarball.ts';
-import { writeDurable } from '../sys/files.ts';
 import { CLIENT_FD, type Import, type Program, type Result } from '../sys/program.ts';
 import {
   type ArchiveManifest,
@@ -230,10 +229,9 @@ export class Archives {
     await networks.check(guest, guest.config);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => manager.removeFiles(name));
-    await storage.furnish(guest, pin, root);
     for (const snapshot of kept) snapshots.add(name, snapshot);
-    // The configuration file last: what has one exists, what has none is swept at the next start.
-    writeDurable(paths.config, edited);
+    // The configuration file comes last: what has one exists, what has none is swept at the next start.
+    await storage.furnish(guest, pin, edited, root);
     undo.commit();
     manager.making.created(guest);
     return guest;

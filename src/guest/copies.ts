@@ -80,8 +80,7 @@ export class Copies {
         const { pin, root } = await this.#flatten(source, options);
         await createGuestDirs(paths, idRangeOf(xid).hostBase);
         undo.defer('directories', () => manager.removeFiles(name));
-        await storage.furnish(guest, { ...pin, name: config.template }, root);
-        writeDurable(paths.config, edited);
+        await storage.furnish(guest, { ...pin, name: config.template }, edited, root);
       });
       undo.commit();
       manager.making.created(guest);

@@ -7,7 +7,7 @@ import type { GuestName } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs, refuseMounted } from '../storage/guest-dirs.ts';
-import { removeDurable, writeDurable } from '../sys/files.ts';
+import { removeDurable } from '../sys/files.ts';
 import { completeConfig } from './config.ts';
 import { createConfigText } from './config-text.ts';
 import type { GuestConfigValues } from './config-types.ts';
@@ -47,9 +47,10 @@ export class Making {
     const template = await this.#instance.storage.prepare(parsed.template);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#instance.removeFiles(name));
-    await this.#instance.storage.furnish(guest, this.#instance.storage.pinOf(template, parsed.template));
-    // The configuration file last: what has one exists, what has none is swept at the next start.
-    writeDurable(paths.config, createConfigText({ ...values, xid }, paths.config));
+    // The configuration file comes last: what has one exists, what has none is swept at the next start.
+    const { storage } = this.#instance;
+    const text = createConfigText({ ...values, xid }, paths.config);
+    await storage.furnish(guest, storage.pinOf(template, parsed.template), text);
     undo.commit();
     this.created(guest);
     return guest;

@@ -34,7 +34,7 @@ import type { Captured, CaptureRequest, ImageStore } from '../storage/image-stor
 import { openDirectory, removeDirectory } from '../storage/machine.ts';
 import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
-import { readIfThere, removeDurable, syncDirectory, writeDurable } from '../sys/files.ts';
+import { readIfThere, removeDurable, stageFile, syncAll, writeDurable } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { type Guest, isActive } from './guest.ts';
@@ -108,13 +108,19 @@ export class GuestStorage {
   }
 
   /**
-   * Makes the directories of a new guest what they are to be. All of it is on the disk when this returns, but nobody
-   * looks for it until there is a configuration file.
+   * Makes the directories of a new guest what they are to be, and publishes its configuration when all is on the disk:
+   * a guest that has none does not exist.
    *
+   * @param configText its configuration file
    * @param root attributes of the guest's root; undefined: as they are
    * @throws StateError disk-quota-missing, disk-quota-taken
    */
-  async furnish(guest: Guest, pin: Pin | undefined, root?: RootAttributes): Promise<void> {
+  async furnish(
+    guest: Guest,
+    pin: Pin | undefined,
+    configText: string,
+    root?: RootAttributes,
+  ): Promise<void> {
     const paths = guestPaths(this.#host.paths, guest.name);
     const project = await this.#projectFor(guest, undefined);
     const disk = project === undefined ? undefined : guest.config.disk;
@@ -125,9 +131,14 @@ export class GuestStorage {
         disk,
       });
     const record: Record = { ...pin, disk: disk && plain(disk), project };
-    if (pin !== undefined || project !== undefined)
-      writeFileSync(paths.template, JSON.stringify(record), { mode: 0o600, flush: true });
-    for (const path of [paths.upper, paths.directory, dirname(paths.directory)]) syncDirectory(path);
+    const isRecorded = pin !== undefined || project !== undefined;
+    if (isRecorded) writeFileSync(paths.template, JSON.stringify(record), { mode: 0o600 });
+    const config = stageFile(paths.config, configText);
+    await syncAll([
+      ...(isRecorded ? [paths.template] : []),
+      ...[config.path, paths.upper, paths.work, paths.directory, dirname(paths.directory)],
+    ]);
+    await config.publish();
   }
 
   /** Returns what a guest's root starts from. */
@@ -417,7 +428,7 @@ export class GuestStorage {
     const project = await this.#projectFor(guest, before);
     await this.#makeFiles(join(directory, fresh), guest, project, root);
     if (captured && captured.kept.files.length > 0) await this.#carry(guest, fresh, captured.kept, root);
-    syncDirectory(directory);
+    await syncAll([directory]);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
     this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project });
     if (isFlat) this.markFlat(guest.name);
@@ -554,14 +565,15 @@ export class GuestStorage {
       const path = diskIn(directory);
       await makeDisk(this.#host.syscalld, path, disk);
       await this.#shape((p) => planDiskDirectories(p, path), root, xid);
+      // Nothing of it is in memory only, once nobody has it mounted, but the file itself.
       await waitUntilFree(path);
+      await syncAll([path, directory]);
     } else {
       const { upper, work } = filesIn(directory);
       for (const path of [upper, work]) mkdirSync(path, { mode: 0o700 });
       await this.#shape((p) => openDirectory(p, upper), root, xid, { project, work, disk });
-      for (const path of [upper, work]) syncDirectory(path);
+      await syncAll([upper, work, directory]);
     }
-    syncDirectory(directory);
   }
 
   /** Gives a guest's root its attributes, and its own files their project. */
@@ -582,7 +594,6 @@ export class GuestStorage {
       for (const directory of [fd, openDirectory(p, quota.work)]) planProject(p, directory, quota.project);
     }
     if (root) planRootAttributes(p, fd, root, idRangeOf(xid).hostBase);
-    p.sys('fsync', [fd], { about: 'root of the guest' });
     await this.#host.syscalld.run('make the files of a guest', p);
   }
 

@@ -9,8 +9,10 @@ import {
   renameSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
@@ -42,6 +44,44 @@ export function writeVolatile(path: string, text: string): void {
     closeSync(fd);
   }
   renameSync(fresh, path);
+}
+
+/** A file that is written but not yet where it is looked for. */
+export interface StagedFile {
+  /** Where it is; to be on the disk before it is published. */
+  readonly path: string;
+  /** Puts it where it is looked for, in one step. */
+  publish(): Promise<void>;
+}
+
+/** Writes a file beside its place, so that it can be brought to the disk together with what it tells of. */
+export function stageFile(path: string, text: string): StagedFile {
+  const fresh = `${path}.new`;
+  writeFileSync(fresh, text, { mode: 0o600 });
+  return {
+    path: fresh,
+    publish: async () => {
+      renameSync(fresh, path);
+      await syncAll([dirname(path)]);
+    },
+  };
+}
+
+/**
+ * Brings files and directories to the disk, all at the same time: they go with one commit of the journal and one flush
+ * of the disk, where one after the other would take some for each.
+ */
+export async function syncAll(paths: readonly string[]): Promise<void> {
+  await Promise.all(
+    paths.map(async (path) => {
+      const handle = await open(path, 'r');
+      try {
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+    }),
+  );
 }
 
 /** Removes a file for good; fine if it is not there. */
