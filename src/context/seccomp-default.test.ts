@@ -196,6 +196,10 @@ test('default profile: what must be refused is', needsHeaders, () => {
     ['ioctl', [0, 0x5412], EPERM],
     ['ioctl', [0, 0x541c], EPERM],
     ['ioctl', [0, 0xdeadbeef_00005412n], EPERM],
+    ['ioctl', [0, 0x401c5820], errno(95)],
+    ['ioctl', [0, 0x40086602], errno(95)],
+    ['ioctl', [0, 0x40046602], errno(95)],
+    ['file_setattr', [], errno(38)],
     ['personality', [0x40000], EPERM],
   ];
   for (const [name, args, expected] of refused) {

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { type OpenInstance, type Outcome, openInstance } from '../../lib/instance.ts';
+import { eventually, type OpenInstance, type Outcome, openInstance } from '../../lib/instance.ts';
 
 const options = { skip: process.env['VSERVER_TEST_VM'] === '1' ? false : 'needs the machine of the vm tier' };
 const MIB = 1024 * 1024;
@@ -129,7 +129,11 @@ describe('disk limits', options, () => {
     await sh('a', 'head -c 60000000 /dev/zero >/srv/zero; md5sum -c /srv/sum; rm /srv/zero');
     await ok('set', 'a', 'disk.method=quota');
     await ok('stop', '-t', '0', 'a');
-    const checked = spawnSync('e2fsck', ['-fn', imageOf('a') ?? ''], { encoding: 'utf8' });
+    const image = imageOf('a') ?? '';
+    await eventually('the image is free', () =>
+      spawnSync('losetup', ['-j', image], { encoding: 'utf8' }).stdout === '' ? true : undefined,
+    );
+    const checked = spawnSync('e2fsck', ['-fn', image], { encoding: 'utf8' });
     assert.equal(checked.status, 0, checked.stdout);
     await ok('start', 'a');
     assert.equal(imageOf('a'), undefined);
