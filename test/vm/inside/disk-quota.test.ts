@@ -152,9 +152,9 @@ describe('disk limits', options, () => {
     const { bsize, blocks } = statfsSync(theirs);
     assert.ok(bsize * blocks > 1024 * MIB);
     writeFileSync(join(theirs, 'file'), 'theirs');
-    await start('c', '--xid', String(xid), '--disk', '16m');
+    await start('c', '--xid', String(xid), '--disk', '64m');
     assert.ok(imageOf('c'));
-    close((await spaceIn('c')).total, 16 * MIB, 0.06);
+    close((await spaceIn('c')).total, 64 * MIB, 0.06);
     rmSync(theirs, { recursive: true });
   });
 
