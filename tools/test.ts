@@ -54,7 +54,7 @@ const TIERS = {
     globs: ['test/vm/*.test.ts'],
     concurrency: 1,
     fileTimeoutMs: 2_000_000,
-    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86' },
+    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86', dmsetup: 'dmsetup' },
   },
 } as const satisfies Readonly<Record<string, Tier>>;
 

@@ -29,6 +29,7 @@ export type Requirement =
   | 'cross-s390x'
   | 'mmdebstrap'
   | 'erofs-utils'
+  | 'dmsetup'
   | 'nginx'
   | 'postgresql'
   | 'redis'
@@ -109,6 +110,7 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   'cross-s390x': () => crossCompiles('s390x'),
   /** What others say of our images: fsck.erofs. */
   'erofs-utils': () => succeeds('fsck.erofs', ['-V']),
+  dmsetup: () => succeeds('dmsetup', ['--help']),
   /** It, and a mirror of Debian's packages. */
   mmdebstrap: () =>
     succeeds('mmdebstrap', ['--version']) ??
