@@ -10,7 +10,7 @@ const SECTOR = 512;
 /** A sector that begins with numbers of 8 bytes. */
 function sector(...fields: readonly bigint[]): Buffer {
   const bytes = Buffer.alloc(SECTOR);
-  fields.forEach((field, index) => bytes.writeBigUInt64LE(field, index * 8));
+  for (const [index, field] of fields.entries()) bytes.writeBigUInt64LE(field, index * 8);
   return bytes;
 }
 

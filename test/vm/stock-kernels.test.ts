@@ -20,7 +20,7 @@ const ROOT = resolve(import.meta.dirname, '../..');
 const CACHE = join(ROOT, 'build/vm');
 
 // Emulation is some ten times slower than the machine it runs on.
-const MACHINE_TIMEOUT_MS = 900_000;
+const MACHINE_TIMEOUT_MS = 1_500_000;
 
 // Where the kernel makes a difference, and cgroup v2. What is about compilers, our sources or our own processes does
 // not. The others of the root tier (crash, load, own-init, network) count too much on time under emulation, or on a
