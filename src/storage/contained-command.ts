@@ -54,12 +54,10 @@ export async function runContained(
   const program = new Program(machine.abi);
   const object = machine.newObject();
   program.returns(plan(program, command, object, log, tmp));
-  const kill = (): void => machine.signal(object, 9);
   if (signal?.aborted) throw cancelled(what);
-  signal?.addEventListener('abort', kill, { once: true });
   try {
     let isOver = false;
-    const ended = waitStatusOf(machine, what, program, object).finally(() => {
+    const ended = waitStatusOf(machine, what, program, object, { signal }).finally(() => {
       isOver = true;
     });
     ended.catch(() => undefined); // told below
@@ -90,7 +88,6 @@ export async function runContained(
     }
     throw error;
   } finally {
-    signal?.removeEventListener('abort', kill);
     rmSync(tmp, { recursive: true, force: true }); // only root has been there
     rmSync(log, { force: true });
   }

@@ -96,10 +96,8 @@ export async function runHelper<T extends HelperTask>(
   const program = new Program(machine.abi);
   const object = machine.newObject();
   program.returns(planHelper(program, run, object, out, messages));
-  const kill = (): void => machine.signal(object, 9);
-  signal?.addEventListener('abort', kill, { once: true });
   try {
-    const ended = waitStatusOf(machine, what, program, object);
+    const ended = waitStatusOf(machine, what, program, object, { signal });
     await follow(out, ended, options.onProgress);
     const waitStatus = await ended;
     const last = lines(readFileSync(out, 'utf8')).at(-1);
@@ -112,8 +110,6 @@ export async function runHelper<T extends HelperTask>(
   } catch (error) {
     if (signal?.aborted && (error instanceof StepError || error instanceof BugError)) throw cancelled(what);
     throw error;
-  } finally {
-    signal?.removeEventListener('abort', kill);
   }
 }
 

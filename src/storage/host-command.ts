@@ -2,6 +2,9 @@ import { BugError } from '../base/errors.ts';
 import type { Data, Flags, Program, Result } from '../sys/program.ts';
 import type { StorageMachine } from './machine.ts';
 
+const SIGKILL = 9;
+const KILL_AGAIN_MS = 100;
+
 /** A program of the host that a syscall program runs to its end. */
 export interface HostCommand {
   /** Names the processes in error messages and `--explain`. */
@@ -47,20 +50,34 @@ export function describeWaitStatus(status: number): string {
   return (status & 0x7f) === 0 ? `exit code ${(status >> 8) & 0xff}` : `signal ${status & 0x7f}`;
 }
 
-/** Runs a program made with `runHostCommand` and returns the wait status; forgets the first process. */
+/**
+ * Runs a program made with `runHostCommand` and returns the wait status; forgets the first process.
+ *
+ * @param options `worker`: where to run it; `signal`: kills the first process when it is aborted
+ */
 export async function waitStatusOf(
   machine: StorageMachine,
   what: string,
   program: Program,
   object: number,
-  worker?: number,
+  { worker, signal }: { readonly worker?: number; readonly signal?: AbortSignal | undefined } = {},
 ): Promise<number> {
+  let again: NodeJS.Timeout | undefined;
+  // Again and again, since a signal to what is not there yet is lost.
+  const kill = (): void => {
+    machine.signal(object, SIGKILL);
+    again = setTimeout(kill, KILL_AGAIN_MS);
+  };
+  signal?.addEventListener('abort', kill, { once: true });
+  if (signal?.aborted) kill();
   try {
     const { out } = await machine.run(what, program, worker);
     if (out.length < 4)
       throw new BugError('short-result', `cannot ${what}: found ${out.length} bytes of wait status`);
     return program.abi.littleEndian ? out.readInt32LE(0) : out.readInt32BE(0);
   } finally {
+    signal?.removeEventListener('abort', kill);
+    clearTimeout(again);
     machine.drop(object);
   }
 }

@@ -123,8 +123,7 @@ export async function importTarball(
     program.returns(status);
     const stop = (): void => machine.signal(object, 9);
     const watch = new Watch(place('names'), limits, archive, onProgress, stop);
-    signal?.addEventListener('abort', stop, { once: true });
-    const ended = waitStatusOf(machine, what, program, object, worker);
+    const ended = waitStatusOf(machine, what, program, object, { worker, signal });
     await watch.until(ended);
     watch.check(shown);
     const waitStatus = await ended;
