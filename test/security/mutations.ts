@@ -347,7 +347,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C5c: read-only mounts are not',
     check: c5c,
-    edits: [["const READ_ONLY = ['MOUNT_ATTR_RDONLY', ", 'const READ_ONLY = [']],
+    edits: [["...(mount.readonly ? ['MOUNT_ATTR_RDONLY'] : []),", '']],
   },
   {
     name: 'C5c: who may mount has mere attributes between it and the host',
