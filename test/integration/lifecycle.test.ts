@@ -197,7 +197,10 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
           }),
         );
       assert.deepEqual(read(['memory.max', 'memory.limit_in_bytes']), [String(100 * 1024 ** 2)]);
-      assert.deepEqual(read(['pids.max']), ['20']);
+      // On v2 they are the leaf's, where what serves the guest is not.
+      const tasks = (): readonly string[] =>
+        read(['pids.max', 'g/pids.max']).filter((text) => text !== 'max');
+      assert.deepEqual(tasks(), ['20']);
       const forks = await v.run(['exec', 'set', 'sh', '-c', 'for i in $(seq 30); do sleep 1 & done; :']);
       assert.match(forks.stderr, /fork/i);
       await v.ok(['set', 'set', 'limits.pids=100']);
@@ -207,7 +210,7 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
       );
       assert.match(await v.ok(['set', 'set']), /memory: 100m/);
       await v.ok(['restart', '-t', '0', 'set']);
-      assert.deepEqual(read(['pids.max']), ['100'], 'what was set holds in the next run');
+      assert.deepEqual(tasks(), ['100'], 'what was set holds in the next run');
       await v.ok(['set', 'set', '--unset', 'limits.memory']);
       assert.equal(
         ((await inspect('set')) as unknown as { limits: { effective: Record<string, unknown> } }).limits
