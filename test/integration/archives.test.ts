@@ -21,7 +21,7 @@ const SHOW = `
 find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' ! -path /etc/hosts ! -name 'socket' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
   sed -E 's/^(directory\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*)\\|[^|]*\\|[^|]*/\\1/'
 find / -xdev -type f ! -path '/proc*' ! -path /etc/hosts -print0 | sort -z | xargs -0 md5sum
-find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ print ($1 == last ? "same" : "other"), $2; last = $1 }'
+find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ names[$1] = names[$1] " " $2 } END { for (i in names) print names[i] }' | sort
 `;
 
 const LONG = `${'long/'.repeat(30)}name`;

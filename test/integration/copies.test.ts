@@ -16,7 +16,7 @@ const SHOW = `
 find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
   sed -E 's/^(directory\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*)\\|[^|]*\\|[^|]*/\\1/'
 find / -xdev -type f ! -path '/proc*' -print0 | sort -z | xargs -0 md5sum
-find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ print ($1 == last ? "same" : "other"), $2; last = $1 }'
+find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ names[$1] = names[$1] " " $2 } END { for (i in names) print names[i] }' | sort
 `;
 
 const CHANGE = `
