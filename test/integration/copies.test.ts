@@ -6,18 +6,11 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readErofs } from '../../src/spec/erofs-reader.ts';
+import { showTree } from '../lib/guest-tree.ts';
 import { type Instance, withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
 const NEEDS = ['root', 'cgroup2', 'overlay', 'userns', 'busybox'] as const;
-
-/** Everything `stat` tells of every file, and what it holds; sizes and links of directories are the file system's own. */
-const SHOW = `
-find / -xdev ! -path '/dev*' ! -path '/proc*' ! -path '/sys*' -print0 | sort -z | xargs -0 stat -c '%F|%f|%u|%g|%Y|%y|%h|%s|%N|%t|%T' |
-  sed -E 's/^(directory\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*\\|[^|]*)\\|[^|]*\\|[^|]*/\\1/'
-find / -xdev -type f ! -path '/proc*' -print0 | sort -z | xargs -0 md5sum
-find / -xdev -type f -links +1 -exec stat -c '%i %n' {} + | sort | awk '{ names[$1] = names[$1] " " $2 } END { for (i in names) print names[i] }' | sort
-`;
 
 const CHANGE = `
 cd / && mkdir -p srv/deep/er opt/new && head -c 300000 /dev/urandom > srv/random && cat bin/busybox > srv/copy
@@ -38,13 +31,9 @@ async function makeGuest(v: Instance, name: string): Promise<void> {
   await v.ok(['exec', name, 'sh', '-c', CHANGE]);
 }
 
-async function show(v: Instance, name: string): Promise<string> {
-  return await v.ok(['exec', name, 'sh', '-c', SHOW]);
-}
-
 async function showStopped(v: Instance, name: string): Promise<string> {
   await v.ok(['start', name]);
-  const shown = await show(v, name);
+  const shown = await showTree(v, name);
   await v.ok(['stop', '-t', '0', name]);
   return shown;
 }
@@ -96,7 +85,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
   test('changes nothing that a guest sees, and leaves it nothing but what is excluded', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       const dry = JSON.parse(await v.ok(['unify', '--dry-run', '--json', 'a'])) as [
         { ownBytes: number; savedBytes: number },
@@ -118,7 +107,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
         '-c',
         'echo more >> /srv/again; echo x >> /srv/copy; mv /usr/moved /usr/sbin; rm /srv/empty',
       ]);
-      const changed = await show(v, 'a');
+      const changed = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       await v.ok(['unify', 'a']);
       assert.equal(await showStopped(v, 'a'), changed);
@@ -135,7 +124,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
         'head -c 70004 /dev/urandom > /var/log/two; ln /var/log/two /opt/app/two; chmod 2750 /var/log/deep; chown 3:4 /var/log/deep; ' +
         "touch -d '2001-02-03 04:05:06.789' /opt /opt/app /var /var/log /var/log/deep /etc /; sync";
       await v.ok(['exec', 'a', 'sh', '-c', setUp]);
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       const inode = statSync(join(v.root, 'lib/guests/a/upper/var/log/deep/c')).ino;
       const [done] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [{ keptBytes: number }];
@@ -158,7 +147,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
         '-c',
         'echo x >> /var/log/deep/c; rm /opt/app/a.conf; echo y > /opt/app/b; rm -r /home',
       ]);
-      const changed = await show(v, 'a');
+      const changed = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       await v.ok(['set', 'a', 'unify.exclude=["+/opt/app", "/opt/*"]']);
       await v.ok(['unify', 'a']);
@@ -251,12 +240,12 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
       await makeGuest(v, 'a');
       const [row] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [{ state: string }];
       assert.equal(row.state, 'later');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       assert.notDeepEqual(filesOf(v, 'a').upper, []);
       await v.ok(['start', 'a']);
       assert.deepEqual(filesOf(v, 'a').upper.toSorted(), KEPT);
-      assert.equal(await show(v, 'a'), before);
+      assert.equal(await showTree(v, 'a'), before);
       assert.ok(!filesOf(v, 'a').directory.includes('flatten'));
     });
   });
@@ -273,7 +262,7 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
   test('is done or not begun whenever vserverd is killed', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       let wasDone = false;
       for (let afterMs = 5; !wasDone && afterMs < 6000; afterMs = Math.ceil(afterMs * 1.5)) {
@@ -296,7 +285,7 @@ describe('clone', { skip: unmet(...NEEDS) }, () => {
   test('has the same files and goes its own way, from a guest that runs or not', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['clone', 'a', 'live', 'labels.made=live']);
       // It went on, and was not left frozen.
       await v.ok(['exec', 'a', 'true']);
@@ -308,7 +297,7 @@ describe('clone', { skip: unmet(...NEEDS) }, () => {
       assert.deepEqual(view.labels, { made: 'live' });
       await v.ok(['start', 'live', 'still']);
       await v.ok(['exec', 'live', 'sh', '-c', 'echo changed > /etc/passwd']);
-      assert.equal(await show(v, 'still'), before);
+      assert.equal(await showTree(v, 'still'), before);
       for (const [args, code] of [
         [['clone', 'a', 'live'], 1],
         [['clone', 'missing', 'x'], 5],
@@ -355,7 +344,7 @@ describe('snapshots', { skip: unmet(...NEEDS) }, () => {
   test('bring files and configuration back, and keep what they need', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const first = await show(v, 'a');
+      const first = await showTree(v, 'a');
       await v.ok(['snapshot', 'a', 'first']);
       await v.ok(['exec', 'a', 'sh', '-c', 'rm -r /srv; echo second > /etc/passwd']);
       await v.ok(['stop', '-t', '0', 'a']);
@@ -521,7 +510,7 @@ describe('retag', { skip: unmet(...NEEDS) }, () => {
   test('moves a guest to another xid, which it does not notice', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       assert.match((await v.run(['retag', 'a', '77'])).stderr, /found it running/);
       await v.ok(['stop', '-t', '0', 'a']);
       await v.ok(['create', 'b', '--xid', '78', '--template', 'busybox', '--', 'true']);
@@ -547,7 +536,7 @@ describe('retag', { skip: unmet(...NEEDS) }, () => {
   test('is done or not begun whenever vserverd is killed', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await show(v, 'a');
+      const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       let xid = 77;
       for (let afterMs = 3; afterMs < 400; afterMs = Math.ceil(afterMs * 2.2)) {
