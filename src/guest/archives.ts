@@ -152,7 +152,7 @@ export class Archives {
             workDir,
             { ...DEFAULT_IMPORT_LIMITS, maxBytes },
             onProgress,
-            { shown, signal: options.signal, check: () => undefined },
+            { shown, signal: options.signal },
           );
           return await this.#create(request, join(workDir, 'root'), options);
         }),

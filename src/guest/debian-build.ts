@@ -4,13 +4,13 @@
  */
 import { existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { StateError } from '../base/errors.ts';
 import defaultProfile from '../context/seccomp-default.json' with { type: 'json' };
 import { type DebianSource, type FetchedPackages, fetchPackages } from '../storage/debian-archive.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import type { StoredImage } from '../storage/image-store.ts';
 import { FILLED_AT_START } from '../storage/minimal-etc.ts';
 import { archiveAt, DEFAULT_IMPORT_LIMITS } from '../storage/tarball.ts';
+import { toolCancelled, toolFailed, toolMissing } from '../storage/tool-errors.ts';
 import { BUILD_LABEL } from './build-guests.ts';
 import type { GuestConfigValues } from './config-types.ts';
 import type { Manager } from './manager.ts';
@@ -19,8 +19,6 @@ const MMDEBSTRAP = '/usr/bin/mmdebstrap';
 const HOOKS = '/usr/share/mmdebstrap/hooks/merged-usr';
 const MEMORY = '4g';
 const MAX_PROCESSES = 2000;
-const MESSAGE_BYTES = 4000;
-const LAST_LINES = 10;
 /** Calls that wait for a disk: all of this is for one file, which is written again. */
 const SYNCS = ['fsync', 'fdatasync', 'sync', 'syncfs', 'sync_file_range', 'msync'] as const;
 
@@ -43,11 +41,7 @@ export async function makeDebianImage(
 ): Promise<StoredImage> {
   const { storage } = manager;
   const what = `install ${source.suite}`;
-  if (!existsSync(MMDEBSTRAP))
-    throw new StateError(
-      'tool-missing',
-      `cannot ${what}: found no ${MMDEBSTRAP}; need: apt-get install mmdebstrap`,
-    );
+  if (!existsSync(MMDEBSTRAP)) throw toolMissing(what, MMDEBSTRAP, 'mmdebstrap');
   return await storage.store.withCache('debian', async (cache) => {
     const packages = await fetchPackages(storage.store, source, cache, options);
     return await storage.store.withWorkDir(async (workDir) => {
@@ -83,19 +77,13 @@ async function install(
   if (options.signal?.aborted) stop();
   const exit = await manager.ends.wait(guest);
   options.signal?.removeEventListener('abort', stop);
-  if (options.signal?.aborted) throw new StateError('cancelled', `cannot ${what}: found it cancelled`);
+  if (options.signal?.aborted) throw toolCancelled(what);
   const archive = join(directory, 'root.tar');
   // The guest is gone, so what this is stays so; a link would lead out of its directory.
   if (exit?.code === 0 && isFile(archive)) return archive;
-  const lines = lastWords(join(directory, 'log')).split('\n');
-  const reason = lines.findLast((line) => line.startsWith('E: ')) ?? lines.at(-1) ?? '';
-  throw new StateError(
-    'tool-failed',
-    `cannot ${what}: found exit code ${exit?.code} of ${MMDEBSTRAP}: ${reason}`,
-    {
-      hint: `its last words:\n${lines.slice(-LAST_LINES).join('\n')}`,
-    },
-  );
+  const log = join(directory, 'log');
+  const words = isFile(log) ? readFileSync(log, 'latin1') : '';
+  throw toolFailed(what, MMDEBSTRAP, `exit code ${exit?.code}`, words, (line) => line.startsWith('E: '));
 }
 
 function guestValues(
@@ -160,9 +148,4 @@ function withoutSyncs(): object {
 
 function isFile(path: string): boolean {
   return lstatSync(path, { throwIfNoEntry: false })?.isFile() === true;
-}
-
-function lastWords(path: string): string {
-  const text = isFile(path) ? readFileSync(path, 'latin1').slice(-MESSAGE_BYTES) : '';
-  return text.replace(/[^\x20-\x7e\n]/g, '?').trim();
 }

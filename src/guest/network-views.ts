@@ -1,7 +1,7 @@
 /** What a guest reads in /proc/net: its own sockets and traffic, where the sockets themselves are the host's. */
 import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { idRangeOf } from '../context/id-map.ts';
+import { idRangeOf, toGuestId } from '../context/id-map.ts';
 import { withLocalhost } from '../network/own-sockets.ts';
 import type { BothWays, NetworkCounters, TrafficKind } from '../network/rules.ts';
 import { NETWORK_TABLES, type NetworkTable } from '../views/files.ts';
@@ -104,9 +104,8 @@ async function socketsOf(
           SOCKETS_MAX,
         )
       : await otherSockets(networks, guest, table);
-  const { hostBase, count } = idRangeOf(guest.xid);
-  const idInGuest = (uid: number): number =>
-    uid >= hostBase && uid < hostBase + count ? uid - hostBase : uid === 0 ? 0 : NOBODY;
+  const range = idRangeOf(guest.xid);
+  const idInGuest = (uid: number): number => toGuestId(range, uid) ?? (uid === 0 ? 0 : NOBODY);
   return found.map((socket) => ({ ...socket, uid: idInGuest(socket.uid) }));
 }
 

@@ -289,7 +289,7 @@ export class Starts {
       },
       idRangeOf(xid).count,
     );
-    await this.#instance.storage.freeFiles(guest); // a name was looked up in them
+    await this.#instance.storage.freeFiles(guest, files); // a name was looked up in them
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.#host, config, config.hostname ?? name, request, user, connection);
     const cgroup = this.#host.cgroups.plan(xid, limitsOf(config));

@@ -31,7 +31,7 @@ import type { HelperOptions } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
 import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
-import { openDirectory, removeDirectory } from '../storage/machine.ts';
+import { openDirectory, putTimes, removeDirectory } from '../storage/machine.ts';
 import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
 import { readIfThere, removeDurable, stageFile, syncAll, writeDurable } from '../sys/files.ts';
@@ -168,8 +168,7 @@ export class GuestStorage {
   }
 
   /** Returns where a guest's own files are, when nobody has them mounted any more. Allowed in: stopped. */
-  async freeFiles(guest: Guest): Promise<FilesSpec> {
-    const files = this.#files(guest.name);
+  async freeFiles(guest: Guest, files: FilesSpec = this.#files(guest.name)): Promise<FilesSpec> {
     if (files.kind === 'disk' && !guest.isEphemeral && !isActive(guest)) await waitUntilFree(files.disk);
     return files;
   }
@@ -637,13 +636,7 @@ function planReadable(p: Program, place: Result): Result {
 function planRootAttributes(p: Program, fd: Result, root: RootAttributes, hostBase: number): void {
   p.sys('fchown', [fd, root.uid + hostBase, root.gid + hostBase], { about: 'root of the guest' });
   p.sys('fchmod', [fd, root.mode], { about: 'root of the guest' });
-  // struct timespec, of the last access and of the last change: Node has no nanoseconds.
-  const times = p.data(32, 'times');
-  for (const at of [0, 16]) {
-    p.put(times.at(at), root.mtimeSeconds, 8);
-    p.put(times.at(at + 8), root.mtimeNanoseconds, 8);
-  }
-  p.sys('utimensat', [fd, 0, times, 0], { about: 'root of the guest' });
+  p.sys('utimensat', [fd, 0, putTimes(p, root), 0], { about: 'root of the guest' });
 }
 
 /** What keeps a guest's own files to a limit, or could. */

@@ -2,18 +2,12 @@
  * Members of tar archives in the pax format (POSIX.1-2008, pax), as GNU tar, bsdtar and Python read them: extended
  * attributes as `SCHILY.xattr.*`, sparse files in GNU's format 1.0, names as the bytes they are, as GNU tar has them.
  */
-import type { Xattr } from './image-tree.ts';
+import type { InodeAttributes } from './image-tree.ts';
 
 /** A member's header. Names and targets are bytes, written as latin1. */
-export interface TarMember {
+export interface TarMember extends InodeAttributes {
   readonly path: string;
   readonly kind: 'directory' | 'file' | 'hardlink' | 'symlink' | 'character' | 'block' | 'fifo';
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  readonly mtimeSeconds: number;
-  readonly mtimeNanoseconds: number;
-  readonly xattrs: readonly Xattr[];
   /** Bytes of a file. */
   readonly size?: number;
   /** Pieces of a file that hold data, in order; the rest is zeros and not in the archive. */

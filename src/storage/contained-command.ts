@@ -6,13 +6,13 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { StateError } from '../base/errors.ts';
 import { Program } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { HelperOptions } from './helper-process.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import type { StorageMachine } from './machine.ts';
 import { planDevices, planNoCapabilities, planReadOnlyHost } from './read-only-host.ts';
+import { toolCancelled, toolFailed, toolMissing } from './tool-errors.ts';
 
 /** A program to be run. */
 export interface ContainedCommand {
@@ -31,8 +31,6 @@ export interface ContainedCommand {
 }
 
 const POLL_MS = 200;
-const MESSAGE_BYTES = 4000;
-const LAST_LINES = 10;
 
 /**
  * Runs a program to its end.
@@ -45,6 +43,7 @@ export async function runContained(
   options: HelperOptions & { readonly onPoll?: () => void },
 ): Promise<void> {
   const { what, directory } = command;
+  const [path] = command.argv;
   const { signal, onPoll } = options;
   const id = randomBytes(6).toString('hex');
   const log = join(directory, `log-${id}`);
@@ -54,7 +53,7 @@ export async function runContained(
   const program = new Program(machine.abi);
   const object = machine.newObject();
   program.returns(plan(program, command, object, log, tmp));
-  if (signal?.aborted) throw cancelled(what);
+  if (signal?.aborted) throw toolCancelled(what);
   try {
     let isOver = false;
     const ended = waitStatusOf(machine, what, program, object, { signal }).finally(() => {
@@ -67,34 +66,16 @@ export async function runContained(
     }
     const waitStatus = await ended;
     if (waitStatus === 0) return;
-    const words = readFileSync(log, 'latin1')
-      .slice(-MESSAGE_BYTES)
-      .replace(/[^\x20-\x7e\n]/g, '?')
-      .trim();
-    const lines = words.split('\n');
-    throw new StateError(
-      'tool-failed',
-      `cannot ${what}: found ${describeWaitStatus(waitStatus)} of ${command.argv[0]}: ${lines.at(-1) ?? ''}`,
-      { hint: `its last words:\n${lines.slice(-LAST_LINES).join('\n')}` },
-    );
+    throw toolFailed(what, path, describeWaitStatus(waitStatus), readFileSync(log, 'latin1'));
   } catch (error) {
-    if (signal?.aborted) throw cancelled(what);
-    if (error instanceof StepError && error.errnoName === 'ENOENT') {
-      throw new StateError(
-        'tool-missing',
-        `cannot ${what}: found no ${command.argv[0]}; need: apt-get install ${command.package}`,
-        { cause: error },
-      );
-    }
+    if (signal?.aborted) throw toolCancelled(what);
+    if (error instanceof StepError && error.errnoName === 'ENOENT')
+      throw toolMissing(what, path, command.package, error);
     throw error;
   } finally {
     rmSync(tmp, { recursive: true, force: true }); // only root has been there
     rmSync(log, { force: true });
   }
-}
-
-function cancelled(what: string): StateError {
-  return new StateError('cancelled', `cannot ${what}: found it cancelled`);
 }
 
 function plan(

@@ -2,10 +2,10 @@
  * Packages of a Debian archive, fetched and checked by apt into the cache: in a directory of its own, without looking at
  * what the host has installed, and without running anything of what is fetched. A fetch that was interrupted goes on.
  */
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
+import { cacheKey, fetchedBytes } from './fetch-cache.ts';
 import type { HelperOptions } from './helper-process.ts';
 import type { ImageStore } from './image-store.ts';
 
@@ -106,7 +106,7 @@ export async function fetchPackages(
     );
   }
   const sources = debianSources(source, hostAptSources());
-  const id = createHash('sha256').update(sources.join('\n')).digest('hex').slice(0, 32);
+  const id = cacheKey(sources.join('\n'));
   const directory = join(cache, id);
   for (const name of [
     'lists/partial',
@@ -120,6 +120,9 @@ export async function fetchPackages(
   writeFileSync(join(directory, 'status'), '');
   writeFileSync(join(directory, 'etc/sources.list'), sources.map((line) => `${line}\n`).join(''));
   writeFileSync(join(directory, 'apt.conf'), aptConfig(directory));
+  const parts = ['archives', 'archives/partial', 'lists', 'lists/partial'].map((name) =>
+    join(directory, name),
+  );
   const apt = async (what: string, ...args: readonly string[]): Promise<void> => {
     options.onStep?.(what);
     await store.runContained(
@@ -130,7 +133,7 @@ export async function fetchPackages(
         directory,
         package: 'apt',
       },
-      { ...options, onPoll: () => options.onProgress?.({ files: 0, readBytes: bytesIn(directory) }) },
+      { ...options, onPoll: () => options.onProgress?.({ files: 0, readBytes: fetchedBytes(parts) }) },
     );
   };
   await apt('fetch lists of packages', '--error-on=any', 'update');
@@ -173,11 +176,4 @@ function proxies(): readonly string[] {
     const value = process.env[name];
     return value === undefined ? [] : [`${name}=${value}`];
   });
-}
-
-function bytesIn(directory: string): number {
-  const sizeOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  return ['archives', 'archives/partial', 'lists', 'lists/partial']
-    .flatMap((name) => readdirSync(join(directory, name)).map((file) => sizeOf(join(directory, name, file))))
-    .reduce((sum, size) => sum + size, 0);
 }

@@ -21,7 +21,7 @@ import {
   type HelperTask,
   type TaskResults,
 } from './helper/tasks.ts';
-import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
+import { cancelled, describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import { openDirectory, type StorageMachine } from './machine.ts';
 import { planDecompressor, planNoCapabilities, planReadOnlyHost } from './read-only-host.ts';
 
@@ -111,10 +111,6 @@ export async function runHelper<T extends HelperTask>(
     if (signal?.aborted && (error instanceof StepError || error instanceof BugError)) throw cancelled(what);
     throw error;
   }
-}
-
-function cancelled(what: string): StateError {
-  return new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
 }
 
 function failure(

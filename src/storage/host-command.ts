@@ -1,4 +1,4 @@
-import { BugError } from '../base/errors.ts';
+import { BugError, StateError } from '../base/errors.ts';
 import type { Data, Flags, Program, Result } from '../sys/program.ts';
 import type { StorageMachine } from './machine.ts';
 
@@ -43,6 +43,11 @@ export function runHostCommand(program: Program, command: HostCommand): Data {
   const got = program.sys('read', [reader, status, 4], { about: 'status' });
   program.expect(got, '==', 4, 'ECHILD', `${command.title} to end`);
   return status;
+}
+
+/** What is thrown of work that was given up. */
+export function cancelled(what: string): StateError {
+  return new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
 }
 
 /** How a command ended, as wait(2) tells it. */

@@ -2,11 +2,11 @@
  * Images of what is no template: trees of the host and of other hosts, and OCI images. Each is named by what it holds, so
  * that nobody needs it when no guest does.
  */
-import { createHash } from 'node:crypto';
 import { mkdirSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import type { ImageConfig } from '../spec/oci-image.ts';
+import { cacheKey } from './fetch-cache.ts';
 import type { HelperOptions } from './helper-process.ts';
 import { ociImageName } from './image-names.ts';
 import type { ImageStore, StoredImage } from './image-store.ts';
@@ -95,11 +95,7 @@ async function copyWithRsync(
   { source, options: more }: RsyncSource,
   options: HelperOptions,
 ): Promise<StoredImage> {
-  const id = createHash('sha256')
-    .update(JSON.stringify([source, more]))
-    .digest('hex')
-    .slice(0, 32);
-  return await store.withCache(`rsync-${id}`, async (directory) => {
+  return await store.withCache(`rsync-${cacheKey(JSON.stringify([source, more]))}`, async (directory) => {
     const tree = join(directory, 'tree');
     mkdirSync(tree, { recursive: true, mode: 0o700 });
     options.onStep?.(`copy ${source}`);

@@ -1,5 +1,6 @@
-import { Program, type Result } from '../sys/program.ts';
+import { type Data, Program, type Result } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
+import type { RootAttributes } from './helper/tasks.ts';
 
 /** What storage needs of the syscall machine. */
 export type StorageMachine = Pick<Syscalld, 'abi' | 'run' | 'newObject' | 'drop' | 'signal'>;
@@ -12,6 +13,19 @@ export function openDirectory(program: Program, path: string, at?: Result): Resu
       at === undefined ? 0 : program.flags('RESOLVE_BENEATH', 'RESOLVE_NO_SYMLINKS', 'RESOLVE_NO_XDEV'),
   });
   return program.sys('openat2', [at ?? program.flags('AT_FDCWD'), path, how, how.length], { about: path });
+}
+
+/** Puts the times of a file where utimensat(2) reads them: Node has no nanoseconds. The last access is as the last change. */
+export function putTimes(
+  program: Program,
+  { mtimeSeconds, mtimeNanoseconds }: Pick<RootAttributes, 'mtimeSeconds' | 'mtimeNanoseconds'>,
+): Data {
+  const times = program.data(32, 'times');
+  for (const at of [0, 16]) {
+    program.put(times.at(at), mtimeSeconds, 8);
+    program.put(times.at(at + 8), mtimeNanoseconds, 8);
+  }
+  return times;
 }
 
 /** Opens a copy of the mount that a directory is in, which shows nothing that is mounted below it. */

@@ -2,11 +2,11 @@
  * Gets images from where they are into an OCI layout of the cache, by skopeo: registries, archives of Docker and OCI.
  * Blobs that are in the cache are not fetched again, so a fetch that was interrupted goes on.
  */
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import type { Platform } from '../spec/oci-image.ts';
+import { cacheKey, fetchedBytes } from './fetch-cache.ts';
 import type { HelperOptions } from './helper-process.ts';
 import type { ImageStore } from './image-store.ts';
 import type { LayoutReference } from './oci-layout.ts';
@@ -50,7 +50,7 @@ export async function fetchImage(
       `cannot use image ${JSON.stringify(reference)}; need docker://NAME, docker-archive:PATH, oci-archive:PATH or oci:PATH`,
     );
   }
-  const id = createHash('sha256').update(JSON.stringify(source)).digest('hex').slice(0, 32);
+  const id = cacheKey(JSON.stringify(source));
   const directory = join(cache, `layout-${id}`);
   const blobs = join(cache, 'blobs');
   for (const path of [directory, blobs]) mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -78,16 +78,8 @@ export async function fetchImage(
     },
     {
       ...options,
-      onPoll: () => options.onProgress?.({ files: 0, readBytes: bytesIn(join(blobs, 'sha256')) }),
+      onPoll: () => options.onProgress?.({ files: 0, readBytes: fetchedBytes([join(blobs, 'sha256')]) }),
     },
   );
   return { directory, blobs, tag: TAG };
-}
-
-function bytesIn(directory: string): number {
-  const names = existsSync(directory) ? readdirSync(directory) : [];
-  return names.reduce(
-    (sum, name) => sum + (statSync(join(directory, name), { throwIfNoEntry: false })?.size ?? 0),
-    0,
-  );
 }

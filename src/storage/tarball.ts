@@ -1,21 +1,12 @@
-import {
-  chmodSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  statSync,
-  unlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { StateError, UserError } from '../base/errors.ts';
+import { UserError } from '../base/errors.ts';
 import { Program } from '../sys/program.ts';
 import type { Archive } from './helper/tasks.ts';
 import type { ArchiveFile } from './helper-process.ts';
-import { describeWaitStatus, waitStatusOf } from './host-command.ts';
+import { cancelled, describeWaitStatus, waitStatusOf } from './host-command.ts';
 import { usrLinks } from './host-skeleton.ts';
 import type { StorageMachine } from './machine.ts';
 import { TarListing } from './tar-listing.ts';
@@ -47,8 +38,6 @@ const MAGIC: readonly (readonly [string, TarCompression])[] = [
   ['28b52ffd', '--zstd'],
   ['425a68', '--bzip2'],
 ];
-/** A root without any of these is none: a wrong archive, or one with a directory around the root. */
-const ROOT_NAMES = ['usr', 'bin', 'sbin', 'lib', 'etc'];
 
 /**
  * Tells one state of a file from another without reading it.
@@ -74,19 +63,17 @@ export function fileIdentity(path: string): string {
 
 /** How an archive is imported. */
 export interface ImportOptions {
-  /** What it is called in errors; without, its path. */
-  readonly shown?: string;
+  /** What it is called in errors. */
+  readonly shown: string;
   /** Ends the import. */
-  readonly signal?: AbortSignal | undefined;
-  /** Judges what was unpacked; without, it must be a root file system. */
-  readonly check?: (root: string) => void;
+  readonly signal: AbortSignal | undefined;
 }
 
 /**
  * Unpacks an archive into `<workDir>/root`; what it needed beside that is gone when it succeeds.
  *
  * @param workDir an empty directory that only root can enter
- * @throws UserError invalid-archive, archive-too-big, foreign-owner, not-a-root; StateError cancelled
+ * @throws UserError invalid-archive, archive-too-big, foreign-owner; StateError cancelled
  */
 export async function importTarball(
   machine: StorageMachine,
@@ -94,9 +81,8 @@ export async function importTarball(
   workDir: string,
   limits: ImportLimits,
   onProgress: (progress: ImportProgress) => void,
-  options: ImportOptions = {},
+  { signal, shown }: ImportOptions,
 ): Promise<void> {
-  const { signal, shown = JSON.stringify(path), check = (root) => checkRoot(shown, root) } = options;
   const place = (name: string): string => join(workDir, name);
   mkdirSync(place('root'));
   chmodSync(place('root'), 0o755); // whatever the umask is
@@ -130,11 +116,10 @@ export async function importTarball(
     if (waitStatus !== 0) throw notAnArchive(shown, waitStatus, place('messages'));
   } catch (error) {
     if (!signal?.aborted) throw error;
-    throw new StateError('cancelled', `cannot ${what}: found it cancelled; nothing was changed`);
+    throw cancelled(what);
   } finally {
     machine.drop(worker);
   }
-  check(place('root'));
   for (const name of ['names', 'messages']) unlinkSync(place(name));
   rmdirSync(place('jail'));
 }
@@ -280,21 +265,5 @@ function notAnArchive(shown: string, waitStatus: number, messages: string): User
     'invalid-archive',
     `cannot import ${shown}: found ${JSON.stringify(found)}; need a whole tar archive without hostile members`,
     { details: { messages: lines.slice(0, 10) } },
-  );
-}
-
-function checkRoot(shown: string, root: string): void {
-  const names = readdirSync(root);
-  if (ROOT_NAMES.some((name) => names.includes(name))) return;
-  const found =
-    names.length === 0
-      ? 'nothing'
-      : names
-          .slice(0, 5)
-          .map((name) => JSON.stringify(name))
-          .join(', ');
-  throw new UserError(
-    'not-a-root',
-    `cannot import ${shown}: found ${found} in it; need a root file system with one of ${ROOT_NAMES.join(', ')}`,
   );
 }

@@ -275,7 +275,8 @@ function request(type: number, flags: number, body: Uint8Array): Uint8Array {
   return message(type, NLM_F.ack | flags, body);
 }
 
-function message(type: number, flags: number, body: Uint8Array): Uint8Array {
+/** A request of any kind; its flags are `flags` and NLM_F_REQUEST. */
+export function message(type: number, flags: number, body: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES + body.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, bytes.length, LE);

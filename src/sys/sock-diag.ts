@@ -10,13 +10,13 @@
 import { endianness } from 'node:os';
 import { StateError } from '../base/errors.ts';
 import type { IpPrefix } from '../base/ip.ts';
-import { attribute, concat } from './netlink.ts';
+import { attribute, concat, message } from './netlink.ts';
 import type { Arg, Data, Program, Result } from './program.ts';
 
 const LE = endianness() === 'LE';
 const NETLINK_SOCK_DIAG = 4;
 const SOCK_DIAG_BY_FAMILY = 20;
-const NLM_F_REQUEST_DUMP = 0x301;
+const NLM_F_DUMP = 0x300;
 const NLMSG = { error: 2, done: 3 } as const;
 const NLA_F_NESTED = 0x8000;
 const NLA_TYPE_MASK = 0x3fff;
@@ -114,12 +114,7 @@ export function queryBytes({ family, protocol, local }: SocketQuery): Uint8Array
       attribute(REQUEST_ATTRIBUTE.storageMap, new Uint8Array(4)),
     ),
   );
-  const header = new Uint8Array(HEADER_BYTES);
-  const view = new DataView(header.buffer);
-  view.setUint32(0, HEADER_BYTES + body.length, LE);
-  view.setUint16(4, SOCK_DIAG_BY_FAMILY, LE);
-  view.setUint16(6, NLM_F_REQUEST_DUMP, LE);
-  return concat(header, body);
+  return message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, body);
 }
 
 /**
@@ -212,12 +207,12 @@ export function parseSocketParts(
   return false;
 }
 
-function parseSocket(message: Uint8Array): KernelSocket {
-  const view = new DataView(message.buffer, message.byteOffset, message.length);
+function parseSocket(bytes: Uint8Array): KernelSocket {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const u32 = (at: number): number => view.getUint32(at, LE);
-  const addressBytes = message[0] === FAMILY[4] ? 4 : 16;
+  const addressBytes = bytes[0] === FAMILY[4] ? 4 : 16;
   const end = (address: number, port: number): SocketEnd => ({
-    address: message.slice(address, address + addressBytes),
+    address: bytes.slice(address, address + addressBytes),
     port: view.getUint16(port),
   });
   return {
@@ -232,7 +227,7 @@ function parseSocket(message: Uint8Array): KernelSocket {
     sent: u32(MESSAGE.sent),
     uid: u32(MESSAGE.uid),
     inode: u32(MESSAGE.inode),
-    storage: storageOf(message.subarray(MESSAGE.bytes)),
+    storage: storageOf(bytes.subarray(MESSAGE.bytes)),
   };
 }
 

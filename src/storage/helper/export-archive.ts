@@ -13,6 +13,7 @@ import { type ImageDirectory, type ImageNode, objectPath } from '../../spec/imag
 import { TAR_END, type TarMember, type TarPiece, tarHeader, tarPadding } from '../../spec/tar-writer.ts';
 import { hashTree, listingLine, ownXattrs, walkTree } from '../../spec/tree-listing.ts';
 import { writeAll } from './fd-io.ts';
+import { hashZeros } from './hash-zeros.ts';
 import type { ExportResult, ExportTask } from './tasks.ts';
 
 const PIECE_BYTES = 1024 * 1024;
@@ -95,8 +96,7 @@ class TreeWriter {
       const hash = createHash('sha256');
       let [hashed, written] = [0, 0];
       for (const { offset, length } of pieces ?? [{ offset: 0, length: size }]) {
-        for (; hashed < offset; hashed += Math.min(offset - hashed, PIECE_BYTES))
-          hash.update(this.#zeros(Math.min(offset - hashed, PIECE_BYTES)));
+        hashZeros(hash, offset - hashed);
         for (let at = 0; at < length; ) {
           const count = readSync(fd, this.#piece, 0, Math.min(PIECE_BYTES, length - at), offset + at);
           if (count === 0) throw damaged(object);
@@ -107,17 +107,12 @@ class TreeWriter {
         hashed = offset + length;
         written += length;
       }
-      for (; hashed < size; hashed += Math.min(size - hashed, PIECE_BYTES))
-        hash.update(this.#zeros(Math.min(size - hashed, PIECE_BYTES)));
+      hashZeros(hash, size - hashed);
       if (hash.digest('hex') !== object) throw damaged(object);
       await this.#out.write(tarPadding(written));
     } finally {
       closeSync(fd);
     }
-  }
-
-  #zeros(length: number): Buffer {
-    return this.#piece.fill(0, 0, length).subarray(0, length);
   }
 
   /** The pieces of a file that are not zeros; the last one ends where the file does, as readers expect. */

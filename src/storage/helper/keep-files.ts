@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
+import { putTimes } from '../machine.ts';
 import { excluder, packageFilesOf } from './exclusions.ts';
 import { type CarryTask, HELPER_FD, type KeptDirectory, type KeptFiles } from './tasks.ts';
 import { isOwnXattr, namesBelow } from './xattrs.ts';
@@ -107,13 +108,9 @@ export function carryFiles(task: CarryTask, machine: SideMachine): void {
   }
   for (let at = 0; at < directories.length; at += BATCH) {
     const p = machine.program();
-    for (const { path, mtimeSeconds, mtimeNanoseconds } of directories.slice(at, at + BATCH)) {
-      const times = p.data(32, 'times');
-      for (const half of [0, 16]) {
-        p.put(times.at(half), mtimeSeconds, 8);
-        p.put(times.at(half + 8), mtimeNanoseconds, 8);
-      }
-      p.sys('utimensat', [p.flags('AT_FDCWD'), Buffer.from(`/${task.to}/${path}\0`, 'latin1'), times, 0]);
+    for (const directory of directories.slice(at, at + BATCH)) {
+      const path = Buffer.from(`/${task.to}/${directory.path}\0`, 'latin1');
+      p.sys('utimensat', [p.flags('AT_FDCWD'), path, putTimes(p, directory), 0]);
     }
     machine.run('set the times of directories', p, machine.answer(p, 8));
   }

@@ -23,6 +23,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
+import { hashZeros } from './hash-zeros.ts';
 import type { TreeOrigin } from './tasks.ts';
 
 /** What was added to the store. */
@@ -190,7 +191,7 @@ export class FileInPieces {
 
   /** Zeros, which take no room. */
   skip(count: number): void {
-    for (let left = count; left > 0; left -= ZEROS.length) this.#hash.update(ZEROS.subarray(0, left));
+    hashZeros(this.#hash, count);
     this.#size += count;
   }
 
@@ -203,8 +204,6 @@ export class FileInPieces {
     return hex;
   }
 }
-
-const ZEROS = Buffer.alloc(PIECE_BYTES);
 
 function sizeOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.size;

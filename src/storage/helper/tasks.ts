@@ -92,9 +92,9 @@ export interface ImageResult {
 /** What a capture did. */
 export interface CaptureResult extends ImageResult {
   /** Bytes on disk of `own`. */
+  readonly ownBytes: number;
   /** What stays the guest's own. */
   readonly kept: KeptFiles;
-  readonly ownBytes: number;
 }
 
 /** What unpacking did. */
