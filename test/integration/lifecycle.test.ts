@@ -349,8 +349,10 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
         many,
         Array.from({ length: 30 }, (_, i) => `${i}\n`),
       );
-      const last = v.run(['exec', 'host', 'sleep', '1000']);
-      await setTimeout(50);
+      const last = v.run(['exec', 'host', 'sh', '-c', 'touch /root/begun; exec sleep 1000']);
+      await eventually('it runs', async () =>
+        (await code('exec', 'host', 'test', '-e', '/root/begun')) === 0 ? true : undefined,
+      );
       await v.ok(['stop', '-t', '0', 'host']);
       assert.equal((await last).code, 137, 'it ends with its guest');
     });

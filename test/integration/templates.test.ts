@@ -524,10 +524,9 @@ describe('template of an archive', { skip: unmet('root') }, () => {
       () => gzipSync(tar([ETC, ...[1, 2, 3].map((i) => ({ name: `${i}`, content: Buffer.alloc(500_000) }))])),
     ],
   ];
-  // It is our own code that refuses, in a process for each, which takes its time under emulation.
-  const skip = process.env['VSERVER_TEST_VM'] === '1' ? 'the kernel has no part in it' : false;
-  for (const [name, code, archive] of hostile) {
-    test(`E1: refuses ${name}, and leaves nothing behind`, { skip }, async () => {
+  // It is our own code that refuses, in a process for each: another kernel says nothing new, and takes minutes.
+  for (const [name, code, archive] of process.env['VSERVER_TEST_VM'] === '1' ? [] : hostile) {
+    test(`E1: refuses ${name}, and leaves nothing behind`, async () => {
       await withStore(async (place) => {
         const passwd = hashOf('/etc/passwd');
         const limits = { maxBytes: 1_000_000, maxEntries: 100 };
