@@ -15,6 +15,8 @@ import type { Registry } from './registry.ts';
 
 /** Guests that have ended whose counts go in one program. */
 const ENDED_MAX = 256;
+/** How old counts may be for who reads on and on. */
+const RECENT_MS = 500;
 
 /** What `run/forks.json` holds. */
 interface ForksRecord {
@@ -29,6 +31,9 @@ export class Forks {
   readonly #registry: Registry;
   #counter: ForkCounter | undefined;
   readonly #ended: bigint[] = [];
+  #looking: Promise<void> | undefined;
+  #lookedAtMs = Number.NEGATIVE_INFINITY;
+  #last: ReadonlyMap<bigint, number> = new Map();
 
   constructor(host: Host, registry: Registry) {
     this.#host = host;
@@ -82,6 +87,25 @@ export class Forks {
     if (this.#counter === undefined || guests.length === 0) return new Map();
     const counts = await this.#counter.read();
     return new Map(guests.map((guest) => [guest.xid, counts.get(cgroupIdOf(this.#host, guest)) ?? 0]));
+  }
+
+  /** Looks how often guests have forked, unless somebody did so in the last half second. @throws StepError */
+  async look(): Promise<void> {
+    if (performance.now() - this.#lookedAtMs > RECENT_MS)
+      this.#looking ??= this.#look().finally(() => {
+        this.#looking = undefined;
+      });
+    await this.#looking;
+  }
+
+  async #look(): Promise<void> {
+    this.#last = (await this.#counter?.read()) ?? new Map();
+    this.#lookedAtMs = performance.now();
+  }
+
+  /** Returns what was seen of a guest at the last look; undefined: nobody counts. */
+  last(guest: Guest): number | undefined {
+    return this.#counter && (this.#last.get(cgroupIdOf(this.#host, guest)) ?? 0);
   }
 
   /** A guest has ended, its cgroup is still there. */

@@ -47,7 +47,7 @@ export class Manager extends Instance {
     this.making = new Making(this, this.ends);
     this.copies = new Copies(this);
     this.starts = new Starts(this, this.ends, this.copies);
-    this.views = new Views(host, this.registry, readings, new ProcFs(this), this.networks);
+    this.views = new Views(host, this, new ProcFs(this));
     this.changes = new Changes(this, this.views);
     this.recovery = new Recovery(this, this.ends, this.views);
   }

@@ -43,8 +43,10 @@ import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import type { GuestConfig } from './config-types.ts';
+import type { Forks } from './forks.ts';
 import { configOf, type Guest, isActive, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
+import type { Instance } from './instance.ts';
 import { Loads } from './loads.ts';
 import { hasNetworkViews, isNetworkTable, networkText } from './network-views.ts';
 import type { Networks } from './networks.ts';
@@ -96,12 +98,16 @@ function filesOf({ network }: GuestConfig, groups: readonly ViewGroup[]): readon
   return viewFilesOf(groups).filter(({ path }) => network.mode !== 'host' || !path.startsWith('/sys/'));
 }
 
+/** What views are of. */
+export type ViewsParts = Pick<Instance, 'registry' | 'readings' | 'forks' | 'networks'>;
+
 /** Keeps the views of one instance. */
 export class Views implements FuseTree {
   readonly #host: Host;
   readonly #registry: Registry;
   readonly #readings: Readings;
   readonly #loads: Loads;
+  readonly #forks: Forks;
   readonly #procFs: ProcFs;
   readonly #networks: Networks;
   readonly #told = new Set<string>();
@@ -115,10 +121,11 @@ export class Views implements FuseTree {
   #hostBoot = 0;
   #layout: AnswersLayout | undefined;
 
-  constructor(host: Host, registry: Registry, readings: Readings, procFs: ProcFs, networks: Networks) {
+  constructor(host: Host, { registry, readings, forks, networks }: ViewsParts, procFs: ProcFs) {
     this.#host = host;
     this.#registry = registry;
     this.#readings = readings;
+    this.#forks = forks;
     this.#procFs = procFs;
     this.#networks = networks;
     this.#loads = new Loads(host, registry, GUEST_LEVEL);
@@ -340,6 +347,7 @@ export class Views implements FuseTree {
 
   #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
     if (file.name === 'loadavg' || file === ANSWERS_FILE) return this.#readLoad(file, guest);
+    if (file.name === 'stat') return this.#readStat(file, guest);
     if (isNetworkTable(file.name)) return this.#readNetwork(file.name, file.holdMs, guest);
     return this.#readFile(file, guest);
   }
@@ -353,6 +361,11 @@ export class Views implements FuseTree {
     } catch (error) {
       return this.#refused(name, guest, error);
     }
+  }
+
+  async #readStat(file: FileInfo, guest: Guest): Promise<FuseReply> {
+    await this.#forks.look().catch((error: unknown) => this.#failed('count the forks of guests', error));
+    return this.#readFile(file, guest);
   }
 
   async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {
@@ -423,6 +436,7 @@ export class Views implements FuseTree {
           sample,
           this.#loads.last(guest) ?? this.#noLoad(xid),
           this.#bootSeconds(sample.uptimeSeconds),
+          this.#forks.last(guest),
         );
       }
       case 'loadavg':

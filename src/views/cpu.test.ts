@@ -45,11 +45,11 @@ test('uptime counts what the CPUs did not do', () => {
 
 test('stat shares time among the CPUs, and tells nothing of devices', () => {
   assert.equal(
-    formatStat(SAMPLE, { running: 2, blocked: 1, total: 5 }, 1234),
+    formatStat(SAMPLE, { running: 2, blocked: 1, total: 5 }, 1234, 42),
     'cpu  300 0 100 1600 0 0 0 0 0 0\n' +
       'cpu0 150 0 50 800 0 0 0 0 0 0\n' +
       'cpu2 150 0 50 800 0 0 0 0 0 0\n' +
-      'intr 0\nctxt 0\nbtime 1234\nprocesses 5\nprocs_running 2\nprocs_blocked 1\n' +
+      'intr 0\nctxt 0\nbtime 1234\nprocesses 42\nprocs_running 2\nprocs_blocked 1\n' +
       'softirq 0 0 0 0 0 0 0 0 0 0 0\n',
   );
 });

@@ -52,15 +52,17 @@ export function formatUptime(sample: CpuSample): string {
 }
 
 /**
- * Returns /proc/stat of a guest. Interrupts and context switches are not counted per guest, and the host's would tell
+ * Returns /proc/stat of a guest, in which "processes" is the number of forks. Interrupts and context switches are not counted per guest, and the host's would tell
  * what its devices do: they are 0.
  *
  * @param bootSeconds when the guest started, of the epoch
+ * @param forks undefined where nobody counts them: then as many as there are tasks
  */
 export function formatStat(
   sample: CpuSample,
   load: Omit<LoadSample, 'averages'>,
   bootSeconds: number,
+  forks: number | undefined,
 ): string {
   const { cpus } = sample;
   const ticks = (part: number): string => {
@@ -73,7 +75,7 @@ export function formatStat(
   return (
     `cpu  ${ticks(1)}\n` +
     cpus.map((cpu) => `cpu${cpu} ${ticks(cpus.length)}\n`).join('') +
-    `intr 0\nctxt 0\nbtime ${bootSeconds}\nprocesses ${load.total}\n` +
+    `intr 0\nctxt 0\nbtime ${bootSeconds}\nprocesses ${forks ?? load.total}\n` +
     `procs_running ${load.running}\nprocs_blocked ${load.blocked}\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n`
   );
 }

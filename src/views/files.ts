@@ -51,9 +51,10 @@ export interface ViewLink {
   readonly target: string;
 }
 
-/** The tick of what is counted in ticks. */
-const TICK_MS = 10;
-/** Sooner than anybody can tell; the kernel itself brings a cgroup's memory.stat up to date every 2 s. */
+/**
+ * Sooner than anybody can tell; the kernel itself brings a cgroup's memory.stat up to date every 2 s. All that is told of
+ * time is in one text, so shares of it are right whatever its age.
+ */
 const SOON_MS = 50;
 const SELDOM_MS = 500;
 
@@ -154,12 +155,12 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 1, name: 'meminfo', path: '/proc/meminfo', group: 'memory', holdMs: SOON_MS },
   { number: 2, name: 'swaps', path: '/proc/swaps', group: 'memory', holdMs: SOON_MS },
   { number: 3, name: 'vmstat', path: '/proc/vmstat', group: 'memory', holdMs: SOON_MS },
-  { number: 4, name: 'stat', path: '/proc/stat', group: 'cpu', holdMs: TICK_MS },
+  { number: 4, name: 'stat', path: '/proc/stat', group: 'cpu', holdMs: SOON_MS },
   { number: 5, name: 'cpuinfo', path: '/proc/cpuinfo', group: 'cpu', holdMs: SELDOM_MS },
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },
   { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SOON_MS },
-  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: TICK_MS },
-  { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: TICK_MS },
+  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: SOON_MS },
+  { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: SOON_MS },
   { number: 9, name: 'diskstats', path: '/proc/diskstats', group: 'disk', holdMs: SOON_MS },
   {
     number: 10,

@@ -113,6 +113,20 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.ok(Number(average) < 0.2, `load ${average} of a guest that sleeps`);
   });
 
+  test('tell how often its processes have forked', async () => {
+    await start('web');
+    const forks = async (): Promise<number> =>
+      Number(await v.ok(['exec', 'web', 'sed', '-n', 's/^processes //p', '/proc/stat']));
+    const before = await forks();
+    await v.ok(['exec', 'web', 'sh', '-c', 'for i in $(seq 50); do /bin/true; done']);
+    // Counted exactly, and read again after half a second.
+    const after = await eventually('the forks', async () => {
+      const seen = await forks();
+      return seen - before >= 51 ? seen : undefined;
+    });
+    assert.ok(after - before < 80, `${after - before} forks`);
+  });
+
   test('are there for a command from its first moment', async () => {
     for (let i = 0; i < 20; i++)
       assert.match(
