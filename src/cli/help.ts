@@ -100,7 +100,7 @@ function aliasLines(verb: Verb): string[] {
 function formatOperand(operand: OperandSpec): string {
   const name = operand.choices === undefined ? operand.name : operand.choices.join('|');
   const many = operand.isMany ? `${name}…` : name;
-  return operand.min === 0 ? `[${many}]` : many;
+  return operand.min === 0 || operand.optionalWith !== undefined ? `[${many}]` : many;
 }
 
 function formatPairs(pairs: readonly (readonly [string, string])[]): string {

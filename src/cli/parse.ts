@@ -122,8 +122,7 @@ function checkOperands(
   operands: readonly string[],
   options: unknown,
 ): void {
-  const marks: unknown = Reflect.get(Object(options), 'mark');
-  const isAll = Reflect.get(Object(options), 'all') === true || (Array.isArray(marks) && marks.length > 0);
+  const isAll = Reflect.get(Object(options), 'all') === true || isGiven(options, 'mark');
   if (isAll && spec.operands.some((operand) => operand.kind === 'guest')) {
     if (operands.length > 0) throw usage(verb, 'either guests, or --all or --mark');
     return;
@@ -131,11 +130,18 @@ function checkOperands(
   let rest = operands;
   for (const operand of operandsOf(spec, options)) {
     const mine = operand.isMany ? rest : rest.slice(0, 1);
-    if (mine.length < operand.min) throw usage(verb, describeOperand(operand));
+    const isOptional = operand.optionalWith !== undefined && isGiven(options, operand.optionalWith);
+    if (mine.length < operand.min && !isOptional) throw usage(verb, describeOperand(operand));
     for (const text of mine) operand.check(text);
     rest = rest.slice(mine.length);
   }
   if (rest[0] !== undefined) throw usage(verb, `no ${JSON.stringify(rest[0])}`);
+}
+
+/** Of an option that may be given several times: whether it is. */
+function isGiven(options: unknown, name: string): boolean {
+  const values: unknown = Reflect.get(Object(options), name);
+  return Array.isArray(values) && values.length > 0;
 }
 
 function describeOperand(operand: OperandSpec): string {

@@ -5,11 +5,11 @@ import { parseGuestConfig } from '../guest/config.ts';
 import type { GuestView } from './guest-view.ts';
 import { limitKeys } from './guest-view.ts';
 import { formatJson, formatJsonLine } from './json.ts';
+import { formatProcesses, formatTrees, sortProcesses } from './ps-table.ts';
 import { formatCpuTime, formatSpan, secondsSince } from './uptime.ts';
 import { areRequiredMet, formatFindings, formatIssues } from './verbs/check.ts';
 import { formatDaemonStatus } from './verbs/daemon.ts';
 import { formatList, hasLabel } from './verbs/list.ts';
-import { formatProcesses, formatTrees } from './verbs/ps.ts';
 import { formatStatus } from './verbs/status.ts';
 
 test('spans of time', () => {
@@ -91,11 +91,23 @@ c        -  broken     -       -  -         -
     const processes = [one, { ...one, argv: [], guestUid: undefined }];
     assert.equal(
       formatProcesses([{ name: 'web', xid: 1000, processes }]),
-      `GUEST   XID  PID  GPID  USER  STAT  TIME  COMMAND
-web    1000    5     1     0  S     0:01  a\\x1b[2J b c
-web    1000    5     1  host  S     0:01  [x\\x1b[m]
+      `GUEST   XID  PID  GPID  USER  STAT  RSS  TIME  COMMAND
+web    1000    5     1     0  S       -  0:01  a\\x1b[2J b c
+web    1000    5     1  host  S       -  0:01  [x\\x1b[m]
 `,
     );
+    const big = { ...one, pid: 4, residentBytes: 3 * 1024 ** 2, name: 'y' };
+    const guests = [
+      { name: 'web', xid: 1000, processes: [one] },
+      { name: 'db', xid: 1001, processes: [{ ...one, pid: 9, name: 'a' }, big] },
+    ];
+    const order = (key: 'memory' | 'pid' | 'name'): string =>
+      sortProcesses(guests, key)
+        .map(({ name, processes }) => `${name} ${processes.map(({ pid }) => pid).join()}`)
+        .join(', ');
+    assert.equal(order('memory'), 'db 4, web 5, db 9');
+    assert.equal(order('pid'), 'db 4, web 5, db 9');
+    assert.equal(order('name'), 'db 9, web 5, db 4');
     const child = (pid: number, ppid: number, name: string): typeof one => ({
       ...one,
       pid,

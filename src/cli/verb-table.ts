@@ -43,6 +43,7 @@ import {
   parseUlimitSetting,
   parseVolume,
 } from './option-values.ts';
+import { PS_KEYS } from './ps-table.ts';
 import { TOP_KEYS } from './top-table.ts';
 import type {
   AllOptions,
@@ -65,6 +66,8 @@ export interface OperandSpec {
   readonly choices?: readonly string[];
   /** Option that says the same: with it the operand is not there. */
   readonly option?: string;
+  /** Option with which the operand need not be there. */
+  readonly optionalWith?: string;
 }
 
 /** Everything parser, help, completion and reference know about a verb. */
@@ -442,19 +445,25 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   kill: {
     summary: 'send a signal to guests',
     description:
-      'Sends a signal, KILL unless told otherwise, to process 1 of each guest. KILL ends the whole guest.',
-    operands: [GUESTS],
+      'Sends a signal, KILL unless told otherwise, to process 1 of each guest. KILL ends the whole guest. With --pid it is sent to these processes instead: of the guests that are named, by their pids in there; without guests by their pids on the host, whichever guests they are of.',
+    operands: [{ ...GUESTS, optionalWith: 'pid' }],
     command: 'none',
     options: {
       ...ALL,
       signal: value('SIGNAL', 'signal to send, for example HUP', parseSignalName, { short: 's' }),
-      pid: list('PID', 'signal this process, by its pid in the guest, in the place of process 1', parsePid, {
-        short: 'p',
-      }),
+      pid: list(
+        'PID',
+        'signal this process in the place of process 1; its pid in the guest, or on the host',
+        parsePid,
+        {
+          short: 'p',
+        },
+      ),
     },
     examples: [
       ['vserver kill web', 'end a guest at once'],
       ['vserver kill -s TERM -p 12 web', 'end one of its processes'],
+      ['vserver kill -p 31744', 'end a process of whatever guest, by its pid on the host'],
       ['vserver kill -s HUP web db', 'make two services read their files again'],
     ],
     exits: [],
@@ -489,10 +498,17 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
       'Lists the processes of the named guests, or of all, with their pids in the guest and on the host.',
     operands: [ANY_GUESTS],
     command: 'none',
-    options: { ...ALL, tree: flag('print trees, as pstree does') },
+    options: {
+      ...ALL,
+      tree: flag('print trees, as pstree does'),
+      sort: value('KEY', 'sort the processes of all these guests together', oneOf(PS_KEYS), {
+        choices: PS_KEYS,
+      }),
+    },
     examples: [
       ['vserver ps', 'processes of all guests'],
       ['vserver ps --tree web', 'who started whom'],
+      ['vserver ps --sort memory', 'the largest of all guests first'],
       ['vserver ps --json web', 'those of one guest, for programs'],
     ],
     exits: [],

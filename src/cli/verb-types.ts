@@ -12,6 +12,7 @@ import type {
   TrafficQuotaSetting,
   UlimitSetting,
 } from './option-values.ts';
+import type { PsKey } from './ps-table.ts';
 import type { TopKey } from './top-table.ts';
 
 /** Options that every verb takes, also before the verb. */
@@ -175,7 +176,7 @@ export interface VerbOptions {
   readonly kill: AllOptions & { readonly signal: string | undefined; readonly pid: readonly number[] };
   readonly pause: AllOptions;
   readonly resume: AllOptions;
-  readonly ps: AllOptions & { readonly tree: boolean };
+  readonly ps: AllOptions & { readonly tree: boolean; readonly sort: PsKey | undefined };
   readonly list: AllOptions & { readonly label: readonly (readonly [key: string, value: string])[] };
   readonly status: AllOptions;
   readonly inspect: AllOptions;

@@ -1,9 +1,14 @@
 /**
  * A guest that runs gets signals, and is taken off the CPUs and put back.
  */
+import { basename } from 'node:path';
 import { StateError } from '../base/errors.ts';
+import { isXid } from '../base/ids.ts';
+import { parseProcCgroup } from '../spec/proc-cgroup.ts';
+import { parseProcStatus } from '../spec/proc-status.ts';
+import { readIfThere } from '../sys/files.ts';
 import { StepError } from '../sys/syscalld.ts';
-import type { Guest } from './guest.ts';
+import { type Guest, isActive } from './guest.ts';
 import { FREEZE_TIMEOUT_MS, type Host } from './host.ts';
 import type { Instance } from './instance.ts';
 import { planSignals } from './plan-signal.ts';
@@ -55,6 +60,52 @@ export class Signals {
     }
   }
 
+  /**
+   * Sends a signal to a process of whatever guest, named by its pid on the host. KILL for process 1 ends the guest, as `kill`.
+   *
+   * @returns its guest
+   * @throws StateError process-not-found
+   */
+  async signalHostPid(pid: number, signal: number): Promise<Guest> {
+    const { syscalld } = this.#host;
+    const what = `signal process ${pid}`;
+    const object = syscalld.newObject();
+    try {
+      // It is held before it is looked whose it is: the number may become another's meanwhile.
+      const p = this.#host.program();
+      p.keep(p.sys('pidfd_open', [pid, 0], { about: `process ${pid}` }), object);
+      await syscalld.run(what, p);
+      const guest = this.#guestOf(pid);
+      if (guest === undefined) throw notOfGuest(pid, "a process that is no guest's");
+      if (pid === guest.live?.initPid) this.kill(guest, signal);
+      else {
+        const sender = this.#host.program();
+        sender.sys('pidfd_send_signal', [sender.import(object), signal, 0, 0], { about: `process ${pid}` });
+        await syscalld.run(what, sender);
+      }
+      return guest;
+    } catch (error) {
+      // EINVAL: a thread.
+      if (!(error instanceof StepError) || !['ESRCH', 'EINVAL'].includes(error.errnoName)) throw error;
+      throw notOfGuest(pid, 'no such process', error);
+    } finally {
+      syscalld.drop(object);
+    }
+  }
+
+  #guestOf(pid: number): Guest | undefined {
+    const cgroups = readIfThere(`/proc/${pid}/cgroup`);
+    const status = readIfThere(`/proc/${pid}/status`);
+    if (cgroups === undefined || status === undefined) return undefined;
+    // Its broker sits in its cgroup, but in the host's pid namespace.
+    if (parseProcStatus(status).nsPids.length < 2) return undefined;
+    const path = parseProcCgroup(cgroups).find(({ hierarchyId }) => hierarchyId === 0)?.path ?? '';
+    const [instance, name = ''] = path.split('/').slice(1);
+    const xid = instance === basename(this.#host.cgroups.directory) ? Number(name) : 0;
+    const guest = isXid(xid) ? this.#instance.registry.numbered(xid) : undefined;
+    return guest && isActive(guest) ? guest : undefined;
+  }
+
   /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */
   async pause(guest: Guest): Promise<void> {
     const live = this.#instance.running('pause', guest);
@@ -74,4 +125,12 @@ export class Signals {
     this.#instance.remember(guest, { ...live, isPaused: false });
     if (wasPaused) this.#host.events.publish(guest, 'resumed', {});
   }
+}
+
+function notOfGuest(pid: number, found: string, cause?: unknown): StateError {
+  return new StateError(
+    'process-not-found',
+    `cannot signal process ${pid}: found ${found}; need a process of a guest by its pid on the host`,
+    { cause, hint: 'see `vserver ps`, column PID; or name the guest for pids as they are there' },
+  );
 }

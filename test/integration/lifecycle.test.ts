@@ -47,6 +47,37 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     });
   });
 
+  test('processes of whatever guests are signalled by their pids on the host, and no other of the host', async () => {
+    await v.ok(['run', '-d', '--name', 'one', '--', 'sh', '-c', 'sleep 1000 & wait; exec sleep 1001']);
+    await v.ok(['run', '-d', '--name', 'two', '--', 'sleep', '2000']);
+    const found = async (what: string): Promise<number> =>
+      await eventually(what, async () => {
+        const processes = await json('ps');
+        const one = processes.find(({ argv }) => (argv as string[]).join(' ') === what);
+        return one === undefined ? undefined : Number(one['pid']);
+      });
+    const pids = [await found('sleep 1000'), await found('sleep 2000')].map(String);
+    assert.deepEqual(
+      (await json('kill', '-s', 'TERM', '-p', pids[0]!, '-p', pids[1]!)).map(({ name }) => name),
+      ['one', 'two'],
+    );
+    await found('sleep 1001');
+    await eventually('the end of the other', async () =>
+      (await v.ok(['list', '-q'])) === 'one\n' ? true : undefined,
+    );
+    for (const pid of [process.pid, 1, Number(pids[1])]) {
+      const { code: exit, stderr } = await v.run(['kill', '-p', String(pid), '-s', 'CONT']);
+      assert.equal(exit, 1, stderr);
+      assert.match(stderr, /need a process of a guest by its pid on the host/);
+    }
+    assert.equal(await code('kill'), 2);
+    const { initPid } = await inspect('one');
+    await v.ok(['kill', '-p', String(initPid)]);
+    await eventually('the end of the guest', async () =>
+      (await v.ok(['list', '-q'])) === '' ? true : undefined,
+    );
+  });
+
   test('from creation to deletion', async () => {
     assert.equal(
       await v.ok([
