@@ -48,7 +48,7 @@ function* measure(): Iterable<Result> {
     control.vserver('create', name, '--init=none', ...flags, ...REST);
   const serve = ['--', '/bench/net', 'serve', '0.0.0.0'];
   control.vserver('create', 'server', '--init=none', ...world.flags(SERVED), ...serve);
-  const host = world.serve(world.inHost(), HOST_ADDRESS);
+  const host = world.serve([...world.inHost(), world.program], HOST_ADDRESS);
 
   control.vserver('start', ...names.slice(0, FEW));
   const few = packets(world, host);

@@ -5,8 +5,9 @@ import { instanceCgroupName } from '../src/resources/cgroup-layout.ts';
 import { ControlPlane } from './control-plane.ts';
 import { nativeProgram, run } from './native-programs.ts';
 
-/** The host's address, and those of the containers. */
+/** The host's addresses, of which the second is for what runs as a service, and those of the containers. */
 export const HOST_ADDRESS = '10.9.0.1';
+export const SERVICE_ADDRESS = '10.9.0.2';
 const CONTAINERS = ['10.8.0.2', '10.8.0.3'] as const;
 
 const TRIES = 500;
@@ -49,6 +50,7 @@ export class NetworkWorld implements Disposable {
       'link set h0 up',
       'link set h1 up',
       `addr add ${HOST_ADDRESS}/24 dev h0`,
+      `addr add ${SERVICE_ADDRESS}/24 dev h0`,
     ])
       ip(text);
   }
@@ -82,9 +84,9 @@ export class NetworkWorld implements Disposable {
     });
   }
 
-  /** Starts the servers where a command runs; returns their processes. */
-  serve(under: readonly string[], address: string): readonly number[] {
-    const [program = '', ...words] = [...under, this.program, 'serve', address];
+  /** Starts the servers where a command line runs the program; returns their processes. */
+  serve(line: readonly string[], address: string): readonly number[] {
+    const [program = '', ...words] = [...line, 'serve', address];
     const pid = background([program, ...words]);
     this.#others.push(pid);
     return waitForServers(pid);

@@ -1,6 +1,7 @@
 /** The network of a guest against that of the host, and against containers behind veth and a bridge. */
-import { HOST_ADDRESS, type NetClient, NetworkWorld, type Rounds } from './network-world.ts';
+import { HOST_ADDRESS, type NetClient, NetworkWorld, type Rounds, SERVICE_ADDRESS } from './network-world.ts';
 import type { Comparison, Result, Scenario, Target } from './scenario.ts';
+import { ServiceCgroup } from './service-cgroup.ts';
 import { compare, median } from './statistics.ts';
 
 const AS_HOST = { relation: 'at least', value: 0.97 } as const;
@@ -10,7 +11,7 @@ const SOCKET = { relation: 'at most', value: 12 } as const;
 const ONE = '10.9.0.5';
 const TWO = '10.9.0.6';
 
-/** Speeds over speeds of the host, so that 1 is native. */
+/** Speeds over speeds of the host, so that 1 is native; and over those of a service of the host, which is in cgroups too. */
 export const network: Scenario = {
   name: 'network',
   about:
@@ -29,8 +30,11 @@ const KINDS: Readonly<
   connect: { server: AS_HOST, client: OUTBOUND },
 };
 const SOCKETS = ['socket', 'udp-socket'];
+/** Who does the same as a service of the host. */
+const AS_SERVICE = { server: 'serviceServer', client: 'serviceClient', both: 'serviceBoth' } as const;
 
 function* measure(): Iterable<Result> {
+  using service = new ServiceCgroup();
   using world = new NetworkWorld();
   const { control } = world;
   for (const [name, address] of [
@@ -51,7 +55,9 @@ function* measure(): Iterable<Result> {
   control.vserver('set', 'one', 'network.policy.peers=[two]');
   control.vserver('run', '-d', '--name', 'plain', ...world.flags(), '--', 'sleep', '86400');
   const [left = [], right = []] = world.addContainers();
-  const host = world.serve(world.inHost(), HOST_ADDRESS);
+  const host = world.serve([...world.inHost(), world.program], HOST_ADDRESS);
+  const asService = [...world.inHost(), ...service.commandLine(world.program)];
+  const services = world.serve(asService, SERVICE_ADDRESS);
   const broker = world.brokerOf('one');
   const onHost = (to: string): readonly string[] => [...world.inHost(), world.program, 'client', to];
   const inGuest = (name: string, to: string): readonly string[] =>
@@ -62,9 +68,16 @@ function* measure(): Iterable<Result> {
     client: { name: 'guest asks', pids: [...host, broker], argv: inGuest('one', HOST_ADDRESS) },
     both: { name: 'guest asks guest', pids: [...world.serversOf('two'), broker], argv: inGuest('one', TWO) },
     plain: { name: 'guest with network: host', pids: host, argv: inGuest('plain', HOST_ADDRESS) },
+    serviceServer: { name: 'service serves', pids: services, argv: onHost(SERVICE_ADDRESS) },
+    serviceClient: { name: 'service asks', pids: host, argv: [...asService, 'client', HOST_ADDRESS] },
+    serviceBoth: {
+      name: 'service asks service',
+      pids: services,
+      argv: [...asService, 'client', SERVICE_ADDRESS],
+    },
     bridge: {
       name: 'veth + bridge',
-      pids: world.serve(right, '10.8.0.3'),
+      pids: world.serve([...right, world.program], '10.8.0.3'),
       argv: [...left, world.program, 'client', '10.8.0.3'],
     },
   } satisfies Record<string, NetClient>;
@@ -92,11 +105,15 @@ function* measure(): Iterable<Result> {
     }
   };
   for (const [kind, targets] of Object.entries(KINDS)) {
-    for (const name of ['server', 'client', 'both'] as const)
+    for (const name of ['server', 'client', 'both'] as const) {
       yield* against(kind, name, 'host', targets[name]);
+      yield* against(kind, name, AS_SERVICE[name]);
+    }
     // What is left when the guest's scheduling and filter are taken out.
     yield* against(kind, 'client', 'plain');
     yield* against(kind, 'both', 'bridge', kind === 'stream' ? OVER_BRIDGE : undefined);
+    // How far a host is above that, which has no guests.
+    yield* against(kind, 'host', 'bridge');
   }
   for (const kind of SOCKETS) {
     const { wall } = of(kind, 'client');

@@ -34,7 +34,7 @@ enum { ECHO_PORT = 7100, SINK_PORT, ACCEPT_PORT };
 #define SOCKETS 500
 #define STREAM_BYTES (48L << 20)
 #define CHUNK (128 << 10)
-#define CLIENTS_MAX 8
+#define CLIENTS_MAX 12
 
 static struct sockaddr_in server = {.sin_family = AF_INET};
 static char chunk[CHUNK];

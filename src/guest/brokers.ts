@@ -30,13 +30,14 @@ export class Brokers {
   async plan(guest: Guest, config: GuestConfig, init: number): Promise<BrokerSpec | undefined> {
     const calls = brokeredCalls(this.#host, config);
     if (calls === undefined) return undefined;
-    const { syscalld, cgroups } = this.#host;
+    const { syscalld, cgroups, kernel } = this.#host;
     const { service } = cgroups.plan(guest.xid, {});
     return {
       cgroup: service.leaf,
       joins: service.joins,
       uid: idRangeOf(guest.xid).hostBase,
       objects: { process: syscalld.newObject(), control: syscalld.newObject() },
+      takesTurns: kernel.major > 6 || (kernel.major === 6 && kernel.minor >= 6),
       init,
       sockets: calls.sockets && { fence: await this.#networks.brokerFence(guest) },
       measure:

@@ -29,6 +29,8 @@ export interface BrokerSpec {
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
   readonly objects: { readonly process: number; readonly control: number };
+  /** Whether caller and broker wake each other on one CPU: see `planTurns`. */
+  readonly takesTurns: boolean;
   /** Object: the guest's process 1; not needed by one that only makes sockets behind no fence. */
   readonly init: number | undefined;
   /** It makes the guest's sockets. */
@@ -61,6 +63,8 @@ const CAP_DAC_OVERRIDE = 1n << 1n;
 const CAP_NET_RAW = 1n << 13n;
 const CAP_SYS_PTRACE = 1n << 19n;
 const OOM_NEVER = '-1000';
+/** sched(7), linux/sched.h */
+const SCHED_BATCH = 3;
 
 type BrokerFd = 'control' | 'sockets' | 'dark' | 'link' | 'networks' | 'answers' | 'pidNamespace';
 
@@ -118,6 +122,7 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     }
     planFilesLimit(p);
     planOomScore(p);
+    if (spec.takesTurns) planTurns(p);
     // To write into processes of the guest it has to be there, as its root: what it may there, it may to the guest alone.
     if (init && spec.measure)
       p.sys('setns', [init, p.flags('CLONE_NEWUSER')], { about: "the guest's user namespace" });
@@ -213,6 +218,17 @@ function planFilesLimit(p: Program): void {
   p.sys('prlimit64', [0, files, 0, limit], { about: 'limit of open files' });
   p.storeField(limit, 'rlimit', 'rlim_cur', p.loadField(limit, 'rlimit', 'rlim_max'));
   p.sys('prlimit64', [0, files, limit, 0], { about: 'limit of open files' });
+}
+
+/**
+ * A caller that has got its descriptor goes on: the broker, whose ioctl(2) ends at the same moment, runs when that one waits
+ * next, most often for the broker. As an ordinary process it would take the CPU at once, once in three times, for nothing but
+ * to wait again. Only where the kernel wakes it on the CPU of the caller, who waits from then on (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP,
+ * Linux 6.6): elsewhere it might have to wait for somebody's time slice to end.
+ */
+function planTurns(p: Program): void {
+  const priority = p.data(4, '<priority 0>');
+  p.sys('sched_setscheduler', [0, SCHED_BATCH, priority], { about: 'SCHED_BATCH', ignore: ['EPERM'] });
 }
 
 /** It is charged to the guest, but is not what has to go when the guest uses too much. */

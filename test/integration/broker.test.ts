@@ -50,6 +50,7 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
       cgroup,
       joins: [],
       uid: BROKER_UID,
+      takesTurns: true,
       objects,
       init: undefined,
       sockets,
@@ -121,6 +122,16 @@ const probed = async (broker: Broker, words: string): Promise<Findings> =>
 /** What the same program finds when nobody stands between it and the kernel. */
 const native = (...words: readonly string[]): Findings =>
   parseFindings(spawnSync(buildProbe(), words, { encoding: 'utf8' }).stdout);
+
+/** sched(7), linux/sched.h */
+const SCHED_BATCH = 3;
+
+const schedulingPolicy = (pid: number): number => {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[POLICY]);
+};
+/** proc_pid_stat(5): field 41, of which 2 come before. */
+const POLICY = 38;
 
 const cgroup2 = (): string => {
   const mounts = parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
@@ -201,6 +212,10 @@ for (const { name, target, binary, skip } of BUILDS) {
         process.kill(first.pid, 'SIGKILL');
         await first.ended();
       });
+    });
+
+    test('does not take the CPU from callers that have got their socket', async () => {
+      await withBroker(({ pid }) => waitUntil(() => schedulingPolicy(pid) === SCHED_BATCH));
     });
 
     test('serves many commands, each for itself, as long as more may come', async () => {
