@@ -299,6 +299,12 @@ export const ERROR_CODES = {
     exit: 2,
     meaning: 'a tree has more directories in each other than an image takes',
   },
+  'trust-domain-fixed': {
+    status: 409,
+    exit: 2,
+    meaning: 'the files of a guest are in another trust domain',
+  },
+  'trust-domain-not-found': { status: 404, exit: 2, meaning: 'there is no store of that trust domain' },
   'unknown-constant': {
     status: 500,
     exit: 70,

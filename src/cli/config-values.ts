@@ -28,6 +28,7 @@ export function configValuesOf(
   return defined({
     xid: options.xid,
     template: options.template === undefined ? undefined : resolveTemplate(options.template, cwd),
+    trustDomain: options.trustDomain,
     command: words,
     env: unlessEmpty(env),
     user: options.user,

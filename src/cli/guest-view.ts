@@ -32,6 +32,7 @@ export interface GuestView {
   readonly startedAt: string | null;
   readonly uptimeSeconds: number | null;
   readonly template: string;
+  readonly trustDomain: string;
   readonly command: readonly string[];
   readonly init: string;
   readonly user: string;
@@ -180,6 +181,7 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
     startedAt: run?.startedAt ?? null,
     uptimeSeconds: uptimeOf(guest),
     template: config.template,
+    trustDomain: config.trustDomain,
     command: config.command,
     init: config.init,
     user: config.user,

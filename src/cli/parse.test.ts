@@ -72,12 +72,13 @@ describe('values', () => {
       '--security-opt seccomp=unconfined --security-opt no-new-privileges:false --ulimit nofile=10:20 --read-only ' +
       '--tmpfs /tmp:size=1m,ro -v /a:/b:ro --mount type=bind,src=/c,dst=/d,idmap --sysctl net.x=1 --stop-signal 9 ' +
       '--stop-timeout 10 --restart on-failure:3 --mark default --depends db --health-cmd true --health-interval 5 --health-timeout 1s --health-retries 2 ' +
-      '--health-start-period 1m --health-on-failure stop --label a=b --label c --explain --rm -- httpd -f';
+      '--health-start-period 1m --health-on-failure stop --label a=b --trust-domain tenant-a --label c --explain --rm -- httpd -f';
     const { options, command } = parse('run', ...argv.split(' '));
     assert.deepEqual(command, ['httpd', '-f']);
     assert.deepEqual(options, {
       name: 'web',
       template: 'busybox',
+      trustDomain: 'tenant-a',
       xid: 42,
       command: undefined,
       env: [

@@ -153,6 +153,11 @@ const CONFIG: OptionTable<ConfigOptions> = {
     "what the guest's root starts from: host (the default), busybox, skeleton (no programs), or a directory or archive as directory:PATH or tarball:PATH",
     parseText,
   ),
+  trustDomain: value(
+    'NAME',
+    'files of its images are shared with guests of this domain only (default: default)',
+    parseText,
+  ),
   xid: value('XID', 'number of the context, 2 to 65535', parseXid),
   command: value(
     'TEXT',
@@ -971,7 +976,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   store: {
     summary: 'look after what guests share on disk',
     description:
-      'Says what the store of images and files holds; checks every byte of it; or deletes images that no guest and no snapshot needs, and files of no image. Images of templates stay.',
+      'Says what the store of images and files holds; checks every byte of it; or deletes images that no guest and no snapshot needs, and files of no image. Images of templates stay, unless their trust domain has no guest any more. There is a store for each trust domain.',
     operands: [
       {
         name: 'ACTION',
@@ -983,7 +988,10 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
       },
     ],
     command: 'none',
-    options: { dryRun: flag('only say what would be deleted (gc)') },
+    options: {
+      dryRun: flag('only say what would be deleted (gc)'),
+      trustDomain: value('NAME', 'the store of this trust domain alone', parseText),
+    },
     examples: [
       ['vserver store stat', 'what there is, and how much is shared'],
       ['vserver store check', 'read everything and compare'],

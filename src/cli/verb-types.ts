@@ -26,6 +26,7 @@ export interface GlobalOptions {
 /** Options that become a guest's configuration. */
 export interface ConfigOptions {
   readonly template: string | undefined;
+  readonly trustDomain: string | undefined;
   readonly xid: Xid | undefined;
   readonly command: readonly string[] | undefined;
   readonly env: readonly EnvSetting[];
@@ -246,7 +247,7 @@ export interface VerbOptions {
     readonly maxSize: number | undefined;
   };
   readonly unify: AllOptions & { readonly dryRun: boolean };
-  readonly store: { readonly dryRun: boolean };
+  readonly store: { readonly dryRun: boolean; readonly trustDomain: string | undefined };
   readonly version: object;
   readonly completion: object;
   readonly daemon: {

@@ -17,7 +17,7 @@ import { cgroupFiles } from '../resources/cgroup-fs.ts';
 import { discoverCgroups, instanceCgroupName } from '../resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../resources/cgroup-tree.ts';
 import { Readings } from '../resources/readings.ts';
-import { ImageStore } from '../storage/image-store.ts';
+import { ImageStores } from '../storage/image-stores.ts';
 import { TemplateStore } from '../storage/templates.ts';
 import { loadAbi } from '../sys/abi.ts';
 import { Syscalld } from '../sys/syscalld.ts';
@@ -42,11 +42,11 @@ async function serve(): Promise<void> {
   const cgroups = createCgroupDriver(cgroupFiles, layout, parent);
   cgroups.prepareInstance();
   const host = new Host(abi, syscalld, paths, cgroups);
-  const store = new ImageStore(join(paths.lib, 'store/default'), syscalld, paths.run);
-  const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld, store });
+  const stores = new ImageStores(join(paths.lib, 'store'), syscalld, paths.run);
+  const templates = new TemplateStore({ libDir: paths.lib, runDir: paths.run, machine: syscalld });
   const manager = new Manager(
     host,
-    new GuestStorage(host, templates, store),
+    new GuestStorage(host, templates, stores),
     new Readings(cgroupFiles, layout, parent),
   );
   manager.onFailure = (what, error) => {
@@ -121,7 +121,7 @@ async function serve(): Promise<void> {
   await manager.forks.prepare();
   await endBuildGuests(manager);
   await templates.sweep();
-  await store.sweep();
+  await stores.sweep();
   repaired.resolve();
   history.start();
   manager.startDue();

@@ -18,8 +18,10 @@ import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
 import type { ArchivedTree, ExportResult } from '../storage/helper/tasks.ts';
 import { type ArchiveEnds, type HelperOptions, runHelper } from '../storage/helper-process.ts';
+import type { ImageStore } from '../storage/image-store.ts';
 import { openDirectory } from '../storage/machine.ts';
 import { DEFAULT_IMPORT_LIMITS, importTarball } from '../storage/tarball.ts';
+import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
 import { CLIENT_FD, type Import, type Program, type Result } from '../sys/program.ts';
 import {
   type ArchiveManifest,
@@ -33,6 +35,7 @@ import {
 import { parseGuestConfig } from './config.ts';
 import { reachOf } from './config-reach.ts';
 import { type ConfigChange, editConfig } from './config-text.ts';
+import type { GuestConfig } from './config-types.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
@@ -68,6 +71,8 @@ export interface ImportRequest {
 
 /** Far more than a configuration file may have. */
 const TEXT_BYTES = 1024 * 1024;
+/** What a snapshot says of its trust domain never counts (`Copies.rollback`). */
+const STAYS: readonly ConfigChange[] = [{ path: ['trustDomain'], value: undefined }];
 const ZSTD_MAGIC = '28b52ffd';
 
 /** Writes and reads archives of guests. */
@@ -85,7 +90,7 @@ export class Archives {
    */
   async export(guest: Guest, request: ExportRequest, options: HelperOptions): Promise<ExportResult> {
     const { copies, storage, snapshots } = this.#manager;
-    const { store } = storage;
+    const store = storage.storeOf(guest);
     return await store.withoutDeleting(async () => {
       const wasRunning = isActive(guest);
       const { config, flat } = await copies.capture(guest, 'export', options);
@@ -114,8 +119,8 @@ export class Archives {
         manifest,
         texts: [{ name: CONFIG_FILE, text: config }, ...texts],
         trees: [
-          this.#tree(ROOT_DIRECTORY, flat),
-          ...kept.map((one) => this.#tree(`${snapshotDirectory(one.name)}/${ROOT_DIRECTORY}`, one)),
+          treeOf(store, ROOT_DIRECTORY, flat),
+          ...kept.map((one) => treeOf(store, `${snapshotDirectory(one.name)}/${ROOT_DIRECTORY}`, one)),
         ],
         isCompressed: request.isCompressed,
         seconds: Math.floor(exportedAt.getTime() / 1000),
@@ -136,36 +141,24 @@ export class Archives {
    * @throws StateError guest-exists, xid-in-use, address-in-use, archive-damaged, cancelled
    */
   async import(request: ImportRequest, options: HelperOptions): Promise<Guest> {
-    const { store } = this.#manager.storage;
     const maxBytes = request.maxBytes ?? DEFAULT_IMPORT_LIMITS.maxBytes;
-    return await store.withoutDeleting(
-      async () =>
-        await store.withWorkDir(async (workDir) => {
-          const { from } = request;
-          const shown = from.kind === 'file' ? JSON.stringify(from.path) : 'what comes in';
-          const path = await this.#plainArchive(from, workDir, maxBytes, options);
-          const onProgress = ({ entries }: { readonly entries: number }): void =>
-            options.onProgress?.({ files: entries });
-          await importTarball(
-            this.#manager.host.syscalld,
-            path,
-            workDir,
-            { ...DEFAULT_IMPORT_LIMITS, maxBytes },
-            onProgress,
-            { shown, signal: options.signal },
-          );
-          return await this.#create(request, join(workDir, 'root'), options);
-        }),
-    );
-  }
-
-  #tree(prefix: string, { pin, root }: Pick<FlatGuest | Snapshot, 'pin' | 'root'>): ArchivedTree {
-    const image = this.#manager.storage.store.find(pin.pinned);
-    if (image) return { prefix, image: image.path, root };
-    throw new StateError(
-      'image-missing',
-      `cannot export ${JSON.stringify(prefix)}: found no image "${pin.pinned}" in the store; need it there`,
-    );
+    // The store of guests of no domain stays, whatever domain the archive turns out to be for.
+    return await this.#manager.storage.store(DEFAULT_DOMAIN).withWorkDir(async (workDir) => {
+      const { from } = request;
+      const shown = from.kind === 'file' ? JSON.stringify(from.path) : 'what comes in';
+      const path = await this.#plainArchive(from, workDir, maxBytes, options);
+      const onProgress = ({ entries }: { readonly entries: number }): void =>
+        options.onProgress?.({ files: entries });
+      await importTarball(
+        this.#manager.host.syscalld,
+        path,
+        workDir,
+        { ...DEFAULT_IMPORT_LIMITS, maxBytes },
+        onProgress,
+        { shown, signal: options.signal },
+      );
+      return await this.#create(request, join(workDir, 'root'), options);
+    });
   }
 
   /** Returns the path of an archive that tar can read by itself; else it is written down first. */
@@ -194,58 +187,68 @@ export class Archives {
     const name = request.name ?? manifest.name;
     const paths = guestPaths(manager.host.paths, name);
     const { text, config: asked } = editConfig(readText(tree, CONFIG_FILE), request.changes, CONFIG_FILE);
-    if (!request.isTrusted) checkReach(asked);
+    if (!request.isTrusted) checkReach(asked, request.changes);
     // Before what takes long, and again when it is done.
     registry.checkNew(name, request.xid);
     await networks.check({ name }, asked);
-    const kept: Snapshot[] = [];
-    for (const one of manifest.snapshots) {
-      const directory = snapshotDirectory(one.name);
-      const config = readText(tree, `${directory}/${CONFIG_FILE}`);
-      if (!request.isTrusted) checkReach(parseGuestConfig(config, `${directory}/${CONFIG_FILE}`));
-      // Copied: what it has in common with the guest is one file of two names, and the guest's turn is next.
-      const flat = await this.#capture(manifest, tree, `${directory}/${ROOT_DIRECTORY}`, false, options);
-      const pin = { name: asked.template, pinned: flat.pinned, hostUsr: one.hostUsr };
-      const { takenAt, wasRunning } = one;
-      kept.push({
-        name: one.name,
-        takenAt,
-        wasRunning,
-        pin,
-        root: flat.root,
-        config,
-        newBytes: flat.newBytes,
+    const store = storage.store(asked.trustDomain);
+    return await store.withoutDeleting(async () => {
+      const kept: Snapshot[] = [];
+      for (const one of manifest.snapshots) {
+        const directory = snapshotDirectory(one.name);
+        const config = readText(tree, `${directory}/${CONFIG_FILE}`);
+        if (!request.isTrusted) checkReach(parseGuestConfig(config, `${directory}/${CONFIG_FILE}`), STAYS);
+        // Copied: what it has in common with the guest is one file of two names, and the guest's turn is next.
+        const flat = await this.#capture(
+          store,
+          manifest,
+          tree,
+          `${directory}/${ROOT_DIRECTORY}`,
+          false,
+          options,
+        );
+        const pin = { name: asked.template, pinned: flat.pinned, hostUsr: one.hostUsr };
+        const { takenAt, wasRunning } = one;
+        kept.push({
+          name: one.name,
+          takenAt,
+          wasRunning,
+          pin,
+          root: flat.root,
+          config,
+          newBytes: flat.newBytes,
+        });
+      }
+      const { pinned, root } = await this.#capture(store, manifest, tree, ROOT_DIRECTORY, true, options);
+      const pin: Pin = { name: asked.template, pinned, hostUsr: manifest.hostUsr };
+      await using undo = new UndoStack();
+      const xid = request.xid ?? registry.freeXid(asked.xid);
+      const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
+      const guest = registry.add(name, xid, config, false);
+      undo.defer('guest in memory', () => {
+        registry.remove(guest);
       });
-    }
-    const { pinned, root } = await this.#capture(manifest, tree, ROOT_DIRECTORY, true, options);
-    const pin: Pin = { name: asked.template, pinned, hostUsr: manifest.hostUsr };
-    await using undo = new UndoStack();
-    const xid = request.xid ?? registry.freeXid(asked.xid);
-    const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
-    const guest = registry.add(name, xid, config, false);
-    undo.defer('guest in memory', () => {
-      registry.remove(guest);
+      await networks.check(guest, guest.config);
+      await createGuestDirs(paths, idRangeOf(xid).hostBase);
+      undo.defer('directories', () => manager.removeFiles(name));
+      for (const snapshot of kept) snapshots.add(name, snapshot);
+      // The configuration file comes last: what has one exists, what has none is swept at the next start.
+      await storage.furnish(guest, pin, edited, root);
+      undo.commit();
+      manager.making.created(guest);
+      return guest;
     });
-    await networks.check(guest, guest.config);
-    await createGuestDirs(paths, idRangeOf(xid).hostBase);
-    undo.defer('directories', () => manager.removeFiles(name));
-    for (const snapshot of kept) snapshots.add(name, snapshot);
-    // The configuration file comes last: what has one exists, what has none is swept at the next start.
-    await storage.furnish(guest, pin, edited, root);
-    undo.commit();
-    manager.making.created(guest);
-    return guest;
   }
 
   /** Makes a tree of an archive an image, if it is what the archive was made of. */
   async #capture(
+    store: ImageStore,
     { trees }: ArchiveManifest,
     tree: string,
     directory: string,
     isOurs: boolean,
     options: HelperOptions,
   ): Promise<{ readonly pinned: string } & Pick<Snapshot, 'root' | 'newBytes'>> {
-    const { store } = this.#manager.storage;
     const expected = trees[directory];
     if (expected === undefined || !isDirectory(join(tree, directory))) {
       throw new UserError(
@@ -270,8 +273,23 @@ export class Archives {
   }
 }
 
-function checkReach(config: Parameters<typeof reachOf>[0]): void {
-  const keys = reachOf(config);
+function treeOf(
+  store: ImageStore,
+  prefix: string,
+  { pin, root }: Pick<FlatGuest | Snapshot, 'pin' | 'root'>,
+): ArchivedTree {
+  const image = store.find(pin.pinned);
+  if (image) return { prefix, image: image.path, root };
+  throw new StateError(
+    'image-missing',
+    `cannot export ${JSON.stringify(prefix)}: found no image "${pin.pinned}" in the store; need it there`,
+  );
+}
+
+/** @param changes that the operator made of it himself */
+function checkReach(config: GuestConfig, changes: readonly ConfigChange[]): void {
+  const isAsked = changes.some(({ path: [key] }) => key === 'trustDomain');
+  const keys = reachOf(isAsked ? { ...config, trustDomain: DEFAULT_DOMAIN } : config);
   if (keys.length === 0) return;
   throw new UserError(
     'archive-reaches-host',

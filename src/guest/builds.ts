@@ -54,7 +54,7 @@ export class Builds {
   async build(name: GuestName, request: BuildRequest, options: HelperOptions): Promise<Guest> {
     const { registry } = this.#manager;
     if (registry.has(name)) this.#checkReplaceable(name, request);
-    completeConfig({ command: ANY_COMMAND, ...request.values });
+    const { trustDomain } = completeConfig({ command: ANY_COMMAND, ...request.values });
     const { source, values } = request;
     if (source.kind === 'clone') {
       const { copies, registry } = this.#manager;
@@ -62,14 +62,15 @@ export class Builds {
     }
     const { storage } = this.#manager;
     if (source.kind === 'template') {
-      const template = await storage.prepare(source.name, options);
+      const template = await storage.prepare(source.name, trustDomain, options);
       return await this.#create(name, { ...values, template: template.name }, options);
     }
-    return await storage.store.withoutDeleting(async () => {
+    const store = storage.store(trustDomain);
+    return await store.withoutDeleting(async () => {
       const { image, config } =
         source.kind === 'debian'
-          ? { image: await makeDebianImage(this.#manager, source, options), config: undefined }
-          : await makeImage(storage.store, source, options);
+          ? { image: await makeDebianImage(this.#manager, store, source, options), config: undefined }
+          : await makeImage(store, source, options);
       const all = config ? valuesOfImage(config, values) : values;
       if (config && all.command === undefined && all.init !== 'own') {
         throw new UserError(

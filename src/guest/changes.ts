@@ -39,8 +39,9 @@ export class Changes {
         );
       }
       const { text: edited, config } = editConfig(text, changes, paths.config);
-      await this.#instance.networks.check(guest, config);
       const { storage } = this.#instance;
+      storage.checkDomain(guest.name, config);
+      await this.#instance.networks.check(guest, config);
       await using undo = new UndoStack();
       undo.defer('disk limit', () => storage.changeLimit(guest, guest.config.disk));
       await storage.changeLimit(guest, config.disk);

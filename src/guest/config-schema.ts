@@ -20,6 +20,7 @@ import { hasQuota } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
+import { DEFAULT_DOMAIN, isTrustDomain } from '../storage/trust-domain.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type {
   GuestConfig,
@@ -594,6 +595,7 @@ const plainAddress = text(
 /** `MAXNS` of resolv.h: a C library asks no more. */
 const MAX_DNS = 3;
 const NEED_DNS = `a list of 1 to ${MAX_DNS} addresses`;
+const NEED_TRUST_DOMAIN = 'a name of lower case letters, digits, "_", "." and "-", at most 63';
 const NEED_DOMAIN = 'a domain such as example.org';
 const NEED_INTERFACE = 'the name of an interface of the host';
 const interfaceName = text(
@@ -841,6 +843,13 @@ const schema = z.strictObject(
         description:
           "what the guest's root starts from: host (its /usr, read-only), busybox, skeleton (a root without programs), directory:/PATH or tarball:/PATH",
         example: ['busybox'],
+      }),
+    trustDomain: text(NEED_TRUST_DOMAIN, isTrustDomain)
+      .default(DEFAULT_DOMAIN)
+      .meta({
+        description:
+          'files of its images are one on disk and in the page cache with those of guests of the same domain, and of no other; fixed once the guest is created',
+        example: ['tenant-a'],
       }),
     command: command.optional().meta({
       description: 'what runs in the guest, a list of words or one text; /sbin/init with init: own',
@@ -1203,6 +1212,7 @@ function complete(config: Parsed): GuestConfig {
   return {
     ...(xid === undefined ? {} : { xid }),
     template: config.template,
+    trustDomain: config.trustDomain,
     command: config.command ?? DEFAULT_OWN_INIT,
     env: config.env,
     user: config.user,

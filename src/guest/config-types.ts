@@ -178,6 +178,8 @@ export interface GuestConfig {
   /** Absent: the manager assigns a free one. */
   readonly xid?: Xid;
   readonly template: string;
+  /** Files are shared with guests of the same one only (storage/image-stores.ts). */
+  readonly trustDomain: string;
   /** At least one word; the first is a path or a name looked up in the guest's PATH. */
   readonly command: readonly string[];
   readonly env: Readonly<Record<string, string>>;
@@ -232,6 +234,7 @@ export interface GuestMountValues {
 export interface GuestConfigValues {
   readonly xid?: number;
   readonly template?: string;
+  readonly trustDomain?: string;
   readonly command?: string | readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly user?: string;

@@ -36,6 +36,7 @@ function refusal(text: string): string {
 test('defaults', () => {
   assert.deepEqual(parseGuestConfig(BASE, 'web.yaml'), {
     template: 'busybox',
+    trustDomain: 'default',
     command: ['sh'],
     env: {},
     user: 'root',
@@ -125,6 +126,7 @@ test('every key', () => {
     `
 xid: 42
 template: busybox
+trustDomain: tenant-a
 command: httpd -f "a b"
 env: {A: x, N: 8080, Y: yes, T: true}
 user: www:33
@@ -187,6 +189,7 @@ labels: {team: web, ok/x: "1"}
   assert.deepEqual(config, {
     xid: 42,
     template: 'busybox',
+    trustDomain: 'tenant-a',
     command: ['httpd', '-f', 'a b'],
     env: { A: 'x', N: '8080', Y: 'yes', T: 'true' },
     user: 'www:33',
@@ -332,6 +335,7 @@ describe('refuses bad values of every key', () => {
   const CASES: Readonly<Record<string, readonly string[]>> = {
     xid: ['1', '65536', '2.5', '"42"', 'web', '[2]'],
     template: ['""', '../x', 'a/b', 'debian', 'directory:x', 'tarball:/x', '5', '[a]', '{a: b}'],
+    trustDomain: ['""', '..', '.a', 'a/b', 'A', '5', `${'a'.repeat(64)}`, '"a\\n"'],
     command: ['""', '[]', '[""]', '[sh, 5]', '"sh \'x"', '5', '{a: b}', '"a\\0b"'],
     env: [
       '[A=1]',

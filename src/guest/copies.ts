@@ -11,8 +11,9 @@ import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { TreeChange } from '../spec/tree-changes.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
-import type { ImageOfTree, Usage } from '../storage/helper/tasks.ts';
+import type { ImageOfTree, Usage, UsageResult } from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
+import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
 import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
@@ -48,7 +49,7 @@ export class Copies {
    * Creates a guest with the files and the configuration of another one, which may run.
    *
    * @param changes of the configuration; the clone has no addresses unless they give it some
-   * @throws StateError guest-exists, guest-ephemeral, xid-in-use, cancelled; UserError invalid-config
+   * @throws StateError guest-exists, guest-ephemeral, xid-in-use, cancelled; UserError invalid-config, trust-domain-fixed
    */
   async clone(
     source: Guest,
@@ -75,8 +76,9 @@ export class Copies {
       undo.defer('guest in memory', () => {
         registry.remove(guest);
       });
+      storage.checkDomain(source.name, config);
       await manager.networks.check(guest, guest.config);
-      await storage.store.withoutDeleting(async () => {
+      await storage.storeOf(source).withoutDeleting(async () => {
         const { pin, root } = await this.#flatten(source, options);
         await createGuestDirs(paths, idRangeOf(xid).hostBase);
         undo.defer('directories', () => manager.removeFiles(name));
@@ -106,7 +108,7 @@ export class Copies {
       const chosen = name ?? takenAt.replace(/[:.]/g, '-');
       snapshots.checkNew(guest.name, chosen);
       const config = this.#configText(guest, 'take a snapshot of');
-      return await storage.store.withoutDeleting(async () => {
+      return await storage.storeOf(guest).withoutDeleting(async () => {
         const wasRunning = isActive(guest);
         const { pin, root, captured } = await this.#flatten(guest, options);
         const snapshot = {
@@ -140,7 +142,13 @@ export class Copies {
       this.#checkStopped(guest, 'roll back');
       const paths = guestPaths(host.paths, guest.name);
       const text = keepConfig ? this.#configText(guest, 'roll back') : snapshot.config;
-      const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: guest.xid }], paths.config);
+      // Of an archive, a snapshot can have been of another xid, and of another trust domain.
+      const { trustDomain } = guest.config;
+      const stays: readonly ConfigChange[] = [
+        { path: ['xid'], value: guest.xid },
+        { path: ['trustDomain'], value: trustDomain === DEFAULT_DOMAIN ? undefined : trustDomain },
+      ];
+      const { text: edited, config } = editConfig(text, stays, paths.config);
       await networks.check(guest, config);
       await storage.replace(guest, { ...snapshot, pin: { ...snapshot.pin, name: config.template } }, true);
       writeDurable(paths.config, edited);
@@ -176,7 +184,7 @@ export class Copies {
 
   async #unify(guest: Guest, isDryRun: boolean, options: HelperOptions): Promise<Unified> {
     const { storage } = this.#manager;
-    return await storage.store.withoutDeleting(async () => {
+    return await storage.storeOf(guest).withoutDeleting(async () => {
       const { exclude } = guest.config.unify;
       const flat = await storage.flatten(guest, options, isDryRun, exclude);
       const { captured } = flat;
@@ -212,15 +220,21 @@ export class Copies {
   async usage(options: HelperOptions): Promise<readonly Usage[]> {
     const { registry, storage, snapshots } = this.#manager;
     const guests = registry.list().filter(({ isEphemeral }) => !isEphemeral);
-    return await storage.store.withoutDeleting(async () => {
-      const owners = guests.map(({ name }) => ({
-        name,
-        own: storage.ownDirectories(name),
-        image: storage.pinned(name),
-        snapshots: snapshots.list(name).map(({ pin }) => pin.pinned),
-      }));
-      return (await storage.store.usage(owners, options)).usages;
-    });
+    const usages: Usage[] = [];
+    for (const domain of new Set(guests.map(({ config }) => config.trustDomain))) {
+      const store = storage.store(domain);
+      const owners = guests
+        .filter(({ config }) => config.trustDomain === domain)
+        .map(({ name }) => ({
+          name,
+          own: storage.ownDirectories(name),
+          image: storage.pinned(name),
+          snapshots: snapshots.list(name).map(({ pin }) => pin.pinned),
+        }));
+      const work = async (): Promise<UsageResult> => await store.usage(owners, options);
+      usages.push(...(await store.withoutDeleting(work)).usages);
+    }
+    return usages.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /**
@@ -236,14 +250,14 @@ export class Copies {
     options: HelperOptions,
   ): Promise<readonly TreeChange[]> {
     const { storage, snapshots } = this.#manager;
-    const { store } = storage;
+    const store = storage.storeOf(guest);
     return await store.withoutDeleting(async () => {
       this.#configText(guest, 'compare');
       const [first, last] = [from, to].map((name) =>
         name === undefined ? undefined : snapshots.find(guest.name, name),
       );
       const origin = first?.pin.pinned ?? (await storage.origin(guest));
-      return await storage.withImageOfTemplate(origin, options, async (before) => {
+      return await storage.withImageOfTemplate(origin, store, options, async (before) => {
         const compare = async (after: ImageOfTree): Promise<readonly TreeChange[]> => {
           const rooted = first ? { ...before, root: first.root } : before;
           return (await store.compare(rooted, after, options)).changes;
@@ -251,6 +265,7 @@ export class Copies {
         if (last) {
           return await storage.withImageOfTemplate(
             last.pin.pinned,
+            store,
             options,
             async (after) => await compare({ ...after, root: last.root }),
           );

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import defaultProfile from '../context/seccomp-default.json' with { type: 'json' };
 import { type DebianSource, type FetchedPackages, fetchPackages } from '../storage/debian-archive.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
-import type { StoredImage } from '../storage/image-store.ts';
+import type { ImageStore, StoredImage } from '../storage/image-store.ts';
 import { FILLED_AT_START } from '../storage/minimal-etc.ts';
 import { archiveAt, DEFAULT_IMPORT_LIMITS } from '../storage/tarball.ts';
 import { toolCancelled, toolFailed, toolMissing } from '../storage/tool-errors.ts';
@@ -36,20 +36,20 @@ rm -f "$1/etc/hostname"; for f in hosts resolv.conf; do printf '%s' "$MARK" >"$1
  */
 export async function makeDebianImage(
   manager: Manager,
+  store: ImageStore,
   source: DebianSource,
   options: HelperOptions,
 ): Promise<StoredImage> {
-  const { storage } = manager;
   const what = `install ${source.suite}`;
   if (!existsSync(MMDEBSTRAP)) throw toolMissing(what, MMDEBSTRAP, 'mmdebstrap');
-  return await storage.store.withCache('debian', async (cache) => {
-    const packages = await fetchPackages(storage.store, source, cache, options);
-    return await storage.store.withWorkDir(async (workDir) => {
+  return await store.withCache('debian', async (cache) => {
+    const packages = await fetchPackages(store, source, cache, options);
+    return await store.withWorkDir(async (workDir) => {
       const archive = await install(manager, source, packages, workDir, options);
       options.onStep?.('read files');
       const archives = [await archiveAt(archive)];
       const request = { what, archives, limits: DEFAULT_IMPORT_LIMITS };
-      return (await storage.store.unpack(request, workDir, options)).image;
+      return (await store.unpack(request, workDir, options)).image;
     });
   });
 }

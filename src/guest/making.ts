@@ -44,7 +44,7 @@ export class Making {
       this.#instance.registry.remove(guest);
     });
     await this.#instance.networks.check(guest, parsed);
-    const template = await this.#instance.storage.prepare(parsed.template);
+    const template = await this.#instance.storage.prepare(parsed.template, parsed.trustDomain);
     await createGuestDirs(paths, idRangeOf(xid).hostBase);
     undo.defer('directories', () => this.#instance.removeFiles(name));
     // The configuration file comes last: what has one exists, what has none is swept at the next start.

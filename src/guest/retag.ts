@@ -23,7 +23,7 @@ import type { GuestStorage } from './storage.ts';
 export async function retag(manager: Manager, guest: Guest, xid: Xid, options: HelperOptions): Promise<void> {
   const { registry, storage, networks, copies, host } = manager;
   const path = guestPaths(host.paths, guest.name).config;
-  await storage.store.withoutDeleting(async () => {
+  await storage.storeOf(guest).withoutDeleting(async () => {
     await manager.exclusive(guest, async () => {
       const text = guest.isEphemeral ? undefined : readIfThere(path);
       if (guest.state !== 'stopped' || text === undefined) {

@@ -225,6 +225,7 @@ export class Starts {
       guest.config = { ...guest.config, xid: guest.xid };
     }
     if (!existsSync(paths.directory)) await createGuestDirs(paths, idRangeOf(guest.xid).hostBase);
+    this.#instance.storage.adopt(guest);
   }
 
   async #beginHooks(guest: Guest, undo: UndoStack): Promise<void> {

@@ -31,12 +31,15 @@ import type { HelperOptions } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
 import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
+import type { ImageStores } from '../storage/image-stores.ts';
 import { openDirectory, putTimes, removeDirectory } from '../storage/machine.ts';
 import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
+import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
 import { readIfThere, removeDurable, stageFile, syncAll, writeDurable } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
+import type { GuestConfig } from './config-types.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths, instanceNumber } from './paths.ts';
@@ -63,6 +66,8 @@ interface Record extends Partial<Pin> {
   readonly disk?: DiskLimit | undefined;
   /** The project they are of. */
   readonly project?: number | undefined;
+  /** The trust domain in whose store its images are; without, the default one. */
+  readonly domain?: string | undefined;
 }
 
 /** A guest's files as an image. */
@@ -79,16 +84,16 @@ const BUSY_POLL_MS = 10;
 
 /** Finds what guests' files are made of, and changes it. */
 export class GuestStorage {
-  readonly store: ImageStore;
+  readonly #stores: ImageStores;
   readonly #host: Host;
   readonly #templates: TemplateStore;
   readonly #images: ImageMounts;
   readonly #quota: ProjectQuota;
 
-  constructor(host: Host, templates: TemplateStore, store: ImageStore) {
+  constructor(host: Host, templates: TemplateStore, stores: ImageStores) {
     this.#host = host;
     this.#templates = templates;
-    this.store = store;
+    this.#stores = stores;
     this.#images = new ImageMounts(host.syscalld, host.paths.lib, () => host.detachedLayers);
     this.#quota = new ProjectQuota(
       host.syscalld,
@@ -97,9 +102,44 @@ export class GuestStorage {
     );
   }
 
-  /** Prepares the template of a guest that is to be created. */
-  async prepare(template: string, options: PrepareOptions = {}): Promise<Template> {
-    return await this.#templates.prepare(template, options);
+  /** Prepares the template of a guest that is to be created in a trust domain. */
+  async prepare(template: string, domain: string, options: PrepareOptions = {}): Promise<Template> {
+    return await this.#templates.prepare(template, this.store(domain), options);
+  }
+
+  /** Returns the store of a trust domain. */
+  store(domain: string): ImageStore {
+    return this.#stores.of(domain);
+  }
+
+  /**
+   * Returns the store that a guest's images are in, and stay in.
+   *
+   * @throws UserError trust-domain-fixed
+   */
+  storeOf({ name, isEphemeral, config }: Guest): ImageStore {
+    if (!isEphemeral) checkDomain(name, this.#domainOf(name), config.trustDomain);
+    return this.store(config.trustDomain);
+  }
+
+  /** Checks that a configuration leaves a guest in its trust domain. @throws UserError trust-domain-fixed */
+  checkDomain(name: GuestName, { trustDomain }: GuestConfig): void {
+    checkDomain(name, this.#domainOf(name), trustDomain);
+  }
+
+  /** A guest whose configuration was written by hand is of the domain in which it is first started. */
+  adopt(guest: Guest): void {
+    const domain = domainRecord(guest);
+    if (domain === undefined || this.#domainOf(guest.name) !== undefined) return;
+    this.#write(guest.name, { domain });
+  }
+
+  /** Undefined: it has nothing on disk that would be of a domain. */
+  #domainOf(name: string): string | undefined {
+    const record = this.#read(name);
+    if (record !== undefined) return record.domain ?? DEFAULT_DOMAIN;
+    const { upper } = guestPaths(this.#host.paths, name);
+    return existsSync(upper) && readdirSync(upper).length > 0 ? DEFAULT_DOMAIN : undefined;
   }
 
   /** Keeps a new guest to what its template is now; undefined: it follows the host. */
@@ -130,8 +170,9 @@ export class GuestStorage {
         work: paths.work,
         disk,
       });
-    const record: Record = { ...pin, disk: disk && plain(disk), project };
-    const isRecorded = pin !== undefined || project !== undefined;
+    const domain = domainRecord(guest);
+    const record: Record = { ...pin, disk: disk && plain(disk), project, domain };
+    const isRecorded = (pin ?? project ?? domain) !== undefined;
     if (isRecorded) writeFileSync(paths.template, JSON.stringify(record), { mode: 0o600 });
     const config = stageFile(paths.config, configText);
     await syncAll([
@@ -145,9 +186,10 @@ export class GuestStorage {
   async template(guest: Guest): Promise<Template> {
     const record = guest.isEphemeral ? undefined : this.#read(guest.name);
     const { template } = guest.config;
+    const store = this.storeOf(guest);
     if (record?.pinned === undefined || record.name !== template)
-      return await this.#templates.prepare(template);
-    const prepared = await this.#templates.prepare(record.pinned);
+      return await this.#templates.prepare(template, store);
+    const prepared = await this.#templates.prepare(record.pinned, store);
     return { ...prepared, hostUsr: record.hostUsr ?? prepared.hostUsr };
   }
 
@@ -202,7 +244,7 @@ export class GuestStorage {
           'need a clone of it, or the limit it had',
       );
     }
-    await this.store.withoutDeleting(async () => {
+    await this.storeOf(guest).withoutDeleting(async () => {
       await this.replace(guest, await this.flatten(guest, {}), true);
     });
   }
@@ -284,13 +326,30 @@ export class GuestStorage {
     rmSync(this.#flatMark(name), { force: true });
   }
 
-  /** Names of the images that guests and their snapshots are made of. Those of templates stay, for guests to come. */
+  /** Lists the trust domains that have a store, the default one among them. */
+  domains(): readonly string[] {
+    return [...new Set([DEFAULT_DOMAIN, ...this.#stores.list()])].sort();
+  }
+
+  /**
+   * Tells which images of a trust domain its guests and their snapshots are made of. Those of templates stay, for guests
+   * to come; but undefined if the domain has no guest any more.
+   *
+   * @param configs of the guests there are
+   */
   isNeeded(
+    domain: string,
     snapshots: (guest: string) => readonly Pin[],
-    templates: readonly string[],
-  ): (image: string) => boolean {
-    const guests = this.#host.listGuestDirectories();
+    configs: readonly GuestConfig[],
+  ): ((image: string) => boolean) | undefined {
+    const isOf = (found: string | undefined): boolean => found === undefined || found === domain;
+    const guests = this.#host.listGuestDirectories().filter((name) => isOf(this.#domainOf(name)));
+    const templates = configs
+      .filter(({ trustDomain }) => trustDomain === domain)
+      .map(({ template }) => template);
     const pins = guests.flatMap((name) => [this.#read(name), ...snapshots(name)]);
+    const isUsed = domain === DEFAULT_DOMAIN || templates.length > 0 || pins.some((pin) => pin !== undefined);
+    if (!isUsed) return undefined;
     const pinned = new Set([...templates, ...pins.flatMap((pin) => [pin?.pinned, pin?.origin])]);
     return (image) => pinned.has(image) || isOfTemplate(image);
   }
@@ -321,9 +380,9 @@ export class GuestStorage {
       guest.config.disk === undefined && record?.project === (await this.#projectFor(guest, record));
     const kept = stays ? exclude : [];
     const request = { ...(await this.#treeOf(guest, template)), isDryRun, exclude: kept };
+    const store = this.storeOf(guest);
     const captured = await retryWhileBusy(
-      async () =>
-        await this.store.withWorkDir(async (workDir) => await this.store.capture(request, workDir, options)),
+      async () => await store.withWorkDir(async (workDir) => await store.capture(request, workDir, options)),
     );
     return { pin: { ...pin, pinned: captured.image.name }, root: captured.root, captured };
   }
@@ -336,9 +395,10 @@ export class GuestStorage {
   ): Promise<T> {
     const template = await this.template(guest);
     const request = { ...(await this.#treeOf(guest, template)), isDryRun: true };
-    return await this.store.withWorkDir(async (workDir) => {
+    const store = this.storeOf(guest);
+    return await store.withWorkDir(async (workDir) => {
       const { image, root } = await retryWhileBusy(
-        async () => await this.store.capture(request, workDir, options),
+        async () => await store.capture(request, workDir, options),
       );
       return await body({ image: image.path, root });
     });
@@ -347,18 +407,19 @@ export class GuestStorage {
   /** Calls `body` with an image of what a template's name stands for, be it a directory. */
   async withImageOfTemplate<T>(
     pinned: string,
+    store: ImageStore,
     options: HelperOptions,
     body: (image: ImageOfTree) => Promise<T>,
   ): Promise<T> {
-    const { lower } = await this.#templates.prepare(pinned);
+    const { lower } = await this.#templates.prepare(pinned, store);
     if (lower.kind === 'image') return await body({ image: lower.path });
     const request = {
       what: `read template "${pinned}"`,
       openTree: (p: Program) => openDirectory(p, lower.path),
       isDryRun: true,
     };
-    return await this.store.withWorkDir(async (workDir) => {
-      const { image } = await this.store.capture(request, workDir, options);
+    return await store.withWorkDir(async (workDir) => {
+      const { image } = await store.capture(request, workDir, options);
       return await body({ image: image.path });
     });
   }
@@ -429,7 +490,8 @@ export class GuestStorage {
     if (captured && captured.kept.files.length > 0) await this.#carry(guest, fresh, captured.kept, root);
     await syncAll([directory]);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
-    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project });
+    const domain = domainRecord(guest);
+    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project, domain });
     if (isFlat) this.markFlat(guest.name);
     await this.sweep(guest.name);
     if (before?.disk && before.project !== undefined && before.project !== project)
@@ -444,7 +506,7 @@ export class GuestStorage {
     const { upper } = filesIn(join(directory, fresh));
     const { hostBase } = idRangeOf(guest.xid);
     const layers = { from: relative(directory, files.upper), to: relative(directory, upper), hostBase };
-    await this.store.carry(directory, layers, kept);
+    await this.storeOf(guest).carry(directory, layers, kept);
     await this.#shape((p) => openDirectory(p, upper), root, guest.xid);
   }
 
@@ -625,6 +687,20 @@ export class GuestStorage {
 
 const NS = 1_000_000_000n;
 const GUEST_IDS = 65_536;
+
+/** As a guest's record has its trust domain. */
+function domainRecord({ config: { trustDomain } }: Guest): string | undefined {
+  return trustDomain === DEFAULT_DOMAIN ? undefined : trustDomain;
+}
+
+function checkDomain(name: GuestName, found: string | undefined, asked: string): void {
+  if (found === undefined || asked === found) return;
+  throw new UserError(
+    'trust-domain-fixed',
+    `cannot have guest "${name}" in trust domain "${asked}": found its files in "${found}"; ` +
+      'need vserver export, and vserver import with another trustDomain',
+  );
+}
 
 /** What is open as a place only, open for more. */
 function planReadable(p: Program, place: Result): Result {

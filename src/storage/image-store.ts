@@ -11,7 +11,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
@@ -327,10 +327,11 @@ export class ImageStore {
   /**
    * Deletes images that nobody needs, objects of no image, and what was fetched for images.
    *
-   * @param needed tells which images somebody needs, asked when nobody adds one
+   * @param needed tells which images somebody needs, asked when nobody adds one; undefined: nobody uses the store at all,
+   *   and it goes with all it holds
    */
   async collect(
-    needed: () => (name: string) => boolean,
+    needed: () => ((name: string) => boolean) | undefined,
     isDryRun: boolean,
     options: HelperOptions = {},
   ): Promise<{ readonly images: readonly string[]; readonly result: StoreResult }> {
@@ -341,13 +342,14 @@ export class ImageStore {
       await before;
       await Promise.allSettled(this.#adding);
       const isNeeded = needed();
-      const images = this.list().filter((name) => !isNeeded(name));
+      const images = this.list().filter((name) => !isNeeded?.(name));
       if (!isDryRun) {
         for (const name of images) rmSync(this.#image(name).path);
         if (images.length > 0) syncDirectory(join(this.directory, 'images'));
       }
       const result = await this.#run({ kind: 'gc', isDryRun }, options);
       if (!isDryRun && existsSync(this.cache)) await this.#discard('cache');
+      if (!isDryRun && isNeeded === undefined) await this.#remove();
       return { images, result };
     } finally {
       done.resolve();
@@ -365,6 +367,11 @@ export class ImageStore {
     const names = this.leftovers();
     for (const name of names) await this.#discard(name);
     return names;
+  }
+
+  /** Name of its trust domain. */
+  get domain(): string {
+    return basename(this.directory);
   }
 
   /** Where what is fetched for images is kept. */
@@ -389,6 +396,12 @@ export class ImageStore {
     if ([this.objects, this.cache].every((path) => existsSync(path))) return;
     for (const path of [this.objects, join(this.directory, 'images'), this.cache])
       mkdirSync(path, { recursive: true, mode: 0o700 });
+  }
+
+  async #remove(): Promise<void> {
+    const { directory } = this;
+    const what = `delete the store ${JSON.stringify(directory)}`;
+    await removeDirectory(this.#machine, what, dirname(directory), basename(directory));
   }
 
   async #discard(name: string): Promise<void> {

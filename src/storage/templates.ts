@@ -1,7 +1,7 @@
 /**
  * Where a guest's root comes from: the read-only lower layer below each guest's own files.
  *
- *     <libDir>/store/…                                images of archives and busybox (image-store.ts): <kind>-<hash>
+ *     <libDir>/store/<domain>/…                       images of archives and busybox (image-store.ts): <kind>-<hash>
  *     <libDir>/templates/<kind>-<hash>/root           a prepared tree, never changed again: of the host, or an older one
  *     <libDir>/templates/<kind>-<hash>.new-<random>   one in the making, deleted at the next start
  *     <libDir>/templates/tarballs.json                archives by identity → hash
@@ -24,6 +24,7 @@ import { archiveAt, DEFAULT_IMPORT_LIMITS, fileIdentity, type ImportLimits } fro
 import { readTarballHashes, type TarballHashes, writeTarballHashes } from './tarball-hashes.ts';
 import { formatTemplateSpec, parseTemplateSpec, type TemplateSpec } from './template-spec.ts';
 import { writeTree } from './tree-entries.ts';
+import { DEFAULT_DOMAIN } from './trust-domain.ts';
 
 /** What a guest's root starts from. */
 export interface Template {
@@ -46,7 +47,6 @@ export interface TemplateEnv {
   readonly libDir: string;
   readonly runDir: string;
   readonly machine: StorageMachine;
-  readonly store: ImageStore;
 }
 
 /** How a template is prepared. */
@@ -67,6 +67,7 @@ const VERSIONS = {
 const CHECK_MS = 1000;
 const LEFTOVER = /^[a-z]+-[\da-f]+\.new-[\da-f]+$/;
 const HASH_DIGITS = 32;
+const HOST_KEY = 'host-';
 /** A killed tar may write for a moment after the news of its end: then the directory is not empty yet. */
 const DISCARD_TRIES = 5;
 const DISCARD_PAUSE_MS = 40;
@@ -89,28 +90,30 @@ export class TemplateStore {
   }
 
   /**
-   * Returns a template that is ready to be mounted; makes it if it is not there yet.
+   * Returns a template that is ready to be mounted; makes it if it is not there yet. Trees are of the host; images are of
+   * one trust domain, and made anew in each.
    *
    * Costs a few dozen stats that look for changes of the host, but once a second at most. Calls
    * for the same template share one build.
    *
    * @param text as `parseTemplateSpec` takes it
+   * @param store where its image is, or is to be
    * @throws UserError invalid-template, template-missing, template-changed, busybox-missing, invalid-archive,
    *   archive-too-big, foreign-owner, not-a-root
    * @throws StateError host-not-merged, busybox-broken
    */
-  async prepare(text: string, options: PrepareOptions = {}): Promise<Template> {
+  async prepare(text: string, store: ImageStore, options: PrepareOptions = {}): Promise<Template> {
     const spec = parseTemplateSpec(text);
     const name = formatTemplateSpec(spec);
     if (spec.kind === 'directory') {
       const path = this.#checkDirectory(spec.path);
       return { name, pinnedName: name, lower: { kind: 'tree', path }, hostUsr: false };
     }
-    if (spec.kind === 'prepared') return this.#prepared(spec.key);
+    if (spec.kind === 'prepared') return this.#prepared(spec.key, store);
     const key = this.#knownKey(spec);
-    const ready = key === undefined ? undefined : this.#ready(name, key);
+    const ready = key === undefined ? undefined : this.#ready(name, key, store);
     if (ready !== undefined) return ready;
-    const shared = key ?? name;
+    const shared = placeOf(key ?? name, store);
     const running = this.#building.get(shared);
     if (running !== undefined) {
       try {
@@ -120,10 +123,10 @@ export class TemplateStore {
         const isTheirs =
           error instanceof StateError && error.code === 'cancelled' && !options.signal?.aborted;
         if (!isTheirs) throw error;
-        return await this.prepare(text, options);
+        return await this.prepare(text, store, options);
       }
     }
-    const build = this.#make(spec, name, key, options).finally(() => this.#building.delete(shared));
+    const build = this.#make(spec, name, key, store, options).finally(() => this.#building.delete(shared));
     this.#building.set(shared, build);
     return await build;
   }
@@ -165,31 +168,34 @@ export class TemplateStore {
     return key;
   }
 
-  #ready(name: string, key: string): Template | undefined {
+  #ready(name: string, key: string, store: ImageStore): Template | undefined {
     const nowMs = performance.now();
-    const known = this.#seen.get(key);
-    if (known && nowMs - known.atMs < CHECK_MS) return { name, ...known.template };
-    const lower = this.#layer(key);
+    const place = placeOf(key, store);
+    const known = this.#seen.get(place);
+    if (known && nowMs - known.atMs < CHECK_MS && isThere(known.template)) return { name, ...known.template };
+    const lower = this.#layer(key, store);
     if (lower === undefined) return undefined;
-    const template = { pinnedName: key, lower, hostUsr: key.startsWith('host-') };
-    this.#seen.set(key, { template, atMs: nowMs });
+    const template = { pinnedName: key, lower, hostUsr: key.startsWith(HOST_KEY) };
+    this.#seen.set(place, { template, atMs: nowMs });
     return { name, ...template };
   }
 
-  /** A tree that is there already stays in use. */
-  #layer(key: string): TemplateLayer | undefined {
+  /** A tree that is there already stays in use; one that is not of the host is of before there were other domains. */
+  #layer(key: string, store: ImageStore): TemplateLayer | undefined {
     const path = join(this.#directory, key, 'root');
-    if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return { kind: 'tree', path };
-    const image = this.#env.store.find(key);
+    const isShared = key.startsWith(HOST_KEY) || store.domain === DEFAULT_DOMAIN;
+    if (isShared && statSync(path, { throwIfNoEntry: false })?.isDirectory() === true)
+      return { kind: 'tree', path };
+    const image = store.find(key);
     return image && { kind: 'image', ...image };
   }
 
-  #prepared(key: string): Template {
-    const template = this.#ready(key, key);
+  #prepared(key: string, store: ImageStore): Template {
+    const template = this.#ready(key, key, store);
     if (template !== undefined) return template;
     throw new UserError(
       'template-missing',
-      `cannot use template "${key}": found no such tree or image in ${JSON.stringify(this.#env.libDir)}; need the template it was made from`,
+      `cannot use template "${key}": found no such tree or image in ${JSON.stringify(store.directory)}; need the template it was made from`,
     );
   }
 
@@ -197,23 +203,29 @@ export class TemplateStore {
     spec: TreeSpec,
     name: string,
     known: string | undefined,
+    store: ImageStore,
     options: PrepareOptions,
   ): Promise<Template> {
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-    const key = await this.#makeOf(spec, known, options);
-    const made = this.#ready(name, key);
+    const key = await this.#makeOf(spec, known, store, options);
+    const made = this.#ready(name, key, store);
     if (made === undefined)
       throw new BugError('template-gone', `cannot use template "${key}": found it gone again`);
     return made;
   }
 
   /** Makes a tree or an image and returns its name. */
-  async #makeOf(spec: TreeSpec, known: string | undefined, options: PrepareOptions): Promise<string> {
-    if (spec.kind === 'tarball') return await this.#unpack(spec.path, options);
+  async #makeOf(
+    spec: TreeSpec,
+    known: string | undefined,
+    store: ImageStore,
+    options: PrepareOptions,
+  ): Promise<string> {
+    if (spec.kind === 'tarball') return await this.#unpack(spec.path, store, options);
     if (known === undefined) throw new BugError('no-key', `cannot name template "${spec.kind}"`);
-    if (this.#layer(known) !== undefined) return known;
+    if (this.#layer(known, store) !== undefined) return known;
     if (spec.kind === 'host') await this.#makeTree(known);
-    else await this.#makeImage(spec.kind, known, options);
+    else await this.#makeImage(spec.kind, known, store, options);
     return known;
   }
 
@@ -238,8 +250,13 @@ export class TemplateStore {
     syncDirectory(this.#directory);
   }
 
-  async #makeImage(kind: 'busybox' | 'skeleton', key: string, options: PrepareOptions): Promise<void> {
-    const { machine, store } = this.#env;
+  async #makeImage(
+    kind: 'busybox' | 'skeleton',
+    key: string,
+    store: ImageStore,
+    options: PrepareOptions,
+  ): Promise<void> {
+    const { machine } = this.#env;
     const what = `make an image of template "${kind}"`;
     const build = async (workDir: string): Promise<void> => {
       if (kind === 'busybox') await buildBusybox(machine, findBusybox(), workDir);
@@ -257,8 +274,7 @@ export class TemplateStore {
   }
 
   /** Makes an image of an archive, which is named by what the archive holds, and remembers that. */
-  async #unpack(path: string, options: PrepareOptions): Promise<string> {
-    const { store } = this.#env;
+  async #unpack(path: string, store: ImageStore, options: PrepareOptions): Promise<string> {
     const { limits = DEFAULT_IMPORT_LIMITS } = options;
     const identity = fileIdentity(path);
     const what = `import ${JSON.stringify(path)}`;
@@ -325,6 +341,16 @@ export class TemplateStore {
 
 function keyOf(kind: string, hash: string): string {
   return `${kind}-${hash.slice(0, HASH_DIGITS)}`;
+}
+
+/** Whether an image was not deleted since: the store of a domain goes with its last guest. */
+function isThere({ lower }: Omit<Template, 'name'>): boolean {
+  return lower.kind === 'tree' || existsSync(lower.path);
+}
+
+/** Names what is of one store apart from the same of another. */
+function placeOf(key: string, { directory }: ImageStore): string {
+  return `${directory} ${key}`;
 }
 
 function changed(path: string): UserError {

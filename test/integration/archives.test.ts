@@ -201,6 +201,7 @@ describe('export and import', { skip: unmet(...NEEDS) }, () => {
         ['hooks', config('command: [a]\nhooks: { preStart: /bin/true }\n'), /reaches the host by/],
         ["the host's network", config('command: [a]\nnetwork: { mode: host }\n'), /reaches the host by/],
         ['capabilities', config('command: [a]\nbcaps: [+SYS_ADMIN]\n'), /reaches the host by/],
+        ["another's trust domain", config('command: [a]\ntrustDomain: tenant-a\n'), /reaches the host by/],
         ['no filter', config('command: [a]\nseccomp: unconfined\n'), /reaches the host by/],
         [
           'owners of nobody',

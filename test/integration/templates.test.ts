@@ -63,9 +63,8 @@ async function withStore(body: (place: Place) => Promise<void>): Promise<void> {
   writeFileSync(join(canary, 'sub/other'), 'untouched as well');
   try {
     await withMachine(async (machine) => {
-      const images = new ImageStore(join(libDir, 'store'), machine.syscalld);
-      const newStore = (): TemplateStore =>
-        new TemplateStore({ libDir, runDir, machine: machine.syscalld, store: images });
+      const images = new ImageStore(join(libDir, 'store/default'), machine.syscalld);
+      const newStore = (): TemplateStore => new TemplateStore({ libDir, runDir, machine: machine.syscalld });
       const before = listing(canary);
       const held: number[] = [];
       await body({
@@ -112,7 +111,7 @@ async function importing(
 ): Promise<string> {
   const path = join(place.dir, name);
   writeFileSync(path, Buffer.isBuffer(archive) ? archive : tar(archive as readonly Member[]));
-  const template = await place.store.prepare(path, options);
+  const template = await place.store.prepare(path, place.images, options);
   assert.equal(template.hostUsr, false);
   return await rootOf(place, template);
 }
@@ -165,11 +164,13 @@ const ETC: Member = { name: 'etc/', type: 'directory' };
 describe('template "host"', { skip: unmet('root') }, () => {
   test('is made once, and again found by another process', async () => {
     await withStore(async (place) => {
-      const made = await Promise.all([1, 2, 3].map(async () => await place.store.prepare('host')));
+      const made = await Promise.all(
+        [1, 2, 3].map(async () => await place.store.prepare('host', place.images)),
+      );
       assert.equal(new Set(made.map(({ lower }) => pathOf(lower))).size, 1);
       assert.equal(made[0]?.hostUsr, true);
       const { ino } = lstatSync(pathOf(made[0]?.lower));
-      assert.deepEqual(await place.newStore().prepare('host'), made[0]);
+      assert.deepEqual(await place.newStore().prepare('host', place.images), made[0]);
       assert.equal(lstatSync(pathOf(made[0]?.lower)).ino, ino);
       assert.equal(trees(place).length, 1);
       assert.equal(lstatSync(place.templates).mode & 0o777, 0o700);
@@ -178,7 +179,7 @@ describe('template "host"', { skip: unmet('root') }, () => {
 
   test('holds nothing that a user of the host could not read', async () => {
     await withStore(async (place) => {
-      const lowerDir = pathOf((await place.store.prepare('host')).lower);
+      const lowerDir = pathOf((await place.store.prepare('host', place.images)).lower);
       const secrets = secretHashes();
       for (const path of walk(lowerDir)) {
         const full = join(lowerDir, path);
@@ -202,7 +203,7 @@ describe('template "host"', { skip: unmet('root') }, () => {
 
   test('runs programs of the shared /usr', async () => {
     await withStore(async (place) => {
-      const lowerDir = pathOf((await place.store.prepare('host')).lower);
+      const lowerDir = pathOf((await place.store.prepare('host', place.images)).lower);
       const script =
         'mount --rbind /usr "$1/usr" && exec chroot "$1" /bin/sh -c ". /etc/profile; id -un; cat /etc/hostname"';
       const run = spawnSync('unshare', ['--mount', 'sh', '-c', script, 'sh', lowerDir], { encoding: 'utf8' });
@@ -234,7 +235,7 @@ function secretHashes(): ReadonlyMap<string, string> {
 describe('template "busybox"', { skip: unmet('root', 'busybox') }, () => {
   test('has a shell and its applets', async () => {
     await withStore(async (place) => {
-      const template = await place.store.prepare('busybox');
+      const template = await place.store.prepare('busybox', place.images);
       assert.equal(template.hostUsr, false);
       const root = await rootOf(place, template);
       const run = spawnSync(
@@ -246,7 +247,7 @@ describe('template "busybox"', { skip: unmet('root', 'busybox') }, () => {
         },
       );
       assert.deepEqual([run.stdout, run.stderr], ['root\nb\n/\n', '']);
-      assert.deepEqual(await place.newStore().prepare('busybox'), template);
+      assert.deepEqual(await place.newStore().prepare('busybox', place.images), template);
     });
   });
 });
@@ -254,15 +255,15 @@ describe('template "busybox"', { skip: unmet('root', 'busybox') }, () => {
 describe('template of a directory', { skip: unmet('root') }, () => {
   test('is the directory itself, apart from the instance and the host', async () => {
     await withStore(async (place) => {
-      const { store, dir, canary, libDir } = place;
+      const { store, dir, canary, libDir, images } = place;
       symlinkSync(canary, join(dir, 'link'));
-      assert.equal(pathOf((await store.prepare(`directory:${join(dir, 'link')}`)).lower), canary);
+      assert.equal(pathOf((await store.prepare(`directory:${join(dir, 'link')}`, images)).lower), canary);
       for (const path of ['/', dir, libDir, join(libDir, 'guests'), join(canary, 'file')]) {
         if (path.endsWith('guests')) mkdirSync(path);
-        await refused(store.prepare(`directory:${path}`), 'invalid-template');
+        await refused(store.prepare(`directory:${path}`, images), 'invalid-template');
       }
-      await refused(store.prepare(join(dir, 'missing')), 'template-missing');
-      await refused(store.prepare('debian'), 'invalid-template');
+      await refused(store.prepare(join(dir, 'missing'), images), 'template-missing');
+      await refused(store.prepare('debian', images), 'invalid-template');
     });
   });
 });
@@ -309,22 +310,31 @@ describe('template of an archive', { skip: unmet('root') }, () => {
     await withStore(async (place) => {
       const path = join(place.dir, 'a.tar');
       writeFileSync(path, tar(honest));
-      const both = await Promise.all([place.store.prepare(path), place.store.prepare(`tarball:${path}`)]);
+      const both = await Promise.all([
+        place.store.prepare(path, place.images),
+        place.store.prepare(`tarball:${path}`, place.images),
+      ]);
       assert.deepEqual(both[0], both[1]);
       const pinnedName = both[0]?.pinnedName ?? '';
       writeFileSync(join(place.dir, 'b.tar'), tar(honest));
       assert.equal(
-        pathOf((await place.newStore().prepare(join(place.dir, 'b.tar'))).lower),
+        pathOf((await place.newStore().prepare(join(place.dir, 'b.tar'), place.images)).lower),
         pathOf(both[0]?.lower),
       );
       writeFileSync(path, tar([...honest, { name: 'etc/new' }]));
-      assert.notEqual(pathOf((await place.store.prepare(path)).lower), pathOf(both[0]?.lower));
+      assert.notEqual(pathOf((await place.store.prepare(path, place.images)).lower), pathOf(both[0]?.lower));
       assert.equal(place.images.list().length, 2);
       rmSync(path);
-      await refused(place.store.prepare(path), 'template-missing');
-      assert.equal(pathOf((await place.store.prepare(pinnedName)).lower), pathOf(both[0]?.lower));
+      await refused(place.store.prepare(path, place.images), 'template-missing');
+      assert.equal(
+        pathOf((await place.store.prepare(pinnedName, place.images)).lower),
+        pathOf(both[0]?.lower),
+      );
       await refused(
-        place.store.prepare(pinnedName.replace(/.$/, (digit) => (digit === '0' ? '1' : '0'))),
+        place.store.prepare(
+          pinnedName.replace(/.$/, (digit) => (digit === '0' ? '1' : '0')),
+          place.images,
+        ),
         'template-missing',
       );
     });

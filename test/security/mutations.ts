@@ -5,6 +5,7 @@
 import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fetching } from './builds.ts';
+import { otherDomains } from './domains.ts';
 import {
   c1,
   c1Compat,
@@ -548,6 +549,18 @@ export const MUTATIONS: readonly Mutation[] = [
     check: otherContexts,
     edits: [["(viewer === 'host' ? manager.registry.list() : [viewer])", 'manager.registry.list()']],
     breach: /counts other contexts/,
+  },
+  {
+    name: 'F1: all trust domains have one store',
+    check: otherDomains,
+    edits: [['join(this.#directory, domain)', "join(this.#directory, 'default')"]],
+    breach: /1 files on disk/,
+  },
+  {
+    name: 'F1: a clone may be of another trust domain',
+    check: otherDomains,
+    edits: [['      storage.checkDomain(source.name, config);\n', '']],
+    breach: /a clone in another domain/,
   },
   {
     name: 'deletion: begins before it has looked for mounts',

@@ -1,3 +1,4 @@
+import { UserError } from '../../base/errors.ts';
 import { formatTable } from '../../base/text-table.ts';
 import { formatSizeRounded } from '../../base/units.ts';
 import type { StoreResult } from '../../storage/helper/tasks.ts';
@@ -8,45 +9,84 @@ import type { ParsedVerb } from '../verb-types.ts';
 
 const EXIT_FAILED = 1;
 
-/** What `store` tells; `deletedImages` of `gc` only. */
-interface StoreView extends StoreResult {
+/** What `store` tells of one trust domain; `deletedImages` of `gc` only. */
+interface DomainView extends StoreResult {
+  readonly trustDomain: string;
   readonly deletedImages: readonly string[];
+}
+
+/** Sums over all trust domains, and each of them. */
+interface StoreView extends Omit<DomainView, 'trustDomain'> {
+  readonly trustDomains: readonly DomainView[];
 }
 
 /** `vserver store`: counts, checks or cleans what images share. */
 export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Services): Promise<VerbResult> {
   const { storage, snapshots, registry } = manager;
   const [action = 'stat'] = parsed.operands;
+  const { dryRun, trustDomain } = parsed.options;
+  const domains = storage.domains();
+  if (trustDomain !== undefined && !domains.includes(trustDomain)) {
+    throw new UserError(
+      'trust-domain-not-found',
+      `cannot look after the store of trust domain ${JSON.stringify(trustDomain)}: found ${domains.join(', ')}`,
+    );
+  }
   await using progress = new Progress(io, parsed.global, `${action} of the store`);
   const { options } = progress;
-  const view = await examine();
+  const views: DomainView[] = [];
+  for (const domain of trustDomain === undefined ? domains : [trustDomain])
+    views.push({ trustDomain: domain, ...(await examine(domain)) });
   progress.clear();
-  const { dryRun } = parsed.options;
-  await io.out(parsed.global.json ? formatJson(view) : formatStore(view, action === 'gc' && !dryRun));
-  return view.faults.length === 0 ? 0 : EXIT_FAILED;
+  await io.out(
+    parsed.global.json
+      ? formatJson(sumOf(views))
+      : formatTable(
+          [{ title: 'TRUST DOMAIN' }, { title: 'WHAT' }, { title: 'COUNT' }, { title: 'SIZE' }],
+          views.flatMap((view) => formatDomain(view, action === 'gc' && !dryRun)),
+        ),
+  );
+  return views.every(({ faults }) => faults.length === 0) ? 0 : EXIT_FAILED;
 
-  async function examine(): Promise<StoreView> {
+  async function examine(domain: string): Promise<Omit<DomainView, 'trustDomain'>> {
+    const one = storage.store(domain);
     if (action !== 'gc')
-      return {
-        ...(await storage.store.examine(action === 'check' ? 'check' : 'stat', options)),
-        deletedImages: [],
-      };
-    const needed = (): ((image: string) => boolean) =>
+      return { ...(await one.examine(action === 'check' ? 'check' : 'stat', options)), deletedImages: [] };
+    const needed = (): ((image: string) => boolean) | undefined =>
       storage.isNeeded(
+        domain,
         (guest) => snapshots.list(guest).map(({ pin }) => pin),
-        registry.list().map(({ config }) => config.template),
+        registry.list().map(({ config }) => config),
       );
-    const { images, result } = await storage.store.collect(needed, parsed.options.dryRun, options);
+    const { images, result } = await one.collect(needed, dryRun, options);
     return { ...result, deletedImages: images };
   }
 }
 
+function sumOf(views: readonly DomainView[]): StoreView {
+  const sum = (count: (view: DomainView) => number): number =>
+    views.reduce((total, view) => total + count(view), 0);
+  return {
+    images: sum(({ images }) => images),
+    imageBytes: sum(({ imageBytes }) => imageBytes),
+    objects: sum(({ objects }) => objects),
+    objectBytes: sum(({ objectBytes }) => objectBytes),
+    apparentBytes: sum(({ apparentBytes }) => apparentBytes),
+    unusedObjects: sum(({ unusedObjects }) => unusedObjects),
+    unusedBytes: sum(({ unusedBytes }) => unusedBytes),
+    cacheBytes: sum(({ cacheBytes }) => cacheBytes),
+    faults: views.flatMap(({ faults }) => faults),
+    deletedImages: views.flatMap(({ deletedImages }) => deletedImages),
+    trustDomains: views,
+  };
+}
+
 /** Formats what a store holds, one thing on a line. */
-function formatStore(view: StoreView, wasCleaned: boolean): string {
+function formatDomain(view: DomainView, wasCleaned: boolean): readonly (readonly string[])[] {
   const { images, imageBytes, objects, objectBytes, apparentBytes, unusedObjects, unusedBytes, cacheBytes } =
     view;
   const size = formatSizeRounded;
-  const rows = [
+  return [
     ['images', String(images), size(imageBytes)],
     ['objects', String(objects), size(objectBytes)],
     ['files of all images', '', size(apparentBytes)],
@@ -54,6 +94,5 @@ function formatStore(view: StoreView, wasCleaned: boolean): string {
     [wasCleaned ? 'deleted cache of builds' : 'cache of builds', '', size(cacheBytes)],
     ...view.deletedImages.map((name) => [wasCleaned ? 'deleted image' : 'image of no guest', name, '']),
     ...view.faults.map(({ kind, name, detail }) => [kind, name, detail]),
-  ];
-  return formatTable([{ title: 'WHAT' }, { title: 'COUNT' }, { title: 'SIZE' }], rows);
+  ].map((row) => [view.trustDomain, ...row]);
 }
