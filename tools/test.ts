@@ -48,6 +48,7 @@ const TIERS = {
       wrk: 'wrk',
       netstat: 'net-tools',
       lsof: 'lsof',
+      lxcfs: 'lxcfs',
     },
   },
   vm: {
@@ -74,6 +75,7 @@ const SERVICES: Readonly<Record<string, string>> = {
   'openssh-server': 'ssh',
   rsync: 'rsync',
   'docker-registry': 'docker-registry',
+  lxcfs: 'lxcfs',
 };
 /** What Debian's packages ask before they start a service (invoke-rc.d(8)); 101 forbids it. */
 const START_POLICY = '/usr/sbin/policy-rc.d';

@@ -109,3 +109,10 @@ test("Linux-VServer's options stand behind ours", () => {
     },
   );
 });
+
+test('a wall clock of its own is refused with the reason', () => {
+  assert.throws(
+    () => parseCommandLine('web build -m skeleton --flags virt_mem,virt_time'.split(' ')),
+    /"virt_time": found no kernel that gives a guest a wall clock of its own/,
+  );
+});

@@ -200,6 +200,14 @@ const USUAL_FLAGS = [
 ] as const;
 
 function parseFlags(text: string): InitStyle | undefined {
+  if (text.split(',').includes('virt_time'))
+    throw new UserError(
+      'invalid-value',
+      'cannot use flag "virt_time": found no kernel that gives a guest a wall clock of its own; need a guest without',
+      {
+        hint: "uptime and monotonic time are a guest's own always; another date for one program: faketime(1)",
+      },
+    );
   const words = text.split(',').map(oneOf(['fakeinit', ...USUAL_FLAGS]));
   return words.includes('fakeinit') ? 'fake' : undefined;
 }

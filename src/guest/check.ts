@@ -57,7 +57,7 @@ export async function checkHost(host: Host, registry: Registry): Promise<readonl
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
-  findings.push(await checkInterface(host), checkViews(host), checkForks(host), checkServers());
+  findings.push(await checkInterface(host), checkViews(host), checkForks(host), WALL_CLOCK, checkServers());
   return [...findings, ...checkRest(host, registry)];
 }
 
@@ -86,6 +86,14 @@ function checkForks({ forksMissing: missing }: Host): HostFinding {
   const detail = missing === undefined ? 'counted by eBPF' : `not counted: ${missing}; ${help}`;
   return { name: 'forks', isRequired: false, ok: missing === undefined, detail };
 }
+
+/** The flag virt_time of the original. Time namespaces have offsets of the monotonic clocks alone (time_namespaces(7)). */
+const WALL_CLOCK: HostFinding = {
+  name: 'virt_time',
+  ok: false,
+  detail: 'no kernel gives a guest a wall clock of its own; uptime and monotonic time are its own',
+  isRequired: false,
+};
 
 /** The host's own servers may all be on its loopback, where a guest has its own. */
 function checkServers(): HostFinding {

@@ -251,6 +251,7 @@ describe('limits table', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', '
       rows.filter(({ ok }) => !ok).map(({ name }) => name),
       ['limit: LOCKS', 'limit: DENT'],
     );
+    assert.equal(findings.find(({ name }) => name === 'virt_time')?.ok, false, 'no kernel has it');
     await v.ok(['delete', '--force', 'live']);
   });
 

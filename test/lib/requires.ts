@@ -44,7 +44,8 @@ export type Requirement =
   | 'registry'
   | 'wrk'
   | 'netstat'
-  | 'lsof';
+  | 'lsof'
+  | 'lxcfs';
 
 /** Where tests have Debian's packages from. */
 export const DEBIAN_MIRROR = 'http://deb.debian.org/debian';
@@ -134,6 +135,7 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   wrk: () => succeeds('sh', ['-c', 'wrk --help | grep -q connections']),
   netstat: () => succeeds('netstat', ['--version']),
   lsof: () => succeeds('lsof', ['-v']),
+  lxcfs: () => succeeds('lxcfs', ['--version']),
 };
 
 const probed = new Map<Requirement, string | undefined>();
