@@ -32,6 +32,7 @@ export async function report(
   const totals = new Map<string, number>();
   const skips = new Map<string, string[]>();
   let succeeded = 0;
+  const startedMs = performance.now();
 
   async function* merged(): AsyncGenerator<TestEvent> {
     for (const run of runs) {
@@ -61,6 +62,7 @@ export async function report(
     const verdict = forbidden.includes(reason) ? 'forbidden skip' : 'skipped';
     out.write(`\n${verdict}: ${reason}\n${names.map((name) => `  ${name}\n`).join('')}`);
   }
+  totals.set('duration_ms', performance.now() - startedMs); // runs may overlap
   out.write(`\n${SUMMARY_KEYS.map((key) => `# ${key} ${totals.get(key) ?? 0}\n`).join('')}`);
   return succeeded === runs.length && forbidden.length === 0;
 }

@@ -8,13 +8,16 @@ import { join, resolve } from 'node:path';
 import { run } from 'node:test';
 import type { TestEvent } from 'node:test/reporters';
 import { isRequirement, mustRun, probe, type Requirement } from '../test/lib/requires.ts';
+import { inLanes, type Run } from './lanes.ts';
 import { report } from './reporter.ts';
 
 type Tier = {
   /** Relative to the checkout; the file name decides the tier. */
   readonly globs: readonly string[];
-  /** Files at once. What changes the host runs alone, so that a leak is its own. */
-  readonly concurrency: number;
+  /** Files at once: each makes an instance of its own and looks for leaks there alone. */
+  readonly lanes: number;
+  /** Files that run one after the other before these: they measure time, or ask for all processors. */
+  readonly alone: readonly string[];
   readonly fileTimeoutMs: number;
   /** The Debian package that brings a requirement of the tier's tests. */
   readonly packages: Readonly<Partial<Record<Requirement, string>>>;
@@ -23,13 +26,19 @@ type Tier = {
 const TIERS = {
   unit: {
     globs: ['src/**/*.test.ts', 'tools/**/*.test.ts', 'test/lib/**/*.test.ts'],
-    concurrency: 2,
+    lanes: 2,
+    alone: [],
     fileTimeoutMs: 120_000,
     packages: {},
   },
   root: {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
-    concurrency: 1,
+    lanes: 2,
+    alone: [
+      'test/integration/{accounting,crash,fence-quota,health,lifecycle,limit-table,load,machine,oom,own-measure}.test.ts',
+      'test/integration/{procfs,restarts,run,scheduler,tty,views,views-programs}.test.ts',
+      'test/security/{kernel,mutations}.test.ts', // mutations has two lanes of its own
+    ],
     fileTimeoutMs: 600_000,
     packages: {
       'erofs-utils': 'erofs-utils',
@@ -53,7 +62,8 @@ const TIERS = {
   },
   vm: {
     globs: ['test/vm/*.test.ts'],
-    concurrency: 1,
+    lanes: 1,
+    alone: [],
     fileTimeoutMs: 2_000_000,
     packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86', dmsetup: 'dmsetup' },
   },
@@ -113,33 +123,38 @@ function install(tiers: readonly TierName[]): void {
   }
 }
 
-function filesOf(tier: Tier): readonly string[] {
-  return globSync([...tier.globs], { cwd: ROOT })
+function filesOf(globs: readonly string[]): readonly string[] {
+  return globSync([...globs], { cwd: ROOT })
     .map((file) => join(ROOT, file))
     .sort();
 }
 
-/** The runs of a tier: one for all files, or where they run alone one for each. */
-function runsOf(name: TierName): readonly AsyncGenerator<TestEvent>[] {
-  const files = filesOf(TIERS[name]);
-  const groups = TIERS[name].concurrency > 1 ? [files] : files.map((file) => [file]);
-  return groups.map((group, i) => runFiles(name, group, i === 0 ? files.length : undefined));
+/** The runs of a tier, one for each file: those that run alone, then the others. */
+function runsOf(name: TierName): readonly AsyncIterable<TestEvent>[] {
+  const { globs, lanes, alone } = TIERS[name];
+  const files = filesOf(globs);
+  const first = files.filter((file) => filesOf(alone).includes(file));
+  const others = files.filter((file) => !first.includes(file));
+  const start = (file: string): Run<TestEvent> => runFile(name, file);
+  const [opening, ...rest] = [...inLanes(first, 1, start), ...inLanes(others, lanes, start)];
+  return opening ? [announced(`tier ${name}: ${files.length} files`, opening), ...rest] : [];
 }
 
-// Lazy: a run starts when the report reaches it, so that runs never overlap.
-async function* runFiles(
-  name: TierName,
-  files: readonly string[],
-  count: number | undefined,
-): AsyncGenerator<TestEvent> {
-  const { concurrency, fileTimeoutMs } = TIERS[name];
-  if (count !== undefined) {
-    const message = `tier ${name}: ${count} files`;
-    yield { type: 'test:diagnostic', data: { nesting: 0, level: 'info', message } };
-  }
+async function* announced(message: string, run: AsyncIterable<TestEvent>): AsyncGenerator<TestEvent> {
+  yield { type: 'test:diagnostic', data: { nesting: 0, level: 'info', message } };
+  yield* run;
+}
+
+function runFile(name: TierName, file: string): Run<TestEvent> {
+  const { fileTimeoutMs: timeout } = TIERS[name];
   // The option `timeout` fails a test and lets it go on; only the signal ends a file's process.
-  const signal = AbortSignal.timeout(fileTimeoutMs * Math.ceil(files.length / concurrency));
-  yield* run({ cwd: ROOT, files: [...files], concurrency, timeout: fileTimeoutMs, signal });
+  const events = run({ cwd: ROOT, files: [file], timeout, signal: AbortSignal.timeout(timeout) });
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  events.on('test:summary', (summary) => {
+    if (summary.file === undefined) end(); // the run's own
+  });
+  events.once('close', end);
+  return { events, ended };
 }
 
 async function main(names: readonly string[]): Promise<boolean> {
@@ -150,7 +165,7 @@ async function main(names: readonly string[]): Promise<boolean> {
     );
     return false;
   }
-  const empty = tiers.find((name) => filesOf(TIERS[name]).length === 0);
+  const empty = tiers.find((name) => filesOf(TIERS[name].globs).length === 0);
   if (empty !== undefined) {
     console.error(`cannot test: found no file in tier "${empty}"; need ${TIERS[empty].globs.join(' or ')}`);
     return false;

@@ -456,9 +456,13 @@ function startCancelled(guest: Guest): StateError {
   );
 }
 
-/** Whether a program of a start may have failed only since the other one did: nobody sends, receives or is there. */
+/**
+ * Whether a program of a start may have failed only since the other one did: nobody sends, receives or is there. Who ends
+ * with something unread resets the connection (unix_release_sock, net/unix/af_unix.c).
+ */
 function isConsequence(error: unknown): boolean {
   if (!(error instanceof StepError)) return false;
   const { call, errnoName, stepIndex } = error;
-  return stepIndex < 0 || errnoName === 'ECANCELED' || (call === 'sendmsg' && errnoName === 'EPIPE');
+  const isGone = errnoName === 'EPIPE' || errnoName === 'ECONNRESET';
+  return stepIndex < 0 || errnoName === 'ECANCELED' || ((call === 'sendmsg' || call === 'recvmsg') && isGone);
 }

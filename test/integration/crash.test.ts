@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileS
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
+import { loadAbi } from '../../src/sys/abi.ts';
 import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -55,12 +56,28 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
       return now.vserverdPid === vserverdPid ? undefined : now;
     });
   };
-  const killSyscalld = async (): Promise<void> => {
-    const { syscalldPid, vserverdPid } = await daemons();
+  const killSyscalld = async (known?: Daemons): Promise<void> => {
+    const { syscalldPid, vserverdPid } = known ?? (await daemons());
     process.kill(syscalldPid, 'SIGKILL');
     await eventually('the end of both', () =>
       existsSync(`/proc/${syscalldPid}`) || existsSync(`/proc/${vserverdPid}`) ? undefined : true,
     );
+  };
+  /** Kills syscalld while it waits for events: what it has read of a log and not yet written goes with it. */
+  const killSyscalldAtRest = async (): Promise<void> => {
+    const both = await daemons();
+    const { syscalldPid } = both;
+    const { syscalls } = loadAbi();
+    const told = (file: string): string => readFileSync(`/proc/${syscalldPid}/${file}`, 'latin1');
+    await eventually('a moment of rest', async () => {
+      process.kill(syscalldPid, 'SIGSTOP');
+      await eventually('it is stopped', () => (/^State:\tT/m.test(told('status')) ? true : undefined));
+      const call = Number(told('syscall').split(' ')[0]);
+      if (call === syscalls['epoll_wait'] || call === syscalls['epoll_pwait']) return true;
+      process.kill(syscalldPid, 'SIGCONT');
+      return undefined;
+    });
+    await killSyscalld(both);
   };
   const usable = async (name: string): Promise<void> => {
     assert.match(await v.ok(['list']), new RegExp(`^${name} .* running `, 'm'));
@@ -295,22 +312,29 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     const count = (to: string): string => `i=0; while :; do echo $i ${to}; i=$((i+1)); sleep 0.005; done`;
     await v.ok(['run', '-d', '--name', 'writes', '--', 'sh', '-c', `(${count('>&2')}) & ${count('')}`]);
     await v.ok(['run', '-d', '--name', 'floods', '--init=none', '--', 'yes']);
+    const numbers = async (): Promise<readonly (readonly number[])[]> => {
+      const { stdout, stderr } = await v.run(['logs', 'writes']);
+      return [stdout, stderr].map((text) => text.split('\n').slice(0, -1).map(Number));
+    };
+    /** Resolves when both have written on. */
+    const writesOn = async (): Promise<void> => {
+      const before = await numbers();
+      await eventually('more lines of both', async () =>
+        (await numbers()).every((lines, i) => lines.length > before[i]!.length + 10) ? true : undefined,
+      );
+    };
+    await writesOn();
     for (let i = 0; i < 2; i++) {
-      await setTimeout(100);
-      await killSyscalld();
-      await setTimeout(300);
+      await killSyscalldAtRest();
+      await setTimeout(300); // nobody is there to write it down
       await usable('floods');
+      await writesOn();
     }
-    await setTimeout(100);
-    const { stdout, stderr } = await v.run(['logs', 'writes']);
-    for (const text of [stdout, stderr]) {
-      const lines = text.trim().split('\n').map(Number);
-      assert.ok(lines.length > 20, text);
+    for (const lines of await numbers())
       assert.deepEqual(
         lines,
         lines.map((_, i) => i),
       );
-    }
     await v.ok(['stop', '-t', '0', 'writes', 'floods']);
   });
 

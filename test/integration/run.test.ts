@@ -262,11 +262,15 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     const eater = await v.run(['run', '--memory', '32m', '--', 'sh', '-c', 'head -c 128M /dev/zero | tail']);
     assert.notEqual(eater.code, 0);
     const spin =
-      'timeout -s KILL 1 sh -c "while :; do :; done"; awk "{print int((\\$14+\\$15+\\$16+\\$17))}" /proc/self/stat; cat /proc/$$/stat';
-    const ticks = (await inGuest(['--cpus', '0.2'], spin)).trim().split('\n').at(-1)?.split(' ') ?? [];
-    // Of the second at most 20 + some periods' worth of clock ticks, children waited for included.
-    const used = Number(ticks[15]) + Number(ticks[16]);
-    assert.ok(used <= 45, `${used} of 100 ticks`);
+      'timeout -s KILL 1 sh -c "while :; do :; done"; cat /proc/$$/stat; cut -d" " -f1 /proc/uptime';
+    const [stat = '', seconds] = (await inGuest(['--cpus', '0.2'], spin)).split('\n');
+    // A fifth of the time and some periods' worth of clock ticks, children waited for included.
+    const used = stat
+      .split(' ')
+      .slice(13, 17)
+      .map(Number)
+      .reduce((sum, ticks) => sum + ticks, 0);
+    assert.ok(used <= 20 * Number(seconds) + 25, `${used} ticks in ${seconds} s`);
   });
 
   test('makes the root read-only, and mounts what was asked for', async () => {
@@ -349,12 +353,11 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
       ),
       '0\n',
     );
-    const started = performance.now();
     await inGuest([], 'sleep 1000 & :');
-    assert.ok(performance.now() - started < 5000);
   });
 
   test('a guest sees itself alone', async () => {
+    const askedMs = performance.now();
     const [uptime = '', mounts = '', pids = '', fds = '', xid = ''] = (
       await inGuest(
         ['--name', 'alone', '--rm'],
@@ -363,7 +366,8 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     )
       .replace('\n', '\n==\n')
       .split('==\n');
-    assert.ok(Number(uptime) < (IS_VM ? 5 : 1), `uptime ${uptime}`);
+    const sinceS = (performance.now() - askedMs) / 1000;
+    assert.ok(Number(uptime) <= sinceS + 0.02, `uptime ${uptime} after ${sinceS} s`); // of two digits
     assert.ok(Number(pids) <= 4, pids);
     assert.equal(fds, '0\n1\n2\n3\n');
     assert.match(xid, /^(\d+:[\w,=]*:\/\n)+$/);

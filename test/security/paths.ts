@@ -264,13 +264,6 @@ export const swappedComponents: Check = async (v) => {
     for (const name of ['dev', 'proc', 'sys']) mkdirSync(join(path, name));
     symlinkSync(canary.path, join(path, 'way-out'));
   });
-  const seconds = IS_SLOW ? '8' : '3';
-  const swaps = [
-    spawn(buildProbe(), ['swap', join(volume, 'dir'), join(volume, 'link'), seconds]),
-    spawn(buildProbe(), ['swap', join(root, 'sys'), join(root, 'way-out'), seconds]),
-  ];
-  const counts = Promise.all(swaps.map(async (swap) => parseFindings(await text(swap.stdout))['renames']));
-  let started = 0;
   const shared = [
     '--volume',
     `${volume}:/shared`,
@@ -279,11 +272,14 @@ export const swappedComponents: Check = async (v) => {
     '--tmpfs',
     '/shared/dir/y',
   ];
-  while (swaps.some((swap) => swap.exitCode === null)) {
+  const renames = [0, 0];
+  let [attempts, started] = [0, 0];
+  const attempt = async (): Promise<void> => {
     const outcomes = await Promise.all([
       v.run(['run', ...shared, '--', 'cat', '/proc/self/mountinfo']),
       v.run(['run', '--template', `directory:${root}`, '--', 'cat', '/proc/self/mountinfo']),
     ]);
+    attempts++;
     for (const [i, { code, stdout, stderr }] of outcomes.entries()) {
       const points = stdout.split('\n').map((line) => line.split(' ')[4] ?? '');
       if (code === 0) started++;
@@ -295,10 +291,21 @@ export const swappedComponents: Check = async (v) => {
       );
       if (strange.length > 0) breaches.push(`mounted on ${strange.join(' ')}`);
     }
+  };
+  // Whoever swaps ends by the clock. So as often as it takes on this machine, but once is enough to get through.
+  const isEnough = (): boolean =>
+    attempts >= (IS_SLOW ? 10 : 60) && started > 0 && renames.every((count) => count >= 2000);
+  for (let round = 0; round < 30 && breaches.length === 0 && !isEnough(); round++) {
+    const swaps = [
+      spawn(buildProbe(), ['swap', join(volume, 'dir'), join(volume, 'link'), '3']),
+      spawn(buildProbe(), ['swap', join(root, 'sys'), join(root, 'way-out'), '3']),
+    ];
+    const counts = Promise.all(swaps.map(async (swap) => parseFindings(await text(swap.stdout))['renames']));
+    while (swaps.some((swap) => swap.exitCode === null)) await attempt();
+    for (const [i, count] of (await counts).entries()) renames[i]! += Number(count);
   }
-  const [first = 0, second = 0] = await counts;
-  if (Number(first) < 2000 || Number(second) < 2000 || started === 0)
-    breaches.push(`only ${first} and ${second} renames during ${started} starts, so the test says nothing`);
+  if (breaches.length === 0 && !isEnough())
+    breaches.push(`only ${renames} renames during ${started} starts, so the test says nothing`);
   return [...breaches, ...canary.changes()];
 };
 
