@@ -240,6 +240,11 @@ export const ERROR_CODES = {
     meaning: 'the kernel has no interface that could show a guest its addresses',
   },
   'no-root': { status: 500, exit: 70, meaning: 'a start has no root to begin with, which is a bug' },
+  'no-scaffold': {
+    status: 500,
+    exit: 70,
+    meaning: 'a context has no scaffold among its mounts, which is a bug',
+  },
   'no-sock-diag': { status: 409, exit: 1, meaning: 'the kernel does not list sockets (sock_diag)' },
   'no-such-file': { status: 404, exit: 2, meaning: 'there is no such file in the Proc-FS' },
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },
@@ -257,6 +262,11 @@ export const ERROR_CODES = {
     status: 400,
     exit: 2,
     meaning: 'a seccomp profile makes a filter that is too long for the kernel',
+  },
+  'segment-impure': {
+    status: 500,
+    exit: 70,
+    meaning: 'a part of a program cannot be used again elsewhere, which is a bug',
   },
   'short-hello': { status: 500, exit: 70, meaning: "a client's request is too short, which is a bug" },
   'short-result': {

@@ -5,7 +5,7 @@
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import type { Program, Result } from '../sys/program.ts';
+import { Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type { Host } from './host.ts';
@@ -118,8 +118,7 @@ export class Contexts {
       init: syscalld.newObject(),
       initPrograms: syscalld.newObject(),
     };
-    const program = this.#host.program();
-    const init = planContext(program, {
+    const spec: ContextSpec = {
       ...request,
       ids: idRangeOf(xid),
       cgroup: cgroups.plan(xid, request.cpuset === undefined ? {} : { cpuset: request.cpuset }),
@@ -131,7 +130,8 @@ export class Contexts {
           : { objects: this.#host.views, xid, files: viewFilesOf(request.views) },
       attachAt: this.#host.attachPoint,
       objects,
-    });
+    };
+    const { program, planned: init } = Program.of(this.#host.abi, (p) => planContext(p, spec));
     return { program, init, objects };
   }
 

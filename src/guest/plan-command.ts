@@ -50,9 +50,13 @@ function isPreparedAhead(command: CommandSpec): boolean {
 }
 
 function planAhead(p: Program, command: CommandSpec, waitForRoot: () => CommandEnds): void {
-  planSession(p);
-  planIdentity(p, command);
-  planNoNewPrivileges(p);
+  const { bcaps, uid, gid, groups } = command;
+  p.segment(`identity ${bcaps} ${uid} ${gid} ${groups.join()}`, [], () => {
+    planSession(p);
+    planIdentity(p, command);
+    planNoNewPrivileges(p);
+    return [];
+  });
   if (command.seccomp) planSeccomp(p, command.seccomp);
   const { pipes, broker } = waitForRoot();
   planBrokerFilter(p, command, broker);

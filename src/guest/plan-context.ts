@@ -6,6 +6,7 @@
  *
  * A start may come at once, or find a context that was made before it was needed (contexts.ts).
  */
+import { BugError } from '../base/errors.ts';
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
 import type { CgroupPlan } from '../resources/cgroup-driver.ts';
 import { sizeOf } from '../sys/abi.ts';
@@ -69,7 +70,9 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     () => {
       // While this process holds the worker's ends too, it would never see the worker's end.
       for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
-      planWaitingInit(p, spec, gate.child, programs.child);
+      p.segment(`process 1 ${kindOf(spec)}`, [gate.child, programs.child], () =>
+        planWaitingInit(p, spec, gate.child, programs.child),
+      );
     },
   );
   p.keepWorker(programs.worker, objects.initPrograms);
@@ -163,8 +166,15 @@ function planClone(p: Program, tree: Arg, about: string, ...how: readonly 'AT_RE
   return p.sys('open_tree', [tree, '', flags], { about });
 }
 
+/** What process 1 does until its program comes depends on this alone: hardly two guests differ in it. */
+function kindOf(spec: ContextSpec): string {
+  const { hostNetwork, ownSys, shared, sysctls, masks, attachAt } = spec;
+  const files = viewFiles(spec).map(({ path }) => path);
+  return JSON.stringify([hostNetwork, ownSys, shared !== undefined, sysctls, masks.length, attachAt, files]);
+}
+
 /** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
-function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): void {
+function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): readonly [] {
   planNumber(p, gate, INIT_FD.gate);
   planNumber(p, programs, INIT_FD.programs);
   planNumber(p, planOpenDirectory(p, p.flags('AT_FDCWD'), '/'), INIT_FD.oldRoot);
@@ -182,7 +192,8 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const files = viewFiles(spec);
   const count = (isShared ? 3 : 2) + files.length;
   const [scaffold, dev, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
-  if (!scaffold || !dev) return;
+  if (!scaffold || !dev)
+    throw new BugError('no-scaffold', 'cannot plan a context: found no scaffold among the mounts');
   const shared = isShared ? rest.shift() : undefined;
   const planFiles = (root: Arg, prefix: string): void => {
     for (const [i, { path }] of files.entries()) {
@@ -227,6 +238,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   p.sys('close_range', [4, INIT_FD.gate - 1, 0], { about: "the worker's descriptors" });
   p.sys('close_range', [FIRST_FREE_FD, 0xffffffff, 0], { about: "the worker's descriptors" });
   p.takeProgram(INIT_FD.programs);
+  return [];
 }
 
 /** struct ifreq (netdevice(7)): 16 bytes of name, then u16 flags; 40 bytes in all on 64-bit machines. */

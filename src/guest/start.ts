@@ -11,6 +11,7 @@ import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
 import { identifyProcess } from '../sys/process.ts';
+import { Program } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { commandErrors } from './command-errors.ts';
 import { completeConfig } from './config.ts';
@@ -28,7 +29,7 @@ import { linkSpec } from './links.ts';
 import type { NetworkOpening } from './networks.ts';
 import { guestPaths } from './paths.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
-import { planGuestSide, planHostSide } from './plan-start.ts';
+import { type HostSide, planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { finishRetag } from './retag.ts';
 import {
@@ -402,14 +403,18 @@ export class Starts {
     spec: StartSpec,
     opening: NetworkOpening | undefined,
   ): Promise<StartedParts> {
+    const { abi, syscalld } = this.#host;
     const what = `start guest "${guest.name}"`;
     const runHost = async (): Promise<StartedParts> => {
-      const p = this.#host.program();
-      // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
-      p.park = objects.worker;
-      const opened = opening?.plan(p);
-      const { logPipes, link } = planHostSide(p, spec);
-      const outcome = await this.#host.syscalld.run(what, p, objects.worker);
+      const plan = (p: Program): HostSide & { opened: ReturnType<NetworkOpening['plan']> | undefined } => {
+        // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
+        p.park = objects.worker;
+        return { opened: opening?.plan(p), ...planHostSide(p, spec) };
+      };
+      // A network is not planned twice: the fence keeps in mind what it was told.
+      const program = new Program(abi, opening ? undefined : plan);
+      const { opened, logPipes, link } = plan(program);
+      const outcome = await syscalld.run(what, program, objects.worker);
       return {
         logPipes: logPipes.map((inode) => outcome.result(inode)),
         network: opened?.(outcome),
@@ -417,9 +422,8 @@ export class Starts {
       };
     };
     const runInside = async (): Promise<void> => {
-      const p = this.#host.program();
-      planGuestSide(p, spec);
-      await commandErrors(what, this.#host.syscalld.run(what, p, objects.initPrograms));
+      const { program } = Program.of(abi, (p) => planGuestSide(p, spec));
+      await commandErrors(what, syscalld.run(what, program, objects.initPrograms));
     };
     // The worker is at it while the other program is made.
     const [host, inside] = await Promise.allSettled([runHost(), runInside()]);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { Abi } from './abi.ts';
-import { MACHINE_LIMITS, OP, Program } from './program.ts';
+import { type Data, MACHINE_LIMITS, OP, Program, type Result } from './program.ts';
 
 /** Numbers of no real machine, so that nothing can be right by chance. */
 const ABI: Abi = {
@@ -66,7 +66,7 @@ describe('encode()', () => {
       p.returns(place);
       const { bytes, imports } = p.encode();
       const { magic, importCount, outOffset, outLength, park, steps, data } = decode(bytes, abi.littleEndian);
-      assert.deepEqual([magic, importCount, outOffset, outLength, park], [0x31505356, 2, 0, 16, 77]);
+      assert.deepEqual([magic, importCount, outOffset, outLength, park], [0x31505356, 2, 8, 16, 77]);
       assert.deepEqual(imports, [
         [7, 0],
         [9, 2],
@@ -83,10 +83,11 @@ describe('encode()', () => {
           [IMM, DATA, IMM, IMM, IMM, IMM],
         ],
       );
-      assert.deepEqual(steps[0]?.args.slice(0, 3), [2n ** 64n - 100n, (5n << 32n) | 16n, 0x280000n]);
-      assert.deepEqual(steps[1]?.args, [0n, (12n << 32n) | 4n, 12n, 0n, 1n, 0n]);
+      assert.deepEqual(steps[0]?.args.slice(0, 3), [2n ** 64n - 100n, 5n << 32n, 0x280000n]);
+      assert.deepEqual(steps[1]?.args, [0n, (12n << 32n) | 12n, 12n, 0n, 1n, 0n]);
       assert.deepEqual(steps[2]?.args.slice(0, 2), [2n ** 64n - 2n, (5n << 32n) | 24n]);
-      assert.equal(data.toString('latin1', 16), '/etc\0\0\0\0bytes\0\0\0\0');
+      assert.equal(data.toString('latin1', 0, 8), '/etc\0\0\0\0');
+      assert.equal(data.toString('latin1', 24), 'bytes\0\0\0\0');
     });
 
     test(`lays out structures, vectors and pointers, ${abi.littleEndian ? 'little' : 'big'} endian`, () => {
@@ -253,3 +254,103 @@ init:
 `,
   );
 });
+
+describe('Program.of()', () => {
+  test('tells the words of a step by planning again, and only then', () => {
+    let plans = 0;
+    const { program, planned } = Program.of(ABI, (p) => {
+      plans += 1;
+      p.spawn('child', {}, () => void p.sys('getpid', [], { about: 'of the child' }));
+      return p.sys('read', [0], { about: `"${plans}"` });
+    });
+    const { bytes, stepNames } = program.encode();
+    assert.equal(decode(bytes).steps[planned.number]?.nr, 1002);
+    assert.equal(plans, 1);
+    assert.equal(stepNames.length, 5);
+    assert.equal(stepNames.at(1), 'read "2"');
+    assert.equal(stepNames.at(3), 'getpid of the child');
+    assert.equal(program.explain().split('\n').length, 8);
+  });
+});
+
+describe('segment()', () => {
+  /** Steps with all that has to be moved: results from before and of its own, data, a pointer, a jump. */
+  function planSegment(p: Program, input: Result): readonly Result[] {
+    return p.segment('test', [input], () => {
+      const end = p.label();
+      const place = p.data(12);
+      p.store(place, input);
+      const loaded = p.load(place);
+      p.sys('write', [loaded, 'text', p.struct('iovec', { iov_base: p.text('text'), iov_len: 4 })], {
+        otherwise: { on: ['EPERM'], to: end },
+      });
+      p.place(end);
+      return [p.sys('read', [loaded, place.at(4)])];
+    });
+  }
+
+  function plan(p: Program, prefix: string): void {
+    const ends: Result[] = [];
+    p.sys('openat', [0, prefix]);
+    for (const where of ['outer', 'inner']) {
+      p.spawn(where, {}, () => {
+        const input = p.sys('getpid', []);
+        const [read] = planSegment(p, input);
+        if (read) ends.push(p.sys('write', [read, input, prefix]));
+      });
+    }
+    const input = p.sys('getpid', []);
+    for (const _ of ['first', 'second']) for (const read of planSegment(p, input)) p.sys('write', [read]);
+  }
+
+  for (const abi of [ABI, BIG_ENDIAN]) {
+    test(`adds the same steps every time, ${abi.littleEndian ? 'little' : 'big'} endian`, () => {
+      const own: Abi = { ...abi }; // nothing is known of it yet
+      for (const prefix of ['a', 'much longer than before', 'b']) {
+        const worded = new Program(abi);
+        plan(worded, prefix);
+        const { program } = Program.of(own, (p) => plan(p, prefix));
+        assert.equal(program.explain(), worded.explain());
+        assert.deepEqual(stepsByData(program, abi), stepsByData(worded, abi));
+      }
+    });
+  }
+
+  test('refuses what would not be the same elsewhere', () => {
+    const refuse = (body: (p: Program, outside: { before: Result; place: Data }) => void): void => {
+      assert.throws(
+        () =>
+          Program.of({ ...ABI }, (p) => {
+            const outside = { before: p.sys('getpid', []), place: p.data(8) };
+            p.segment('test', [], () => {
+              body(p, outside);
+              return [];
+            });
+          }),
+        { code: 'segment-impure' },
+      );
+    };
+    refuse((p) => void p.import(1));
+    refuse((p) => void p.spawn('child', {}, () => {}));
+    refuse((p, { before }) => void p.sys('read', [before]));
+    refuse((p, { place }) => void p.sys('read', [0, place]));
+    refuse((p) => p.jump(p.label()));
+  });
+});
+
+/** Steps with what their data and pointers lead to in the place of offsets, which may be others. */
+function stepsByData(program: Program, { littleEndian }: Abi): unknown {
+  const { steps, relocs, data } = decode(program.encode().bytes, littleEndian);
+  const text = (at: number, length: number): string => {
+    const pointers = relocs.filter(([from = 0]) => from >= at && from < at + length);
+    const bytes = data.toString('hex', at, at + length);
+    return `${bytes}${pointers.map(([from = 0, to = 0]) => ` ${from - at}: ${data.toString('hex', to, to + 5)}`)}`;
+  };
+  return steps.map((step) => ({
+    ...step,
+    args: step.args.map((arg, i) => {
+      if (step.kinds[i] === DATA) return text(Number(arg & 0xffffffffn), Number(arg >> 32n));
+      return [OP.store, OP.load].some((op) => op === step.op) && i === 0 ? 'offset' : arg;
+    }),
+  }));
+}

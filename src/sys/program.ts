@@ -9,6 +9,7 @@
 import { BugError } from '../base/errors.ts';
 import { type Abi, flags, offsetOf, sizeOf, widthOf } from './abi.ts';
 import { bytesOfText } from './byte-text.ts';
+import { giveSpare, grown, takeSpare, viewOf } from './program-memory.ts';
 
 /** `enum op` of native/wire.h. */
 export const OP = {
@@ -39,11 +40,18 @@ export const MACHINE_LIMITS: {
   readonly [limit in 'bytes' | 'steps' | 'imports' | 'keeps' | 'spawns']: number;
 } = { bytes: 160 * 1024, steps: 1024, imports: 24, keeps: 16, spawns: 4 };
 
-/** Result of an earlier step. */
+/** Result of an earlier step: of a block, by its number there. */
 export class Result {
-  readonly step: Step;
-  constructor(step: Step) {
-    this.step = step;
+  readonly block: Block;
+  readonly index: number;
+  constructor(block: Block, index: number) {
+    this.block = block;
+    this.index = index;
+  }
+
+  /** Number of the step in the program, once that is laid out. */
+  get number(): number {
+    return this.block.first + this.index;
   }
 }
 
@@ -89,9 +97,22 @@ export class Flags {
   }
 }
 
-/** A place to jump to, forward only. */
+/** A place to jump to, forward only: before a step of a block, by its number there. */
 export class Label {
+  block: Block | undefined;
   index = -1;
+
+  get number(): number {
+    return (this.block?.first ?? 0) + this.index;
+  }
+}
+
+/** A place in the data area, of which a step takes the offset alone. */
+class Offset {
+  readonly value: number;
+  constructor(value: number) {
+    this.value = value;
+  }
 }
 
 /** Argument of a step. Texts get a NUL and go to the data area, bytes go there as they are. */
@@ -107,34 +128,82 @@ export interface StepOptions {
   readonly otherwise?: { readonly on: readonly string[]; readonly to: Label };
 }
 
+/** A step in words, for error messages and `--explain`. */
 interface Step {
   readonly op: number;
   readonly name: string;
-  readonly args: readonly Arg[];
+  readonly args: readonly (Arg | Offset)[];
   readonly options: StepOptions;
   readonly target: Label | undefined;
-  index: number;
 }
 
-interface BlockEnd {
-  readonly steps: Step[];
-  readonly start: Label;
+/** The steps of one process, encoded as they are added; numbers of steps count within the block until all are laid out. */
+class Block {
   readonly title: string;
-}
+  readonly start: Label = new Label();
+  /** Zero behind the last step. */
+  bytes: Buffer = takeSpare(0);
+  view: DataView = viewOf(this.bytes);
+  count = 0;
+  /** Number of its first step in the program. */
+  first = 0;
+  /** Where, in `bytes`, a result of this block is named. */
+  readonly results: number[] = [];
+  /** Where one of another block is named that is not the first, which begins at 0. */
+  readonly foreign: (readonly [at: number, block: Block])[] = [];
+  /** Where a target is to be filled in. */
+  readonly jumps: (readonly [at: number, to: Label])[] = [];
+  /** What they say; undefined if that can be had by planning anew. */
+  readonly words: Step[] | undefined;
 
-/** The calls of a program in order: what failed, in words. */
-export class StepNames {
-  readonly #steps: readonly Step[];
-  constructor(steps: readonly Step[]) {
-    this.#steps = steps;
+  constructor(title: string, isWorded: boolean) {
+    this.title = title;
+    this.start.block = this;
+    this.start.index = 0;
+    this.words = isWorded ? [] : undefined;
   }
 
-  get length(): number {
-    return this.#steps.length;
+  /** Makes room for `count` more steps; returns where they begin. */
+  extend(count: number): number {
+    const at = this.count * STEP_BYTES;
+    const end = at + count * STEP_BYTES;
+    if (end > this.bytes.length) {
+      this.bytes = grown(this.bytes, at, end);
+      this.view = viewOf(this.bytes);
+    }
+    this.count += count;
+    return at;
+  }
+}
+
+/** Steps that are the same in many programs, as they were encoded the first time. Offsets count from their beginning. */
+interface Segment {
+  readonly steps: Buffer;
+  /** Where, in `steps`, results are named: of the segment itself, and of the block's steps before. */
+  readonly inner: readonly number[];
+  readonly outer: readonly number[];
+  readonly jumps: readonly (readonly [at: number, to: number])[];
+  /** Where, in `steps`, offsets into the data area are. */
+  readonly places: readonly number[];
+  readonly data: Buffer;
+  readonly relocs: readonly (readonly [number, number])[];
+  readonly returned: readonly number[];
+}
+
+const SEGMENTS = new WeakMap<Abi, Map<string, Segment>>();
+const SEGMENTS_MAX = 64;
+
+/** The calls of a program in order: what failed, in words, which are made only then where that can be. */
+export class StepNames {
+  readonly length: number;
+  readonly #words: () => readonly Step[];
+  constructor(length: number, words: () => readonly Step[]) {
+    this.length = length;
+    this.#words = words;
   }
 
   at(index: number): string | undefined {
-    const step = this.#steps[index];
+    const step = this.#words()[index];
     const about = step?.options.about;
     return about === undefined ? step?.name : `${step?.name} ${about}`;
   }
@@ -152,24 +221,6 @@ export interface EncodedProgram {
 
 /** `which` of an import: descriptors of a client (native/wire.h). */
 export const CLIENT_FD = { stdin: 0, stdout: 1, stderr: 2, socket: 3 } as const;
-
-/**
- * Memory of programs that have been sent, for the next ones: it is outside V8's heap, which would let it pile up until
- * the next large collection.
- */
-const SPARES: Buffer[] = [];
-const SPARES_MAX = 8;
-const SPARE_BYTES = 64 * 1024;
-
-function takeSpare(bytes: number): Buffer {
-  return bytes > SPARE_BYTES
-    ? Buffer.allocUnsafeSlow(bytes)
-    : (SPARES.pop() ?? Buffer.allocUnsafeSlow(SPARE_BYTES));
-}
-
-function giveSpare(buffer: Buffer): void {
-  if (buffer.length === SPARE_BYTES && SPARES.length < SPARES_MAX) SPARES.push(buffer);
-}
 
 /** Sums of constants, a step further with each name: programs use the same few again and again. */
 interface KnownFlags {
@@ -191,27 +242,50 @@ function knownFlags(abi: Abi): KnownFlags {
 /** Builds one syscall program. */
 export class Program {
   readonly abi: Abi;
-  readonly #blocks: BlockEnd[] = [];
-  #block: BlockEnd;
+  readonly #blocks: Block[] = [];
+  #block: Block;
   #data: Buffer = takeSpare(0);
+  #dataView: DataView = viewOf(this.#data);
   #dataLength = 0;
-  readonly #texts = new Map<string, Data>();
-  readonly #constants = new Map<string, Data>();
+  #texts = new Map<string, Data>();
+  #constants = new Map<string, Data>();
+  #bytes = new Map<Uint8Array, Data>();
   readonly #flags: KnownFlags;
-  readonly #bytes = new Map<Uint8Array, Data>();
-  readonly #relocs: [number, number][] = [];
+  readonly #relocs: (readonly [number, number])[] = [];
   readonly #imports: [number, number][] = [];
+  readonly #plan: ((p: Program) => unknown) | undefined;
+  /** A segment that is being made: what it begins with, and where in its steps offsets into the data area are. */
+  #segment:
+    | { readonly inputs: readonly Result[]; readonly firstStep: number; readonly places: number[] }
+    | undefined;
   #out: Data | undefined;
+  readonly #end = new Label();
   /** Objects that its run makes. */
   readonly objects: number[] = [];
   /** Object id under which the worker stays for its next program; 0: it exits. */
   park = 0;
 
-  constructor(abi: Abi) {
+  constructor(abi: Abi, plan?: (p: Program) => unknown) {
     this.abi = abi;
     this.#flags = knownFlags(abi);
-    this.#block = { steps: [], start: new Label(), title: 'worker' };
-    this.#blocks.push(this.#block);
+    this.#plan = plan;
+    this.#block = this.#addBlock('worker');
+  }
+
+  /**
+   * Returns the program of the steps that `plan` adds, the same ones whenever it is called, and what it returns. What the
+   * steps say is made when one has failed, by a second call; of other programs each step's words are kept, which take ten
+   * times the memory of what is sent.
+   */
+  static of<T>(abi: Abi, plan: (p: Program) => T): { readonly program: Program; readonly planned: T } {
+    const program = new Program(abi, plan);
+    return { program, planned: plan(program) };
+  }
+
+  #addBlock(title: string): Block {
+    const block = new Block(title, this.#plan === undefined);
+    this.#blocks.push(block);
+    return block;
   }
 
   /** Returns the named constants' sum as an argument. */
@@ -235,11 +309,9 @@ export class Program {
     const offset = (this.#dataLength + 7) & ~7;
     const end = offset + length;
     if (end > this.#data.length) {
-      const bigger = Buffer.allocUnsafe(Math.max(end * 2, 8192));
-      this.#data.copy(bigger, 0, 0, this.#dataLength);
-      this.#data = bigger;
+      this.#data = grown(this.#data, this.#dataLength, end);
+      this.#dataView = viewOf(this.#data);
     }
-    this.#data.fill(0, this.#dataLength, end);
     if (typeof content !== 'number') this.#data.set(content, offset);
     this.#dataLength = end;
     return new Data(offset, length, text ?? (() => `<${length} bytes>`));
@@ -271,7 +343,7 @@ export class Program {
 
   /** Writes an integer (2, 4 or 8 bytes) into the data area now. */
   put(place: Data, value: number | bigint, bytes: 2 | 4 | 8 = 4): void {
-    const view = new DataView(this.#data.buffer, this.#data.byteOffset, this.#dataLength);
+    const view = this.#dataView;
     const le = this.abi.littleEndian;
     if (bytes === 8) view.setBigUint64(place.offset, BigInt.asUintN(64, BigInt(value)), le);
     else if (bytes === 4) view.setUint32(place.offset, Number(BigInt.asUintN(32, BigInt(value))), le);
@@ -335,6 +407,7 @@ export class Program {
 
   /** A descriptor of syscalld's object table. */
   import(object: number, which = 0): Import {
+    if (this.#segment) throw impureSegment('an import');
     let index = this.#imports.findIndex(([o, w]) => o === object && w === which);
     if (index < 0) index = this.#imports.push([object, which]) - 1;
     return new Import(index, `object ${object}${which ? `.${which}` : ''}`);
@@ -345,10 +418,86 @@ export class Program {
     this.#out = place;
   }
 
-  #push(op: number, name: string, args: readonly Arg[], options: StepOptions = {}, target?: Label): Result {
-    const step: Step = { op, name, args, options, target: target ?? options.otherwise?.to, index: -1 };
-    this.#block.steps.push(step);
-    return new Result(step);
+  #push(
+    op: number,
+    name: string,
+    args: readonly (Arg | Offset)[],
+    options: StepOptions = {},
+    target: Label | undefined = options.otherwise?.to,
+  ): Result {
+    const block = this.#block;
+    const result = new Result(block, block.count);
+    const at = block.extend(1);
+    const { view } = block;
+    const le = this.abi.littleEndian;
+    view.setUint32(at, op, le);
+    if (op === OP.syscall) view.setUint32(at + 4, this.abi.syscalls[name] ?? 0, le);
+    const { ignore, otherwise } = options;
+    if (otherwise || ignore) {
+      view.setUint8(at + 14, otherwise ? RULE.jump : RULE.ignore);
+      this.#pushErrnos(name, view, at + 20, otherwise?.on ?? ignore ?? []);
+    }
+    if (target) block.jumps.push([at + 16, target]);
+    for (let i = 0; i < args.length; i++) this.#pushArg(block, at + 8 + i, at + 32 + 8 * i, args[i] ?? 0);
+    block.words?.push({ op, name, args, options, target });
+    return result;
+  }
+
+  #pushErrnos(name: string, view: DataView, at: number, errnos: readonly string[]): void {
+    if (errnos.length > 4)
+      throw new BugError(
+        'too-many-errnos',
+        `cannot encode "${name}": found ${errnos.length} errnos; need at most 4`,
+      );
+    for (let i = 0; i < errnos.length; i++)
+      view.setInt16(at + 2 * i, this.#errno(errnos[i] ?? ''), this.abi.littleEndian);
+  }
+
+  #pushArg(block: Block, kindAt: number, valueAt: number, arg: Arg | Offset): void {
+    let kind: number = ARG.imm;
+    let low: number;
+    let high = 0;
+    if (typeof arg === 'number' || arg instanceof Flags) {
+      const value = typeof arg === 'number' ? arg : arg.value;
+      low = value >>> 0;
+      high = value < 0 ? 0xffffffff : Math.floor(value / 2 ** 32);
+    } else if (arg instanceof Result) {
+      kind = ARG.result;
+      low = arg.index;
+      this.#checkInput(block, arg);
+      if (arg.block === block) block.results.push(valueAt);
+      else if (arg.block !== this.#blocks[0]) block.foreign.push([valueAt, arg.block]);
+    } else if (arg instanceof Import) {
+      kind = ARG.import;
+      low = arg.index;
+    } else if (typeof arg === 'bigint') {
+      low = Number(BigInt.asUintN(32, arg));
+      high = Number(BigInt.asUintN(32, arg >> 32n));
+    } else if (arg instanceof Offset) {
+      low = arg.value;
+      this.#segment?.places.push(this.#lowAt(valueAt));
+    } else {
+      const place = arg instanceof Data ? arg : this.#place(arg);
+      kind = ARG.data;
+      low = place.offset;
+      high = place.length;
+      this.#segment?.places.push(this.#lowAt(valueAt));
+    }
+    block.view.setUint8(kindAt, kind);
+    const lowAt = this.#lowAt(valueAt);
+    block.view.setUint32(lowAt, low, this.abi.littleEndian);
+    if (high !== 0) block.view.setUint32(2 * valueAt + 4 - lowAt, high, this.abi.littleEndian);
+  }
+
+  #checkInput(block: Block, { block: of, index }: Result): void {
+    if (!this.#segment || (of === block && index >= this.#segment.firstStep)) return;
+    if (!this.#segment.inputs.some((input) => input.block === of && input.index === index))
+      throw impureSegment('a step before it');
+  }
+
+  /** Where the low half of a 64-bit number is. */
+  #lowAt(valueAt: number): number {
+    return this.abi.littleEndian ? valueAt : valueAt + 4;
   }
 
   /** One system call. */
@@ -381,10 +530,11 @@ export class Program {
     },
     body: () => void,
   ): Result {
+    if (this.#segment) throw impureSegment('a child');
     const outer = this.#block;
-    const block: BlockEnd = { steps: [], start: new Label(), title };
-    const about = options.about ?? title;
+    const block = this.#addBlock(title);
     if (options.object !== undefined) this.objects.push(options.object);
+    const about = options.about ?? title;
     const result = this.#push(
       OP.spawn,
       'clone3',
@@ -392,7 +542,6 @@ export class Program {
       { about },
       block.start,
     );
-    this.#blocks.push(block);
     this.#block = block;
     body();
     this.#block = outer;
@@ -401,12 +550,12 @@ export class Program {
 
   /** data[place] = value, 4 or 8 bytes. */
   store(place: Data, value: Arg, bytes: 4 | 8 = 4): void {
-    this.#push(OP.store, 'store', [place.offset, bytes, value]);
+    this.#push(OP.store, 'store', [new Offset(place.offset), bytes, value]);
   }
 
   /** The integer at a place of the data area. */
   load(place: Data, bytes: 4 | 8 = 4): Result {
-    return this.#push(OP.load, 'load', [place.offset, bytes]);
+    return this.#push(OP.load, 'load', [new Offset(place.offset), bytes]);
   }
 
   /** Fails with `errno` unless the comparison holds. */
@@ -438,14 +587,14 @@ export class Program {
     this.#push(
       OP.expectBytes,
       'expect_bytes',
-      [place.offset, length, bytes.offset, 0, this.#errno(errno)],
+      [new Offset(place.offset), length, new Offset(bytes.offset), 0, this.#errno(errno)],
       otherwise === undefined ? { about } : { about, otherwise: { on: [errno], to: otherwise } },
     );
   }
 
   /** Writes a number in decimal and a NUL; the result is the count of digits. `place` needs 21 bytes. */
   itoa(place: Data, value: Result): Result {
-    return this.#push(OP.itoa, 'itoa', [place.offset, place.length, value]);
+    return this.#push(OP.itoa, 'itoa', [new Offset(place.offset), place.length, value]);
   }
 
   /** Goes on at a label. */
@@ -460,7 +609,8 @@ export class Program {
 
   /** Puts a label before the next step of this block. */
   place(label: Label): void {
-    this.#push(-1, 'label', [], {}, label);
+    label.block = this.#block;
+    label.index = this.#block.count;
   }
 
   /** syscalld keeps a descriptor as `object`; with a pid it is a pidfd to be watched. */
@@ -519,186 +669,211 @@ export class Program {
     return value;
   }
 
-  /** Lays the blocks out one after the other; the worker's jumps over its children's to the end. */
-  #layout(): Step[] {
-    const steps: Step[] = [];
-    for (const block of this.#blocks) {
-      block.start.index = steps.length;
-      for (const step of block.steps) {
-        if (step.op === -1) {
-          if (step.target) step.target.index = steps.length;
-          continue;
-        }
-        step.index = steps.length;
-        steps.push(step);
-      }
-      if (this.#blocks.length > 1) {
-        const end: Step = {
-          op: OP.exit,
-          name: 'exit',
-          args: [0],
-          options: {},
-          target: undefined,
-          index: steps.length,
-        };
-        const leave: Step = {
-          op: OP.jump,
-          name: 'jump',
-          args: [],
-          options: { about: 'end' },
-          target: this.#end,
-          index: steps.length,
-        };
-        steps.push(block === this.#blocks[0] ? leave : end);
-      }
-    }
-    this.#end.index = steps.length;
-    return steps;
+  /**
+   * Adds steps that are the same whenever the key and the inputs' places are: they are planned once, and copied from then
+   * on. They may use nothing else, and import, spawn and put nothing into the data area that was there before.
+   *
+   * @param body adds the steps, and returns the results that what follows needs
+   */
+  segment(key: string, inputs: readonly Result[], body: () => readonly Result[]): readonly Result[] {
+    if (this.#plan === undefined || this.#segment) return body(); // to be told in words, or a part of another one
+    const known = SEGMENTS.get(this.abi) ?? new Map<string, Segment>();
+    SEGMENTS.set(this.abi, known);
+    const places = inputs.map(({ block, index }) => `${block === this.#block ? '' : '^'}${index}`);
+    const name = `${key} ${places.join(' ')}`;
+    const segment = known.get(name);
+    if (segment) return this.#copySegment(segment);
+    if (known.size >= SEGMENTS_MAX) known.clear();
+    return this.#recordSegment((made) => known.set(name, made), inputs, body);
   }
-  readonly #end = new Label();
 
-  /** Returns the message for a worker. */
-  encode(): EncodedProgram {
-    const steps = this.#layout();
-    // Texts and bytes first: the data area follows the steps.
-    for (const { args } of steps) {
-      for (const arg of args) if (typeof arg === 'string' || arg instanceof Uint8Array) this.#place(arg);
+  #recordSegment(
+    keep: (segment: Segment) => void,
+    inputs: readonly Result[],
+    body: () => readonly Result[],
+  ): readonly Result[] {
+    const block = this.#block;
+    const dataAt = this.data(0).offset;
+    const from = { steps: block.count, results: block.results.length, jumps: block.jumps.length };
+    const [foreign, relocs] = [block.foreign.length, this.#relocs.length];
+    const outside = { texts: this.#texts, constants: this.#constants, bytes: this.#bytes };
+    [this.#texts, this.#constants, this.#bytes] = [new Map(), new Map(), new Map()];
+    const places: number[] = [];
+    this.#segment = { inputs, firstStep: from.steps, places };
+    const returned = body();
+    this.#segment = undefined;
+    ({ texts: this.#texts, constants: this.#constants, bytes: this.#bytes } = outside);
+    const at = from.steps * STEP_BYTES;
+    const steps = Buffer.from(block.bytes.subarray(at, block.count * STEP_BYTES));
+    const view = viewOf(steps);
+    const le = this.abi.littleEndian;
+    const relative = (index: number): number => index - from.steps;
+    const offset = (place: number): number => {
+      if (place < dataAt) throw impureSegment('data before it');
+      return place - dataAt;
+    };
+    if (block.foreign.length > foreign) throw impureSegment("another child's result");
+    const named = block.results.slice(from.results).map((place) => place - at);
+    const isInner = (place: number): boolean => view.getUint32(this.#lowAt(place), le) >= from.steps;
+    const [inner, outer] = [named.filter(isInner), named.filter((place) => !isInner(place))];
+    for (const place of inner) {
+      const lowAt = this.#lowAt(place);
+      view.setUint32(lowAt, relative(view.getUint32(lowAt, le)), le);
     }
+    for (const place of places) view.setUint32(place - at, offset(view.getUint32(place - at, le)), le);
+    keep({
+      steps,
+      inner,
+      outer,
+      jumps: block.jumps.slice(from.jumps).map(([place, to]) => {
+        if (to.block !== block) throw impureSegment('a label behind it');
+        return [place - at, relative(to.index)];
+      }),
+      places: places.map((place) => place - at),
+      data: Buffer.from(this.#data.subarray(dataAt, this.#dataLength)),
+      relocs: this.#relocs.slice(relocs).map(([place, to]) => [offset(place), offset(to)]),
+      returned: returned.map(({ index }) => relative(index)),
+    });
+    return returned;
+  }
+
+  #copySegment({ steps, inner, outer, jumps, places, data, relocs, returned }: Segment): readonly Result[] {
+    const block = this.#block;
+    const dataAt = this.data(data.length).offset;
+    this.#data.set(data, dataAt);
+    for (const [place, to] of relocs) this.#relocs.push([place + dataAt, to + dataAt]);
+    const first = block.count;
+    const at = block.extend(steps.length / STEP_BYTES);
+    block.bytes.set(steps, at);
+    const { view } = block;
+    const le = this.abi.littleEndian;
+    const move = (place: number, by: number): void =>
+      view.setUint32(place, view.getUint32(place, le) + by, le);
+    for (const place of inner) move(at + this.#lowAt(place), first);
+    for (const place of places) move(at + place, dataAt);
+    for (const place of inner) block.results.push(at + place);
+    for (const place of outer) block.results.push(at + place);
+    for (const [place, index] of jumps) {
+      const to = new Label();
+      to.block = block;
+      to.index = first + index;
+      block.jumps.push([at + place, to]);
+    }
+    return returned.map((index) => new Result(block, first + index));
+  }
+
+  /** Lays the blocks out one after the other; the worker's jumps over its children's to the end. Returns the count of steps. */
+  #layout(): number {
+    const [worker] = this.#blocks;
+    if (this.#end.block === undefined && worker && this.#blocks.length > 1) {
+      for (const block of this.#blocks) {
+        this.#block = block;
+        if (block === worker) this.#push(OP.jump, 'jump', [], { about: 'end' }, this.#end);
+        else this.exit(0);
+      }
+    }
+    let count = 0;
+    for (const block of this.#blocks) {
+      block.first = count;
+      count += block.count;
+    }
+    this.#end.block = worker;
+    this.#end.index = count;
+    return count;
+  }
+
+  /** The blocks, laid out, with the words of their steps. */
+  #wordedBlocks(): readonly Block[] {
+    const p = this.#plan === undefined ? this : new Program(this.abi);
+    this.#plan?.(p);
+    p.#layout();
+    return p.#blocks;
+  }
+
+  /** Returns the message for a worker. The program cannot be added to any more. */
+  encode(): EncodedProgram {
+    const count = this.#layout();
     this.data(1); // the data area ends with a zero byte
-    const dataAt = HEADER_BYTES + steps.length * STEP_BYTES + this.#relocs.length * 8;
+    const dataAt = HEADER_BYTES + count * STEP_BYTES + this.#relocs.length * 8;
     const total = dataAt + this.#dataLength;
     const { bytes: most, steps: mostSteps, imports: mostImports } = MACHINE_LIMITS;
-    if (total > most || steps.length > mostSteps || this.#imports.length > mostImports) {
+    if (total > most || count > mostSteps || this.#imports.length > mostImports) {
       throw new BugError(
         'program-too-big',
-        `cannot encode a program: found ${total} bytes, ${steps.length} steps, ${this.#imports.length} imports; ` +
+        `cannot encode a program: found ${total} bytes, ${count} steps, ${this.#imports.length} imports; ` +
           `need at most ${most}, ${mostSteps}, ${mostImports}`,
       );
     }
     const memory = takeSpare(total);
-    const bytes = memory.subarray(0, total).fill(0, 0, dataAt);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, total);
+    const view = viewOf(memory);
     const le = this.abi.littleEndian;
-    let at = 0;
-    for (const value of [
-      MAGIC,
-      steps.length,
-      this.#relocs.length,
-      this.#dataLength,
-      this.#imports.length,
-      this.#out?.offset ?? 0,
-      this.#out?.length ?? 0,
-      this.park,
-    ]) {
-      view.setUint32(at, value, le);
-      at += 4;
-    }
-    for (const step of steps) {
-      this.#encodeStep(view, at, step);
-      at += STEP_BYTES;
-    }
+    const header = [MAGIC, count, this.#relocs.length, this.#dataLength, this.#imports.length];
+    for (const [i, value] of [...header, this.#out?.offset ?? 0, this.#out?.length ?? 0, this.park].entries())
+      view.setUint32(4 * i, value, le);
+    for (const block of this.#blocks) this.#finishBlock(block, memory);
+    let at = HEADER_BYTES + count * STEP_BYTES;
     for (const [from, to] of this.#relocs) {
       view.setUint32(at, from, le);
       view.setUint32(at + 4, to, le);
       at += 8;
     }
-    this.#data.copy(bytes, at, 0, this.#dataLength);
-    giveSpare(this.#data);
-    this.#data = bytes.subarray(at);
-    const release = (): void => giveSpare(memory);
-    return { bytes, imports: this.#imports, stepNames: new StepNames(steps), release };
+    this.#data.copy(memory, at, 0, this.#dataLength);
+    giveSpare(this.#data, this.#dataLength);
+    const stepNames = new StepNames(count, () => this.#wordedBlocks().flatMap(({ words = [] }) => words));
+    const release = (): void => giveSpare(memory, total);
+    return { bytes: memory.subarray(0, total), imports: this.#imports, stepNames, release };
   }
 
-  #encodeStep(view: DataView, at: number, step: Step): void {
+  /** Puts a block's steps in their place, with the numbers that they have now. */
+  #finishBlock(block: Block, memory: Buffer): void {
+    const { bytes, view, first, count } = block;
     const le = this.abi.littleEndian;
-    view.setUint32(at, step.op, le);
-    if (step.op === OP.syscall) view.setUint32(at + 4, this.abi.syscalls[step.name] ?? 0, le);
-    const { ignore, otherwise } = step.options;
-    const only = otherwise?.on ?? ignore ?? [];
-    if (only.length > 4)
-      throw new BugError(
-        'too-many-errnos',
-        `cannot encode "${step.name}": found ${only.length} errnos; need at most 4`,
-      );
-    if (step.target !== undefined && step.target.index < 0) {
-      throw new BugError(
-        'label-not-placed',
-        `cannot encode "${step.name}": found a label that no block places`,
-      );
+    const number = (at: number, by: Block): void => {
+      const lowAt = this.#lowAt(at);
+      view.setUint32(lowAt, view.getUint32(lowAt, le) + by.first, le);
+    };
+    if (first > 0) for (const at of block.results) number(at, block);
+    for (const [at, of] of block.foreign) number(at, of);
+    for (const [at, to] of block.jumps) {
+      if (to.block === undefined)
+        throw new BugError('label-not-placed', 'cannot encode a jump: found a label that no block places');
+      view.setUint32(at, to.number, le);
     }
-    view.setUint8(at + 14, otherwise ? RULE.jump : ignore ? RULE.ignore : RULE.fail);
-    view.setUint32(at + 16, step.target?.index ?? 0, le);
-    let onlyAt = at + 20;
-    for (const name of only) {
-      view.setInt16(onlyAt, this.#errno(name), le);
-      onlyAt += 2;
-    }
-    let kindAt = at + 8;
-    let valueAt = at + 32;
-    for (const arg of step.args) {
-      this.#encodeArg(view, kindAt, valueAt, arg);
-      kindAt += 1;
-      valueAt += 8;
-    }
-  }
-
-  #encodeArg(view: DataView, kindAt: number, valueAt: number, arg: Arg): void {
-    let kind: number = ARG.imm;
-    let low: number;
-    let high = 0;
-    if (arg instanceof Result) {
-      kind = ARG.result;
-      low = arg.step.index;
-    } else if (arg instanceof Import) {
-      kind = ARG.import;
-      low = arg.index;
-    } else if (typeof arg === 'number' || arg instanceof Flags) {
-      const value = typeof arg === 'number' ? arg : arg.value;
-      low = value >>> 0;
-      high = value < 0 ? 0xffffffff : Math.floor(value / 2 ** 32);
-    } else if (typeof arg === 'bigint') {
-      low = Number(BigInt.asUintN(32, arg));
-      high = Number(BigInt.asUintN(32, arg >> 32n));
-    } else {
-      const place = arg instanceof Data ? arg : this.#place(arg);
-      kind = ARG.data;
-      low = place.offset;
-      high = place.length;
-    }
-    const le = this.abi.littleEndian;
-    view.setUint8(kindAt, kind);
-    view.setUint32(valueAt + (le ? 0 : 4), low, le);
-    view.setUint32(valueAt + (le ? 4 : 0), high, le);
+    bytes.copy(memory, HEADER_BYTES + first * STEP_BYTES, 0, count * STEP_BYTES);
+    giveSpare(bytes, count * STEP_BYTES);
   }
 
   /** Returns the program as strace-like text, one step a line. */
   explain(): string {
-    const steps = this.#layout();
     const lines: string[] = [];
-    for (const block of this.#blocks) {
-      lines.push(`${block.title}:`);
-      const own = steps.slice(block.start.index, this.#blocks[this.#blocks.indexOf(block) + 1]?.start.index);
-      for (const step of own) lines.push(`  ${explainStep(step)}`);
+    for (const { title, first, words = [] } of this.#wordedBlocks()) {
+      lines.push(`${title}:`);
+      for (const [i, step] of words.entries()) lines.push(`  ${explainStep(first + i, step)}`);
     }
     return `${lines.join('\n')}\n`;
   }
 }
 
-function explainArg(arg: Arg): string {
-  if (arg instanceof Result) return `r${arg.step.index}`;
+function impureSegment(found: string): BugError {
+  return new BugError('segment-impure', `cannot keep a part of a program: found that it uses ${found}`);
+}
+
+function explainArg(arg: Arg | Offset): string {
+  if (arg instanceof Result) return `r${arg.number}`;
   if (arg instanceof Data || arg instanceof Import || arg instanceof Flags) return arg.text;
   if (arg instanceof Uint8Array) return `<${arg.length} bytes>`;
+  if (arg instanceof Offset) return String(arg.value);
   return typeof arg === 'string' ? JSON.stringify(arg) : String(arg);
 }
 
-function explainStep(step: Step): string {
+function explainStep(number: number, step: Step): string {
   const { ignore, otherwise, about } = step.options;
   const rule = otherwise
-    ? ` | ${otherwise.on.join(', ') || 'error'}: go to ${otherwise.to.index}`
+    ? ` | ${otherwise.on.join(', ') || 'error'}: go to ${otherwise.to.number}`
     : ignore
       ? ` | ignore ${ignore.join(', ') || 'errors'}`
       : '';
-  const target = step.op === OP.jump || step.op === OP.spawn ? ` → ${step.target?.index ?? 0}` : '';
+  const target = step.op === OP.jump || step.op === OP.spawn ? ` → ${step.target?.number ?? 0}` : '';
   const call = `${step.name}(${step.args.map(explainArg).join(', ')})${target}`;
-  return `${String(step.index).padStart(3)} ${call}${rule}${about === undefined ? '' : `   # ${about}`}`;
+  return `${String(number).padStart(3)} ${call}${rule}${about === undefined ? '' : `   # ${about}`}`;
 }

@@ -293,7 +293,7 @@ export class Syscalld {
     }
     const copy = Buffer.from(body);
     run.resolve({
-      result: (of) => longAt(copy, 16 + 8 * of.step.index),
+      result: ({ number }) => longAt(copy, 16 + 8 * number),
       out: copy.subarray(16 + 8 * count),
     });
   }

@@ -58,7 +58,7 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
     });
     const spawn = p.explain().match(/^ *(\d+) clone3/m);
     const outcome = await syscalld.run('start the broker', p);
-    const pid = outcome.result({ step: { index: Number(spawn?.[1]) } } as Result);
+    const pid = outcome.result({ number: Number(spawn?.[1]) } as Result);
     try {
       await body({
         machine,

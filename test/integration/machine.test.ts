@@ -283,7 +283,7 @@ function processes(): void {
           machine,
           (p) => void p.spawn('child', { object }, () => shell(p, 'exec sleep 1000')),
         );
-        const pid = outcome.result({ step: { index: 0 } } as Result);
+        const pid = outcome.result({ number: 0 } as Result);
         machine.syscalld.drop(object);
         await machine.syscalld.run('wait for the drop', emptyProgram(machine.abi));
         process.kill(pid, 'SIGKILL');
@@ -603,7 +603,7 @@ function runs(): void {
           p.spawn('lives', { object: lives }, () => shell(p, 'exec sleep 1000'));
           p.keep(open(p, 'end.tmp', 'O_RDWR', 'O_CREAT'), file);
         }).then((outcome) => {
-          pid = outcome.result({ step: { index: 0 } } as Result);
+          pid = outcome.result({ number: 0 } as Result);
         });
         const [busy = 0] = workers(machine);
         const lost = run(machine, (p) => {
