@@ -84,6 +84,36 @@ ls /proc/self/fd | tr '\\n' ' '; echo on stderr >&2`,
     assert.equal(await v.ok(['logs', 'web']), '');
   });
 
+  test('have the environment that is promised, and nothing of the caller or of vserverd', async () => {
+    const seen = join(v.scratch, 'environment');
+    const hook = script('env.sh', `cat /proc/self/environ | tr '\\0' '\\n' >>${seen}; echo >>${seen}`);
+    await v.ok(['create', 'env', '--xid', '78', '--', 'sh', '-c', 'exit 4']);
+    await v.ok(['set', 'env', ...STAGES.map((stage) => `hooks.${stage}=${hook}`)]);
+    await v.ok(['start', 'env'], { env: { SECRET: 'of the caller' } });
+    const stages = await eventually('the last stage', async () => {
+      const all = existsSync(seen) ? readFileSync(seen, 'utf8').trim().split('\n\n') : [];
+      return all.length === 6 ? all.map((one) => one.split('\n')) : undefined;
+    });
+    const usual = ['HOME=/root', 'VSERVER_NAME=env', `VSERVER_ROOT=${v.root}`, 'VSERVER_XID=78'];
+    for (const [i, stage] of [
+      'initialize',
+      'prepre-start',
+      'pre-start',
+      'post-start',
+      'post-stop',
+      'postpost-stop',
+    ].entries()) {
+      const variables = (stages[i] ?? []).filter((one) => !/^(PATH|VSERVER_INIT_PID|PWD|_|SHLVL)=/.test(one));
+      const end = ['VSERVER_CAUSE=exited', 'VSERVER_EXIT_CODE=4'];
+      assert.deepEqual(
+        variables.toSorted(),
+        [...usual, `VSERVER_STAGE=${stage}`, ...(i >= 4 ? end : [])].toSorted(),
+      );
+      const hasInit = (stages[i] ?? []).some((one) => /^VSERVER_INIT_PID=\d+$/.test(one));
+      assert.equal(hasInit, i === 2 || i === 3, stage);
+    }
+  });
+
   test('refuse a start that they fail, which leaves nothing', async () => {
     const undone = join(v.scratch, 'undone');
     await v.ok(['create', 'bad', '--', 'sleep', '1000']);
