@@ -32,18 +32,21 @@ export class Brokers {
     if (calls === undefined) return undefined;
     const { syscalld, cgroups, kernel } = this.#host;
     const { service } = cgroups.plan(guest.xid, {});
+    const isMeasured = calls.sysinfo || calls.affinity;
+    const sockets = calls.sockets && { fence: await this.#networks.brokerFence(guest) };
     return {
       cgroup: service.leaf,
       joins: service.joins,
       uid: idRangeOf(guest.xid).hostBase,
-      objects: { process: syscalld.newObject(), control: syscalld.newObject() },
+      objects: {
+        process: syscalld.newObject(),
+        control: syscalld.newObject(),
+        ...(isMeasured && sockets?.fence?.raw ? { rawMaker: syscalld.newObject() } : {}),
+      },
       takesTurns: kernel.major > 6 || (kernel.major === 6 && kernel.minor >= 6),
       init,
-      sockets: calls.sockets && { fence: await this.#networks.brokerFence(guest) },
-      measure:
-        calls.sysinfo || calls.affinity
-          ? { layout: answersLayout(possibleCpus()), views: undefined }
-          : undefined,
+      sockets,
+      measure: isMeasured ? { layout: answersLayout(possibleCpus()), views: undefined } : undefined,
     };
   }
 
@@ -65,7 +68,12 @@ export class Brokers {
   }
 
   /** Forgets a broker, which ends when nobody asks it any more. */
-  drop({ process, control }: LiveBroker): void {
-    for (const object of [control, process]) if (object !== 0) this.#host.syscalld.drop(object);
+  drop(broker: LiveBroker): void {
+    for (const object of brokerObjects(broker)) this.#host.syscalld.drop(object);
   }
+}
+
+/** Returns all objects of a broker that are known here. */
+export function brokerObjects({ process, control, rawMaker = 0 }: LiveBroker): readonly number[] {
+  return [control, process, rawMaker].filter((object) => object !== 0);
 }

@@ -35,6 +35,8 @@ export interface LiveNetwork {
 export interface LiveBroker {
   readonly process: number;
   readonly control: number;
+  /** The process that makes its raw sockets, where that is another one. */
+  readonly rawMaker?: number;
 }
 
 /** The host's end of the interface of a run, for one with a network stack of its own. */

@@ -92,7 +92,8 @@ export class Loads {
       const seconds = Math.max(0, nowMs - (before?.atMs ?? Date.parse(live.startedAt))) / 1000;
       const averages: LoadAverages = nextLoad(before?.sample.averages, running + blocked, seconds);
       // Its broker is below its cgroup, and none of its tasks.
-      const own = Math.max(0, total - (live.broker?.process ? 1 : 0));
+      const brokers = [live.broker?.process, live.broker?.rawMaker].filter(Boolean).length;
+      const own = Math.max(0, total - brokers);
       const sample = { averages, running, blocked, total: own };
       this.#known.set(xid, { initPid: live.initPid, atMs: nowMs, sample });
     }

@@ -2,18 +2,28 @@
  * The broker of a guest, which answers some of its system calls, and how processes of the guest come to it:
  *
  *     worker ──▶ broker, in the guest's cgroup but beside its processes, in the host's network namespace
- *       │           ▲
- *       │ control   │ listener of a filter, over `control`
- *       ▼           │
+ *       │           ▲  │
+ *       │ control   │  │ calls for raw sockets, with the listener to answer by
+ *       ▼           │  └─────▶ raw maker, where the broker itself may not make them
  *     process of the guest, before it runs its command
+ *          listener of a filter, over `control`
+ *
+ * Raw sockets need CAP_NET_RAW on the host, writing into processes of the guest its user namespace: nobody can have both.
  */
-import { planInterfaceRequest, planMakeSocket } from '../network/socket-handler.ts';
+import { planInterfaceRequest, planMakeSocket, type SocketMaker } from '../network/socket-handler.ts';
 import type { Abi } from '../sys/abi.ts';
-import { planGoOn, planTakeCall, planUnlessCall } from '../sys/asked-call.ts';
+import {
+  type AskedCall,
+  askedCall,
+  planAnswer,
+  planGoOn,
+  planTakeCall,
+  planUnlessCall,
+} from '../sys/asked-call.ts';
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
 import type { AnswersLayout } from '../views/answers.ts';
 import { planOwnMeasure } from '../views/call-handler.ts';
-import { planCapset } from './plan-command.ts';
+import { planCapset, planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
 import { WORKER_FD } from './plan-types.ts';
@@ -28,7 +38,12 @@ export interface BrokerSpec {
   /** Host user id it runs as, and its sockets belong to. */
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
-  readonly objects: { readonly process: number; readonly control: number };
+  readonly objects: {
+    readonly process: number;
+    readonly control: number;
+    /** Another process, where there are raw sockets and a measure. */
+    readonly rawMaker?: number;
+  };
   /** Whether caller and broker wake each other on one CPU: see `planTurns`. */
   readonly takesTurns: boolean;
   /** Object: the guest's process 1; not needed by one that only makes sockets behind no fence. */
@@ -63,17 +78,34 @@ const CAP_DAC_OVERRIDE = 1n << 1n;
 const CAP_NET_RAW = 1n << 13n;
 const CAP_SYS_PTRACE = 1n << 19n;
 const OOM_NEVER = '-1000';
+/** SOCK_TYPE_MASK of linux/net.h. */
+const SOCK_TYPE_MASK = 0xf;
 /** sched(7), linux/sched.h */
 const SCHED_BATCH = 3;
 
-type BrokerFd = 'control' | 'sockets' | 'dark' | 'link' | 'networks' | 'answers' | 'pidNamespace';
+type BrokerFd =
+  | 'control'
+  | 'sockets'
+  | 'dark'
+  | 'link'
+  | 'networks'
+  | 'answers'
+  | 'pidNamespace'
+  | 'rawMaker';
+
+/** Whether it makes raw sockets itself. */
+function makesRaw({ sockets, objects }: BrokerSpec): boolean {
+  return sockets?.fence?.raw !== undefined && objects.rawMaker === undefined;
+}
 
 /** Returns which descriptors a broker has, in the order of their numbers. */
-function descriptorsOf({ sockets, measure }: BrokerSpec): readonly BrokerFd[] {
+function descriptorsOf(spec: BrokerSpec): readonly BrokerFd[] {
+  const { sockets, measure, objects } = spec;
   return [
     'control',
     ...(sockets?.fence ? (['sockets', 'dark', 'link'] as const) : []),
-    ...(sockets?.fence?.raw ? (['networks'] as const) : []),
+    ...(makesRaw(spec) ? (['networks'] as const) : []),
+    ...(objects.rawMaker === undefined ? [] : (['rawMaker'] as const)),
     ...(measure ? (['answers', 'pidNamespace'] as const) : []),
   ];
 }
@@ -87,10 +119,7 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   });
   const leaf = openLeaf(p, spec.cgroup);
   for (const path of spec.joins) planJoin(p, path);
-  const pair = p.data(8);
-  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], {
-    about: 'control of the broker',
-  });
+  const { near: ours, far: its } = planPair(p, 'control of the broker');
   const init = spec.init === undefined ? undefined : p.import(spec.init);
   const imports = fence && {
     sockets: p.import(fence.sockets),
@@ -98,11 +127,12 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     networks: fence.raw && p.import(fence.raw.networks),
   };
   const answers = spec.measure && planAnswersOf(p, spec.measure);
-  const [ours, its] = [p.load(pair), p.load(pair.at(4, 4))];
+  const rawMaker = planRawMaker(p, spec, leaf);
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
     const from: Partial<Record<BrokerFd, Arg | undefined>> = {
       control: its,
       ...imports,
+      rawMaker,
       dark: fence && init && planDarkSocket(p, init),
       answers,
       pidNamespace:
@@ -111,44 +141,124 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
         p.sys('ioctl', [init, PIDFD_GET_PID_NAMESPACE, 0], { about: 'pid namespace', ignore: [] }),
     };
     const held = descriptorsOf(spec);
-    for (const [i, name] of held.entries()) {
-      const fd = from[name] ?? -1;
-      const about = `${name} as descriptor ${FIRST_FD + i}`;
-      // A kernel that does not open the pid namespace is not asked about processes in there.
-      p.sys('dup3', [fd, FIRST_FD + i, p.flags('O_CLOEXEC')], {
-        about,
-        ...(name === 'pidNamespace' ? { ignore: ['EBADF'] } : {}),
-      });
-    }
-    planFilesLimit(p);
-    planOomScore(p);
+    planDescriptors(p, held, from);
     if (spec.takesTurns) planTurns(p);
     // To write into processes of the guest it has to be there, as its root: what it may there, it may to the guest alone.
     if (init && spec.measure)
       p.sys('setns', [init, p.flags('CLONE_NEWUSER')], { about: "the guest's user namespace" });
-    p.sys('close_range', [0, FIRST_FD - 1, 0]);
-    p.sys('close_range', [FIRST_FD + held.length, 0xffffffff, 0]);
-    p.sys('setgroups', [0, 0]);
-    planBrokerIdentity(p, spec);
-    p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
-    p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
-    p.broker(FIRST_FD, handlerOf(p.abi, spec));
+    const user = spec.measure ? 0 : spec.uid;
+    const capabilities = spec.measure ? CAP_SYS_PTRACE | CAP_DAC_OVERRIDE : makesRaw(spec) ? CAP_NET_RAW : 0n;
+    planServe(p, held, { user, capabilities }, handlerOf(p.abi, spec));
   });
   p.sys('close', [its]);
+  if (rawMaker) p.sys('close', [rawMaker]);
   p.keep(ours, spec.objects.control);
   return ours;
 }
 
 /**
- * Its group decides about ping sockets (net/ipv4/ping.c); with the user go all capabilities but those that are kept.
+ * Adds the start of the process that makes raw sockets for a broker that may not: it has CAP_NET_RAW on the host, and
+ * ends with the broker.
+ *
+ * @returns the broker's way to it; undefined: there is none
  */
-function planBrokerIdentity(p: Program, { uid, sockets, measure }: BrokerSpec): void {
-  const isRaw = sockets?.fence?.raw !== undefined;
-  const user = measure ? 0 : uid;
-  if (isRaw) p.sys('prctl', [p.flags('PR_SET_KEEPCAPS'), 1, 0, 0, 0]);
+function planRawMaker(p: Program, { uid, sockets, objects }: BrokerSpec, leaf: Result): Result | undefined {
+  const fence = sockets?.fence;
+  if (objects.rawMaker === undefined || fence?.raw === undefined) return undefined;
+  const control = planPair(p, 'control of the raw maker');
+  const calls = planPair(p, 'calls for raw sockets');
+  const from = {
+    sockets: p.import(fence.sockets),
+    link: p.import(fence.link),
+    networks: p.import(fence.raw.networks),
+  };
+  const held = ['control', 'sockets', 'link', 'networks'] as const;
+  const handler = new Program(p.abi);
+  const number = (name: (typeof held)[number]): number => FIRST_FD + held.indexOf(name);
+  planRawHandler(handler, {
+    sockets: number('sockets'),
+    raw: { uid, networks: number('networks'), nid: fence.raw.nid },
+  });
+  p.spawn('raw maker', { cgroup: leaf, object: objects.rawMaker }, () => {
+    planDescriptors(p, held, { ...from, control: control.far });
+    planServe(p, held, { user: uid, capabilities: CAP_NET_RAW }, handler.encode().bytes);
+  });
+  planSendFds(p, control.near, p.data(8), [calls.far], 'calls to the raw maker');
+  for (const fd of [control.near, control.far, calls.far]) p.sys('close', [fd]);
+  return calls.near;
+}
+
+/** Adds the steps that give a call for a raw socket to who makes them. Other sockets fall through. */
+function planHandOver(h: Program, call: AskedCall, rawMaker: number): void {
+  const [other, failed] = [h.label(), h.label()];
+  const about = 'a raw socket';
+  h.expect(call.argument(1), '&', h.flags('SOCK_RAW'), 'EPERM', about, {
+    mask: SOCK_TYPE_MASK,
+    otherwise: other,
+  });
+  planSendFds(h, rawMaker, call.request, [call.listener], about, failed);
+  h.jump(call.end);
+  h.place(failed);
+  planAnswer(h, call, { error: -(h.abi.errnos['EPERM'] ?? 1) });
+  h.place(other);
+}
+
+/** Adds the steps of a raw maker; import 0 is where calls come from. */
+function planRawHandler(h: Program, maker: SocketMaker): void {
+  const request = h.struct('seccomp_notif', {});
+  const [listener] = planReceiveFds(h, h.import(0), 1, 'a call', request);
+  if (listener === undefined) return;
+  const call = askedCall(h, listener, request);
+  planMakeSocket(h, call, maker);
+  h.place(call.end);
+  h.sys('close', [listener]);
+}
+
+function planPair(p: Program, about: string): { readonly near: Result; readonly far: Result } {
+  const ends = p.data(8);
+  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, ends], { about });
+  return { near: p.load(ends), far: p.load(ends.at(4, 4)) };
+}
+
+/** Adds the steps that put descriptors where a handler expects them. */
+function planDescriptors(
+  p: Program,
+  held: readonly BrokerFd[],
+  from: Readonly<Partial<Record<BrokerFd, Arg | undefined>>>,
+): void {
+  for (const [i, name] of held.entries()) {
+    const fd = from[name] ?? -1;
+    const about = `${name} as descriptor ${FIRST_FD + i}`;
+    // A kernel that does not open the pid namespace is not asked about processes in there.
+    p.sys('dup3', [fd, FIRST_FD + i, p.flags('O_CLOEXEC')], {
+      about,
+      ...(name === 'pidNamespace' ? { ignore: ['EBADF'] } : {}),
+    });
+  }
+  planFilesLimit(p);
+  planOomScore(p);
+}
+
+/**
+ * Adds the steps that drop everything but the descriptors and capabilities that are kept, and serve. The group decides about
+ * ping sockets (net/ipv4/ping.c); with the user go all capabilities but those that are kept.
+ */
+function planServe(
+  p: Program,
+  held: readonly BrokerFd[],
+  { user, capabilities }: { readonly user: number; readonly capabilities: bigint },
+  handler: Uint8Array,
+): void {
+  p.sys('close_range', [0, FIRST_FD - 1, 0]);
+  p.sys('close_range', [FIRST_FD + held.length, 0xffffffff, 0]);
+  p.sys('setgroups', [0, 0]);
+  const keeps = capabilities !== 0n && user !== 0;
+  if (keeps) p.sys('prctl', [p.flags('PR_SET_KEEPCAPS'), 1, 0, 0, 0]);
   p.sys('setresuid', [user, user, user]);
-  if (isRaw) planCapset(p, CAP_NET_RAW);
-  if (measure) planCapset(p, CAP_SYS_PTRACE | CAP_DAC_OVERRIDE);
+  if (capabilities !== 0n) planCapset(p, capabilities);
+  p.sys('prctl', [p.flags('PR_SET_NO_NEW_PRIVS'), 1, 0, 0, 0]);
+  p.sys('prctl', [p.flags('PR_SET_DUMPABLE'), 0, 0, 0, 0]);
+  p.broker(FIRST_FD, handler);
 }
 
 function planAnswersOf(p: Program, { views }: BrokerMeasure): Arg {
@@ -160,7 +270,7 @@ function planAnswersOf(p: Program, { views }: BrokerMeasure): Arg {
 const HANDLERS = new Map<string, { readonly abi: Abi; readonly bytes: Uint8Array }>();
 
 function handlerOf(abi: Abi, spec: BrokerSpec): Uint8Array {
-  if (spec.sockets?.fence?.raw) return encodeHandler(abi, spec);
+  if (makesRaw(spec)) return encodeHandler(abi, spec);
   const kind = `${spec.sockets !== undefined} ${descriptorsOf(spec).join(' ')}`;
   const known = HANDLERS.get(kind);
   if (known?.abi === abi) return known.bytes;
@@ -176,14 +286,16 @@ function encodeHandler(abi: Abi, spec: BrokerSpec): Uint8Array {
 }
 
 /** Adds the steps of a broker: what is asked most comes first. */
-function planHandler(h: Program, { uid, sockets, measure, ...spec }: BrokerSpec): void {
-  const held = descriptorsOf({ uid, sockets, measure, ...spec });
+function planHandler(h: Program, spec: BrokerSpec): void {
+  const { uid, sockets, measure, objects } = spec;
+  const held = descriptorsOf(spec);
   const number = (name: BrokerFd): number => FIRST_FD + held.indexOf(name);
   const call = planTakeCall(h);
   if (sockets) {
     const other = h.label();
-    const raw = sockets.fence?.raw;
+    const raw = makesRaw(spec) ? sockets.fence?.raw : undefined;
     planUnlessCall(h, call, 'socket', other);
+    if (objects.rawMaker !== undefined) planHandOver(h, call, number('rawMaker'));
     planMakeSocket(
       h,
       call,

@@ -5,7 +5,7 @@
  */
 import type { Abi } from '../sys/abi.ts';
 import { sizeOf } from '../sys/abi.ts';
-import { type Arg, CLIENT_FD, type Data, type Program, type Result } from '../sys/program.ts';
+import { type Arg, CLIENT_FD, type Data, type Label, type Program, type Result } from '../sys/program.ts';
 import { CLIENT_PTY } from '../sys/wire.ts';
 import { planConsole } from './plan-own-init.ts';
 import { type CommandSpec, INIT_FD, type Stdio, type TerminalSpec } from './plan-types.ts';
@@ -294,25 +294,36 @@ function planExec(p: Program, command: CommandSpec): void {
   for (const result of tries.slice(0, 1)) p.expect(result, '==', 0, 'ENOENT', `${EXECVE}"${name}"`);
 }
 
-/** Adds the step that sends descriptors with some bytes over a unix socket. */
+/** The same on every supported architecture (linux/socket.h). */
+const MSG_NOSIGNAL = 0x4000;
+
+/** Adds the step that sends descriptors with some bytes over a unix socket, and goes elsewhere if it cannot. */
 export function planSendFds(
   p: Program,
   socket: Arg,
   payload: Data,
   fds: readonly Arg[],
   about: string,
+  otherwise?: Label,
 ): void {
   const { control, message } = messageWithFds(p, p.abi, payload, fds.length);
   fds.forEach((fd, i) => {
     p.store(control.at(16 + 4 * i, 4), fd);
   });
-  p.sys('sendmsg', [socket, message, 0], { about });
+  const failure = otherwise === undefined ? {} : { otherwise: { on: [], to: otherwise } };
+  p.sys('sendmsg', [socket, message, MSG_NOSIGNAL], { about, ...failure });
 }
 
 /** Adds the steps that receive descriptors, and returns them. */
-export function planReceiveFds(p: Program, socket: Arg, count: number, about: string): readonly Result[] {
-  const payload = p.data(8);
+export function planReceiveFds(
+  p: Program,
+  socket: Arg,
+  count: number,
+  about: string,
+  payload: Data = p.data(8),
+): readonly Result[] {
   const { control, message } = messageWithFds(p, p.abi, payload, count);
+  p.storeField(message, 'msghdr', 'msg_controllen', control.length); // the kernel's word of the time before
   const length = p.sys('recvmsg', [socket, message, 0], { about });
   // 0 is the end of the worker, which failed and says why itself.
   p.expect(length, '!=', 0, 'ECANCELED', about);

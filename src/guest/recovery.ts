@@ -7,8 +7,9 @@ import { isGuestName } from '../base/ids.ts';
 import { isAlive } from '../sys/process.ts';
 import { type HeldObject, isProcess, StepError } from '../sys/syscalld.ts';
 import { OBJECT_KIND } from '../sys/wire.ts';
+import { brokerObjects } from './brokers.ts';
 import type { Ends } from './end.ts';
-import { type Guest, type GuestExit, isActive, type LiveRecord } from './guest.ts';
+import { type Guest, type GuestExit, isActive, type LiveBroker, type LiveRecord } from './guest.ts';
 import { FREEZE_TIMEOUT_MS, type Host } from './host.ts';
 import type { Instance } from './instance.ts';
 import { findPipe, planReopenPipe } from './log-pipes.ts';
@@ -49,7 +50,7 @@ export class Recovery {
       // By pid too: a former syscalld had other objects of the same ids.
       const held = object?.pid === record.initPid ? object : undefined;
       if (held) known.add(record.initObject).add(record.logObject);
-      if (held && record.broker) known.add(record.broker.process).add(record.broker.control);
+      if (held && record.broker) for (const object of brokerObjects(record.broker)) known.add(object);
       await this.#instance.attempt(`take over guest "${record.name}"`, () => this.#adopt(record, held));
     }
     await this.#instance.attempt('fence the guests that run', () =>
@@ -76,12 +77,14 @@ export class Recovery {
 
   /** A guest's broker ends before its guest only if somebody killed it: commands to come shall have another one. */
   brokerExited(object: number): void {
-    const guest = this.#instance.registry.list().find((one) => one.live?.broker?.process === object);
+    const isOf = (broker: LiveBroker | undefined): boolean =>
+      broker !== undefined && broker.control !== object && brokerObjects(broker).includes(object);
+    const guest = this.#instance.registry.list().find(({ live }) => isOf(live?.broker));
     if (guest?.state !== 'running' && guest?.state !== 'paused') return;
     void this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
       this.#instance.exclusive(guest, async () => {
         const { broker } = guest.live ?? {};
-        if (broker?.process !== object || !isActive(guest)) return;
+        if (!broker || !isOf(broker) || !isActive(guest)) return;
         this.#instance.brokers.drop(broker);
         await this.#restartBroker(guest);
       }),

@@ -106,8 +106,7 @@ export function rawAccess(config: Pick<GuestConfig, 'bcaps' | 'init' | 'ccaps'>)
 
 /**
  * Returns what a guest's broker is asked about; undefined: it has none. A broker that is there for sockets tells the
- * guest's own measure as well, unless it has a privilege on the host. For that alone there is one where the answers differ:
- * in a guest with a limit.
+ * guest's own measure as well. For that alone there is one where the answers differ: in a guest with a limit.
  */
 export function brokeredCalls(
   { views: mount }: Pick<Host, 'views'>,
@@ -116,7 +115,7 @@ export function brokeredCalls(
   const { network, views, limits } = config;
   const raw = rawAccess(config);
   const isIsolated = network.mode === 'isolated';
-  const isMeasured = mount !== undefined && !(isIsolated && raw !== undefined);
+  const isMeasured = mount !== undefined;
   const sysinfo = isMeasured && (views.includes('memory') || views.includes('load'));
   const affinity = isMeasured && views.includes('cpu');
   if (isIsolated) return { sockets: { raw }, sysinfo, affinity };

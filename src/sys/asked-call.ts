@@ -1,12 +1,14 @@
 /** System calls that a filter asks a broker about (seccomp_unotify(2)), as steps of the broker's handler see them. */
-import type { Import, Label, Program, Result } from './program.ts';
+import type { Data, Import, Label, Program, Result } from './program.ts';
 
 const ARGUMENT_BYTES = 8;
 
 /** One call; its caller waits. */
 export interface AskedCall {
   /** Of the filter that asks. */
-  readonly listener: Import;
+  readonly listener: Import | Result;
+  /** struct seccomp_notif, as the kernel wrote it. */
+  readonly request: Data;
   readonly id: Result;
   readonly nr: Result;
   /** Loads the caller's number in the broker's pid namespace: of a thread. */
@@ -22,9 +24,9 @@ export interface AskedCall {
 
 /** Adds the steps that take a call; import 0 is the listener. Another one may have been withdrawn: then the handler ends. */
 export function planTakeCall(h: Program): AskedCall {
-  const end = h.label();
   const listener = h.import(0);
   const request = h.struct('seccomp_notif', {});
+  const end = h.label();
   // The kernel refuses one that is not all zero.
   for (let at = 0; at < request.length; at += 8) h.store(request.at(at, 8), 0, 8);
   // ENOENT: the caller was killed, or a signal came first and it will call again.
@@ -32,10 +34,21 @@ export function planTakeCall(h: Program): AskedCall {
     about: 'receive',
     otherwise: { on: ['ENOENT', 'EINTR'], to: end },
   });
+  return askedCall(h, listener, request, end);
+}
+
+/** What a handler sees of a call that was taken, by another process perhaps. */
+export function askedCall(
+  h: Program,
+  listener: Import | Result,
+  request: Data,
+  end: Label = h.label(),
+): AskedCall {
   const data = h.field(request, 'seccomp_notif', 'data');
   const args = h.field(data, 'seccomp_data', 'args');
   return {
     listener,
+    request,
     id: h.loadField(request, 'seccomp_notif', 'id'),
     nr: h.load(h.field(data, 'seccomp_data', 'nr').at(0, 4), 4),
     caller: () => h.loadField(request, 'seccomp_notif', 'pid'),

@@ -42,6 +42,7 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
     host: ['--network', 'host'],
     private: ['--network', 'private'],
     isolated: ['--network-interface', 'h0', '--ip', '10.9.0.5/24'],
+    raw: ['--network-interface', 'h0', '--ip', '10.9.0.5/24', '--ccaps', 'raw_icmp'],
   } as const;
 
   const measure = async (abi: string, ...options: readonly string[]): Promise<Findings> =>
@@ -146,6 +147,33 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
     assert.notEqual(namespaceOf(Number(pid), 'user'), namespaceOf('self', 'user'));
     // The guest does not see it.
     assert.doesNotMatch(await v.ok(['exec', 'web', 'sh', '-c', 'cat /proc/[0-9]*/comm']), /broker/);
+  });
+
+  test('leave raw sockets to another process, which may make those and nothing else', async () => {
+    await v.ok(['run', '-d', '--name', 'web', ...LIMITS, ...NETWORKS.raw, '--', 'sleep', '1000']);
+    const makeRaw = 'import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)';
+    const raw = async (): Promise<number> =>
+      (await v.run(['exec', 'web', '/usr/bin/python3', '-c', makeRaw])).code;
+    const heldBy = (pid: number): readonly (string | undefined)[] => {
+      const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+      const of = (key: string): string | undefined => new RegExp(`^${key}:\\s*(\\S+)`, 'm').exec(status)?.[1];
+      return [of('CapEff'), of('CapPrm'), of('CapInh'), of('CapAmb'), of('NoNewPrivs')];
+    };
+    const none = '0000000000000000';
+    const NET_RAW = '0000000000002000';
+    const brokers = await brokersOf('web');
+    assert.deepEqual(brokers.map(heldBy).toSorted(), [
+      [NET_RAW, NET_RAW, none, none, '1'],
+      ['0000000000080002', '0000000000080002', none, none, '1'],
+    ]);
+    assert.equal(await raw(), 0);
+    const load = await v.ok(['exec', 'web', 'cat', '/proc/loadavg']);
+    assert.match(load, / [01]\/3 3\n$/, 'process 1, the command and the reader, and no broker');
+    // Commands to come have another one.
+    const maker = brokers.find((pid) => heldBy(pid)[0] === NET_RAW) ?? 0;
+    process.kill(maker, 'SIGKILL');
+    await eventually('raw sockets', async () => ((await raw()) === 0 ? true : undefined));
+    assert.ok(!(await brokersOf('web')).includes(maker));
   });
 
   test('do not fail when vserverd is killed or does not answer, nor when nobody has the answers any more', async () => {

@@ -221,7 +221,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'A10: the broker keeps what it may',
     check: a10,
-    edits: [['  if (measure) planCapset(p, CAP_SYS_PTRACE | CAP_DAC_OVERRIDE);\n', '']],
+    edits: [['  if (capabilities !== 0n) planCapset(p, capabilities);\n', '']],
     breach: /broker has 0*[1-9a-f]{3}/,
   },
   {
