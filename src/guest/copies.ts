@@ -186,13 +186,14 @@ export class Copies {
     const { storage } = this.#manager;
     return await storage.storeOf(guest).withoutDeleting(async () => {
       const { exclude } = guest.config.unify;
-      const flat = await storage.flatten(guest, options, isDryRun, exclude);
+      const flat = await (isDryRun
+        ? storage.flatten(guest, options, isDryRun, exclude)
+        : storage.settle(guest, options, exclude));
       const { captured } = flat;
       if (captured === undefined) {
         if (!isDryRun) storage.markFlat(guest.name);
         return { state: 'unchanged', ...NOTHING };
       }
-      if (!isDryRun) await storage.replace(guest, flat, true);
       const { ownBytes, newBytes, imageBytes, kept } = captured;
       const savedBytes = ownBytes - kept.bytes - newBytes - imageBytes;
       return { state: 'done', ownBytes, keptBytes: kept.bytes, newBytes, savedBytes };
@@ -289,9 +290,8 @@ export class Copies {
     const { storage } = this.#manager;
     if (!isActive(guest)) {
       this.#checkStopped(guest, 'copy');
-      const flat = await storage.flatten(guest, options);
-      if (flat.captured && (await storage.flattens(guest))) await storage.replace(guest, flat, true);
-      return flat;
+      const canGoOn = await storage.flattens(guest);
+      return await (canGoOn ? storage.settle(guest, options) : storage.flatten(guest, options));
     }
     return await this.#frozen(guest, async () => await storage.flatten(guest, options));
   }

@@ -14,19 +14,29 @@
  *
  * A guest that stays keeps the very image it was created with, also when its template changes or goes. To replace image
  * and own files at once, new ones are made beside them, and `template.json` is replaced.
+ *
+ * Its own files become the store's without a copy (`settle`): they get second names in a working directory of the store;
+ * `template.json` binds the guest to the image there; then nobody writes them any more, and objects and image are published.
+ * What a crash leaves of the last step is done before anything else is done with the guest.
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { BugError, StateError, UserError } from '../base/errors.ts';
-import type { GuestName, Xid } from '../base/ids.ts';
+import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { growMounted, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { GuestFiles } from '../storage/guest-dirs.ts';
-import type { ImageOfTree, KeptFiles, RootAttributes } from '../storage/helper/tasks.ts';
+import type {
+  ImageOfTree,
+  KeptFiles,
+  ObjectTotals,
+  RootAttributes,
+  TreeOrigin,
+} from '../storage/helper/tasks.ts';
 import type { HelperOptions } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
@@ -68,6 +78,8 @@ interface Record extends Partial<Pin> {
   readonly project?: number | undefined;
   /** The trust domain in whose store its images are; without, the default one. */
   readonly domain?: string | undefined;
+  /** Working directory of the store that has what lies below, which is yet to be published. */
+  readonly staged?: string | undefined;
 }
 
 /** A guest's files as an image. */
@@ -89,6 +101,7 @@ export class GuestStorage {
   readonly #templates: TemplateStore;
   readonly #images: ImageMounts;
   readonly #quota: ProjectQuota;
+  readonly #publishing = new Map<GuestName, Promise<ObjectTotals>>();
 
   constructor(host: Host, templates: TemplateStore, stores: ImageStores) {
     this.#host = host;
@@ -185,6 +198,7 @@ export class GuestStorage {
   /** Returns what a guest's root starts from. */
   async template(guest: Guest): Promise<Template> {
     const record = guest.isEphemeral ? undefined : this.#read(guest.name);
+    if (record?.staged !== undefined) await this.#publish(guest.name);
     const { template } = guest.config;
     const store = this.storeOf(guest);
     if (record?.pinned === undefined || record.name !== template)
@@ -245,7 +259,7 @@ export class GuestStorage {
       );
     }
     await this.storeOf(guest).withoutDeleting(async () => {
-      await this.replace(guest, await this.flatten(guest, {}), true);
+      await this.settle(guest, {});
     });
   }
 
@@ -367,6 +381,49 @@ export class GuestStorage {
     isDryRun = false,
     exclude: readonly string[] = [],
   ): Promise<FlatGuest> {
+    const store = this.storeOf(guest);
+    return await this.#flatten(
+      guest,
+      exclude,
+      async (request) =>
+        await store.withWorkDir(
+          async (workDir) => await store.capture({ ...request, isDryRun }, workDir, options),
+        ),
+    );
+  }
+
+  /**
+   * Makes a guest's files an image, from which it goes on with no files of its own but those that are excluded. Its files
+   * become the store's without a copy, where that can be. Allowed in: stopped, of a guest that `flattens`.
+   *
+   * @param exclude patterns of files of its own that are to stay so (helper/exclusions.ts)
+   * @throws StateError cancelled, store-full, tree-too-big, tree-too-deep, foreign-owner
+   */
+  async settle(guest: Guest, options: HelperOptions, exclude: readonly string[] = []): Promise<FlatGuest> {
+    const store = this.storeOf(guest);
+    return await store.withWorkDir(async (workDir, keep) => {
+      const flat = await this.#flatten(
+        guest,
+        exclude,
+        async (request, origin) =>
+          await store.capture({ ...request, origin, isStaged: true }, workDir, options),
+      );
+      const { captured } = flat;
+      if (captured === undefined) return flat;
+      await this.replace(guest, flat, true, { name: basename(workDir), keep });
+      // Others may have added the same meanwhile.
+      const { objects: newObjects, bytes: newBytes } = await this.#publish(guest.name);
+      await this.sweep(guest.name);
+      return { ...flat, captured: { ...captured, newObjects, newBytes } };
+    });
+  }
+
+  /** @param capture makes an image of the guest's tree; how, if it is left afterwards, is said too */
+  async #flatten(
+    guest: Guest,
+    exclude: readonly string[],
+    capture: (request: CaptureRequest, origin: TreeOrigin) => Promise<Captured>,
+  ): Promise<FlatGuest> {
     const template = await this.template(guest);
     const { hostUsr, lower } = template;
     const pin = { name: guest.config.template, hostUsr, origin: this.#originOf(guest, template) };
@@ -379,12 +436,36 @@ export class GuestStorage {
     const stays =
       guest.config.disk === undefined && record?.project === (await this.#projectFor(guest, record));
     const kept = stays ? exclude : [];
-    const request = { ...(await this.#treeOf(guest, template)), isDryRun, exclude: kept };
-    const store = this.storeOf(guest);
-    const captured = await retryWhileBusy(
-      async () => await store.withWorkDir(async (workDir) => await store.capture(request, workDir, options)),
-    );
+    const origin = record?.project === undefined ? 'left' : 'still';
+    const request = { ...(await this.#treeOf(guest, template)), exclude: kept };
+    const captured = await retryWhileBusy(async () => await capture(request, origin));
     return { pin: { ...pin, pinned: captured.image.name }, root: captured.root, captured };
+  }
+
+  /** Publishes what lies below a guest's own files, if that is yet to be done. */
+  async #publish(name: GuestName): Promise<ObjectTotals> {
+    const work = this.#publishing.get(name) ?? this.#publishNow(name);
+    this.#publishing.set(name, work);
+    try {
+      return await work;
+    } finally {
+      this.#publishing.delete(name);
+    }
+  }
+
+  async #publishNow(name: GuestName): Promise<ObjectTotals> {
+    const { staged, ...record } = this.#read(name) ?? {};
+    if (staged === undefined || record.pinned === undefined) return { objects: 0, bytes: 0 };
+    const store = this.store(record.domain ?? DEFAULT_DOMAIN);
+    const totals = await store.publishStaged(staged, record.pinned);
+    this.#write(name, record);
+    await store.discardStaged(staged);
+    return totals;
+  }
+
+  /** The same of all guests, after which the images tell what is needed. */
+  async publishAll(): Promise<void> {
+    for (const name of this.#host.listGuestDirectories()) if (isGuestName(name)) await this.#publish(name);
   }
 
   /** Calls `body` with an image of a guest's files as they are, that is in no store. Allowed in: stopped, frozen. */
@@ -467,6 +548,7 @@ export class GuestStorage {
    *
    * @param flat `captured` says what of its own files it keeps
    * @param isFlat the image is what the guest had
+   * @param staged the working directory that has the image, which is yet to be published; `keep` makes it stay
    */
   async replace(
     guest: Guest,
@@ -480,7 +562,9 @@ export class GuestStorage {
       readonly captured?: Captured | undefined;
     },
     isFlat: boolean,
+    staged?: { readonly name: string; readonly keep: () => void },
   ): Promise<void> {
+    await this.#publish(guest.name);
     const { disk } = guest.config;
     const { directory } = guestPaths(this.#host.paths, guest.name);
     const fresh = `files-${randomBytes(6).toString('hex')}`;
@@ -490,10 +574,17 @@ export class GuestStorage {
     if (captured && captured.kept.files.length > 0) await this.#carry(guest, fresh, captured.kept, root);
     await syncAll([directory]);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
-    const domain = domainRecord(guest);
-    this.#write(guest.name, { ...pin, files: fresh, disk: disk && plain(disk), project, domain });
+    staged?.keep();
+    this.#write(guest.name, {
+      ...pin,
+      files: fresh,
+      disk: disk && plain(disk),
+      project,
+      domain: domainRecord(guest),
+      staged: staged?.name,
+    });
     if (isFlat) this.markFlat(guest.name);
-    await this.sweep(guest.name);
+    if (staged === undefined) await this.sweep(guest.name);
     if (before?.disk && before.project !== undefined && before.project !== project)
       await this.#quota.limit(before.project, undefined);
   }
@@ -570,8 +661,9 @@ export class GuestStorage {
     return existsSync(this.#flatMark(name));
   }
 
-  /** Deletes files that a guest once had, or was to have. */
+  /** Publishes what a guest has left to the store, and deletes files that it once had, or was to have. */
   async sweep(name: GuestName): Promise<void> {
+    await this.#publish(name);
     const { directory } = guestPaths(this.#host.paths, name);
     const files = this.#read(name)?.files;
     const isOld = (entry: string): boolean =>
@@ -667,7 +759,7 @@ export class GuestStorage {
   }
 
   #pin(name: string): Partial<Pin> | undefined {
-    const { files: _, disk: __, ...pin } = this.#read(name) ?? {};
+    const { files: _, disk: __, staged: ___, ...pin } = this.#read(name) ?? {};
     return pin;
   }
 

@@ -4,14 +4,14 @@
  *     <directory>/layer/obj/ab/<62 digits>   objects: the bytes of a file, under their sha256; never changed again
  *     <directory>/images/<name>.erofs        images: names, attributes, and which object each file is; never changed again
  *     <directory>/cache/                     what was fetched for images: may be missing, may be half
- *     <directory>/new-<random>               an image in the making, deleted at the next start
+ *     <directory>/new-<random>               an image in the making, deleted at the next start unless a guest is bound to it
  *
  * An image is published when all its objects are on the disk (helper/main.ts), so a power cut leaves whole images, and
  * at worst objects of none.
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
@@ -24,6 +24,7 @@ import type {
   ImageOfTree,
   ImageResult,
   KeptFiles,
+  ObjectTotals,
   StoreResult,
   StoreTask,
   TreeOrigin,
@@ -58,6 +59,8 @@ export interface CaptureRequest {
   readonly hostBase?: number;
   /** `ours`: it lies in the working directory and becomes the store's. Default: `still`. */
   readonly origin?: TreeOrigin;
+  /** The image is not published: it and its new objects are in the working directory, until `publishStaged`. */
+  readonly isStaged?: boolean;
   /** A part of the tree whose bytes on disk are to be counted: a guest's own files. */
   readonly own?: string | undefined;
   /** Nothing is added: the result says what would be, and its image is in the working directory. */
@@ -136,10 +139,10 @@ export class ImageStore {
   }
 
   /**
-   * Makes a working directory, on the store's file system and for root alone, for as long as `body` runs. To be called
-   * within `withoutDeleting`.
+   * Makes a working directory, on the store's file system and for root alone, for as long as `body` runs, or, if that
+   * calls `keep`, until `publishStaged`. To be called within `withoutDeleting`.
    */
-  async withWorkDir<T>(body: (workDir: string) => Promise<T>): Promise<T> {
+  async withWorkDir<T>(body: (workDir: string, keep: () => void) => Promise<T>): Promise<T> {
     const name = `new-${randomBytes(8).toString('hex')}`;
     this.#prepare();
     await using undo = new UndoStack();
@@ -149,7 +152,7 @@ export class ImageStore {
     });
     mkdirSync(join(this.directory, name), { mode: 0o700 });
     undo.defer('delete the working directory', () => this.#discard(name));
-    return await body(join(this.directory, name));
+    return await body(join(this.directory, name), () => undo.commit());
   }
 
   /**
@@ -161,7 +164,7 @@ export class ImageStore {
     const staging = join(workDir, 'staging');
     const fresh = join(workDir, 'image');
     const { own } = request;
-    mkdirSync(staging, { mode: 0o700 });
+    mkdirSync(staging, { mode: 0o700, recursive: true }); // there when the tree could not be opened before
     const result = await runHelper(
       this.#machine,
       {
@@ -177,6 +180,7 @@ export class ImageStore {
           base: request.base?.path,
           hostBase: request.hostBase ?? NO_BASE,
           origin: request.origin ?? 'still',
+          list: request.isStaged && !request.isDryRun ? join(workDir, 'list') : undefined,
           own,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
@@ -186,24 +190,62 @@ export class ImageStore {
       },
       options,
     );
-    if (request.isDryRun) {
+    if (request.isDryRun || request.isStaged) {
       const image = this.#image(guestImageName(result.imageHash));
       return { ...result, image: { ...image, path: fresh } };
     }
     return this.#publish(request.name, fresh, result);
   }
 
-  /** Gives an image its name, unless there is one of it. */
   #publish<R extends ImageResult>(
     name: string | undefined,
     fresh: string,
     result: R,
   ): R & { readonly image: StoredImage } {
-    const image = this.#image(name ?? guestImageName(result.imageHash));
+    return { ...result, image: this.#nameImage(name ?? guestImageName(result.imageHash), fresh) };
+  }
+
+  /** Gives an image its name, unless there is one of it. */
+  #nameImage(name: string, fresh: string): StoredImage {
+    const image = this.#image(name);
     if (existsSync(image.path)) rmSync(fresh);
     else renameSync(fresh, image.path);
     syncDirectory(join(image.path, '..'));
-    return { ...result, image };
+    return image;
+  }
+
+  /**
+   * Publishes what is staged in a working directory: first the objects, then the image. May be done again when it was not
+   * done to the end.
+   *
+   * @param workName the directory's name, which `withWorkDir` gave
+   * @returns what the store did not have by now
+   */
+  async publishStaged(workName: string, imageName: string): Promise<ObjectTotals> {
+    this.#making.add(workName); // whatever happens: somebody needs it
+    const workDir = join(this.directory, workName);
+    const fresh = join(workDir, 'image');
+    if (!existsSync(fresh)) return { objects: 0, bytes: 0 };
+    const totals = await runHelper(this.#machine, {
+      what: `add image "${imageName}" to the store`,
+      workDir,
+      openTree: (p) => openDirectory(p, this.directory),
+      task: {
+        kind: 'publish',
+        root: this.directory,
+        objects: relative(this.directory, this.objects),
+        staging: join(workName, 'staging'),
+        list: join(workName, 'list'),
+      },
+    });
+    this.#nameImage(imageName, fresh);
+    return totals;
+  }
+
+  /** Deletes a working directory that was kept. */
+  async discardStaged(workName: string): Promise<void> {
+    await this.#discard(workName);
+    this.#making.delete(workName);
   }
 
   /**
@@ -331,7 +373,7 @@ export class ImageStore {
    *   and it goes with all it holds
    */
   async collect(
-    needed: () => ((name: string) => boolean) | undefined,
+    needed: () => Promise<((name: string) => boolean) | undefined>,
     isDryRun: boolean,
     options: HelperOptions = {},
   ): Promise<{ readonly images: readonly string[]; readonly result: StoreResult }> {
@@ -341,7 +383,7 @@ export class ImageStore {
     try {
       await before;
       await Promise.allSettled(this.#adding);
-      const isNeeded = needed();
+      const isNeeded = await needed();
       const images = this.list().filter((name) => !isNeeded?.(name));
       if (!isDryRun) {
         for (const name of images) rmSync(this.#image(name).path);

@@ -283,10 +283,10 @@ describe('a store', { skip: unmet('root', 'overlay') }, () => {
         join(image.layer, 'obj', objectPath(createHash('sha256').update(`content of ${name}`).digest('hex')));
       assert.equal(lstatSync(objectOf('a')).mode & 0o7777, 0o400);
       const isNeeded = (name: string): boolean => name === second.name;
-      const dry = await place.store.collect(() => isNeeded, true);
+      const dry = await place.store.collect(async () => isNeeded, true);
       assert.deepEqual(dry.images, [image.name]);
       assert.ok(existsSync(objectOf('c')));
-      const { images, result } = await place.store.collect(() => isNeeded, false);
+      const { images, result } = await place.store.collect(async () => isNeeded, false);
       assert.deepEqual(images, [image.name]);
       assert.equal(result.unusedObjects, 1);
       assert.ok(!existsSync(objectOf('c')));
@@ -303,7 +303,7 @@ describe('a store', { skip: unmet('root', 'overlay') }, () => {
       const bytes = readFileSync(second.path);
       chmodSync(second.path, 0o600);
       writeFileSync(second.path, bytes.fill(0xff, 4096, 4200));
-      const damaged = await place.store.collect(() => () => true, false);
+      const damaged = await place.store.collect(async () => () => true, false);
       assert.equal(damaged.result.faults[0]?.kind, 'image-damaged');
       assert.ok(existsSync(objectOf('a')), 'what a damaged image needs is not known');
     });

@@ -52,12 +52,14 @@ export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Se
     const one = storage.store(domain);
     if (action !== 'gc')
       return { ...(await one.examine(action === 'check' ? 'check' : 'stat', options)), deletedImages: [] };
-    const needed = (): ((image: string) => boolean) | undefined =>
-      storage.isNeeded(
+    const needed = async (): Promise<((image: string) => boolean) | undefined> => {
+      await storage.publishAll();
+      return storage.isNeeded(
         domain,
         (guest) => snapshots.list(guest).map(({ pin }) => pin),
         registry.list().map(({ config }) => config),
       );
+    };
     const { images, result } = await one.collect(needed, dryRun, options);
     return { ...result, deletedImages: images };
   }

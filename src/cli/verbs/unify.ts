@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { formatTable } from '../../base/text-table.ts';
 import { formatSizeRounded } from '../../base/units.ts';
 import type { Unified } from '../../guest/copies.ts';
@@ -7,6 +8,8 @@ import { formatJson } from '../json.ts';
 import { Progress } from '../progress.ts';
 import type { ParsedVerb } from '../verb-types.ts';
 
+/** Each of them reads a tree, and has it in memory. */
+const MAX_HELPERS = 4;
 const COLUMNS = [
   { title: 'GUEST' },
   { title: 'STATE' },
@@ -28,7 +31,7 @@ export async function unify(parsed: ParsedVerb<'unify'>, io: Io, services: Servi
       name: guest.name,
       ...(await manager.copies.unify(guest, parsed.options.dryRun, progress.options)),
     }),
-    { isMeant: (guest) => !guest.isEphemeral },
+    { isMeant: (guest) => !guest.isEphemeral, parallel: Math.min(MAX_HELPERS, availableParallelism()) },
   );
   progress.clear();
   await io.out(parsed.global.json ? formatJson(values) : formatTable(COLUMNS, values.map(formatRow)));

@@ -18,11 +18,10 @@ import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
 import { putTimes } from '../machine.ts';
 import { excluder, packageFilesOf } from './exclusions.ts';
+import { METACOPY } from './staged-objects.ts';
 import { type CarryTask, HELPER_FD, type KeptDirectory, type KeptFiles } from './tasks.ts';
 import { isOwnXattr, namesBelow } from './xattrs.ts';
 
-/** A file of an upper layer whose bytes are elsewhere. */
-const METACOPY = 'trusted.overlay.metacopy';
 const STATUS = 'var/lib/dpkg/status';
 const MAX_STATUS_BYTES = 64 * 1024 * 1024;
 const BATCH = 100;

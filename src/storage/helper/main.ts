@@ -5,6 +5,7 @@
 
 import { hash } from 'node:crypto';
 import { readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
@@ -18,6 +19,7 @@ import { hideStore } from './hidden-store.ts';
 import { carryFiles, FileKeeper, NOTHING_KEPT } from './keep-files.ts';
 import { ObjectWriter } from './object-writer.ts';
 import { readTree } from './read-tree.ts';
+import { linkFiles, publishStaged } from './staged-objects.ts';
 import {
   type CaptureResult,
   type CaptureTask,
@@ -70,6 +72,7 @@ function capture(task: CaptureTask): CaptureResult {
     onEntry: advance,
     maxEntries: task.maxEntries,
   });
+  objects.stageLeft((files) => linkFiles(machine, basename(task.staging), files));
   if (task.expected !== undefined && hashTree(root).sha256 !== task.expected) {
     throw new StateError(
       'archive-damaged',
@@ -86,20 +89,26 @@ async function unpackImage(task: UnpackTask): Promise<UnpackResult> {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const objects = new ObjectWriter(task.objects, task.staging, 'still');
   const { tree, digests } = await unpack(task, objects, tellProgress);
-  return { ...addImage(tree.finish(), objects, { ...task, isDryRun: false }, machine), digests };
+  return {
+    ...addImage(tree.finish(), objects, { ...task, isDryRun: false, list: undefined }, machine),
+    digests,
+  };
 }
 
 /** Writes an image, and unless it is a dry run the objects it speaks of. */
 function addImage(
   root: ImageDirectory,
   objects: ObjectWriter,
-  { image: path, isDryRun }: Pick<CaptureTask, 'image' | 'isDryRun'>,
+  { image: path, isDryRun, list }: Pick<CaptureTask, 'image' | 'isDryRun' | 'list'>,
   machine: SideMachine,
 ): ImageResult {
   const image = writeErofs(hideStore(root));
   const { totals } = objects;
   writeFileSync(path, image, { flag: 'wx', mode: 0o400 });
-  if (!isDryRun) {
+  if (list !== undefined) {
+    writeFileSync(list, JSON.stringify(objects.staged()), { flag: 'wx', mode: 0o600 });
+    sync(machine);
+  } else if (!isDryRun) {
     // The bytes of all objects at once, and of the image.
     sync(machine);
     objects.publish();
@@ -179,6 +188,12 @@ async function run(task: HelperTask): Promise<unknown> {
       carryFiles(task, machine);
       sync(machine);
       return {};
+    }
+    case 'publish': {
+      const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+      const totals = publishStaged(task, machine);
+      sync(machine);
+      return totals;
     }
     case 'spool': {
       const { spoolArchive } = await import('./spool-archive.ts');

@@ -24,13 +24,8 @@ import {
 import { dirname, join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
 import { hashZeros } from './hash-zeros.ts';
-import type { TreeOrigin } from './tasks.ts';
-
-/** What was added to the store. */
-export interface ObjectTotals {
-  readonly objects: number;
-  readonly bytes: number;
-}
+import { type FileToLink, OBJECT_MODE, type StagedObjects } from './staged-objects.ts';
+import type { ObjectTotals, TreeOrigin } from './tasks.ts';
 
 /** A file that was added. */
 export interface AddedFile {
@@ -39,8 +34,6 @@ export interface AddedFile {
   readonly size: number;
 }
 
-/** Nobody changes an object, and whoever may read it does so through an image. */
-const OBJECT_MODE = 0o400;
 /** Files up to this size are read in one piece. */
 const PIECE_BYTES = 1024 * 1024;
 
@@ -51,6 +44,7 @@ export class ObjectWriter {
   readonly #origin: TreeOrigin;
   /** Hash to where its bytes are until they get their name. */
   readonly #pending = new Map<string, { readonly from: Buffer; readonly size: number }>();
+  readonly #left: FileToLink[] = [];
   #piece: Buffer<ArrayBufferLike> = Buffer.alloc(0);
   #bytes = 0;
   #begun = 0;
@@ -110,6 +104,21 @@ export class ObjectWriter {
     });
   }
 
+  /**
+   * Stages the files that were added of a layer that is left.
+   *
+   * @param link gives files their names in the staging directory; returns those for which that cannot be done
+   */
+  stageLeft(link: (files: readonly FileToLink[]) => readonly FileToLink[]): void {
+    for (const { path, name } of link(this.#left.splice(0)))
+      this.#copy(Buffer.from(`/proc/self/fd/0/${path}`, 'latin1'), this.#fresh(name));
+  }
+
+  /** Which objects are staged, in their directory under their hashes. */
+  staged(): StagedObjects {
+    return [...this.#pending].map(([hex, { size }]) => [hex, size]);
+  }
+
   /** What `publish` will add. */
   get totals(): ObjectTotals {
     return { objects: this.#pending.size, bytes: this.#bytes };
@@ -162,10 +171,15 @@ export class ObjectWriter {
   #stage(fd: number, hex: string, path: string): Buffer {
     if (this.#staging === undefined) return Buffer.alloc(0);
     if (this.#origin === 'ours') return Buffer.from(`/proc/self/fd/0/${path}`, 'latin1');
-    const copy = join(this.#staging, hex);
-    copyFileSync(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);
-    chmodSync(copy, OBJECT_MODE);
-    return Buffer.from(copy);
+    const place = join(this.#staging, hex);
+    if (this.#origin === 'left') this.#left.push({ path, name: hex });
+    else this.#copy(`/proc/self/fd/${fd}`, place);
+    return Buffer.from(place);
+  }
+
+  #copy(from: string | Buffer, to: string): void {
+    copyFileSync(from, to, constants.COPYFILE_FICLONE);
+    chmodSync(to, OBJECT_MODE);
   }
 }
 

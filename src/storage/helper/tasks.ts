@@ -34,6 +34,8 @@ export interface CaptureTask {
   /** Ids from here on are counted from it. */
   readonly hostBase: number;
   readonly origin: TreeOrigin;
+  /** Objects stay in `staging`, and this file says which they are: a `publish` task gives them their names. */
+  readonly list: string | undefined;
   /** A directory whose bytes on disk are counted. */
   readonly own: string | undefined;
   /** Nothing is written but the answer. */
@@ -46,10 +48,28 @@ export interface CaptureTask {
 }
 
 /**
- * Whose the tree is: `ours`, of our own making, and its files become objects without a copy; `still`, nobody writes it
+ * Whose the tree is: `ours`, of our own making, and its files become objects without a copy; `left`: so do those of the
+ * upper layer that are in no other project, for its guest leaves it when the objects are staged; `still`, nobody writes it
  * now; `live`: somebody may.
  */
-export type TreeOrigin = 'ours' | 'still' | 'live';
+export type TreeOrigin = 'ours' | 'left' | 'still' | 'live';
+
+/** Gives staged objects their names. May be done again when it was not done to the end. */
+export interface PublishTask {
+  readonly kind: 'publish';
+  /** The store's directory; the others are relative to it. */
+  readonly root: string;
+  readonly objects: string;
+  readonly staging: string;
+  /** File that says which they are. */
+  readonly list: string;
+}
+
+/** What was added to the store. */
+export interface ObjectTotals {
+  readonly objects: number;
+  readonly bytes: number;
+}
 
 /** Unpacks archives over each other into an image. */
 export interface UnpackTask {
@@ -277,6 +297,7 @@ export interface TaskResults {
   readonly export: ExportResult;
   readonly diff: DiffResult;
   readonly carry: object;
+  readonly publish: ObjectTotals;
   readonly spool: SpoolResult;
   readonly usage: UsageResult;
   readonly unpack: UnpackResult;
@@ -291,6 +312,7 @@ export type HelperTask =
   | CaptureTask
   | DiffTask
   | ExportTask
+  | PublishTask
   | UnpackTask
   | SpoolTask
   | StoreTask
