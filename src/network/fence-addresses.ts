@@ -20,8 +20,9 @@ import {
   PROTOCOL,
   reg,
 } from './fence-code.ts';
-import { KIND, NETWORK, STATE, STATE_FLAG } from './fence-maps.ts';
+import { KIND, NETWORK, NOTES_FLOWS, STATE, STATE_FLAG } from './fence-maps.ts';
 import { checkOutside, checkPeer, chooseSource, flowKey } from './fence-policy.ts';
+import { forgetSeen } from './fence-seen.ts';
 
 const SOCKADDR_BYTES = { 4: 16, 6: 28 } as const;
 
@@ -43,6 +44,7 @@ export function connectProgram(target: FenceTarget, family: Family): EbpfProgram
   writeUserAddress(f, family, FRAME.remote);
   f.setStateFlags(STATE_FLAG.active);
   a.store(7, STATE.verified, 0, 8);
+  forgetSeen(f);
   // The port it asked for was for a listener: as a client it has the real one, and says so.
   a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, 'keeps its port');
   dropOwnBinding(f);
@@ -147,7 +149,8 @@ export function sendProgram(target: FenceTarget, family: Family): EbpfProgram {
         .load(1, 10, FRAME.header + i, 4)
         .jumpIf32(1, '!=', reg(2), 'check source');
   }
-  // A socket bound to a wildcard has one address of the context's. It answers from the one that was asked.
+  // A socket bound to a wildcard has one address of the context's. It answers from the one that was asked, where it has several.
+  f.ifNetworkFlag(NOTES_FLOWS, false, 'set source');
   flowKey(f);
   f.lookup('flows', FRAME.prefixKey);
   a.jumpIf(0, '==', 0, 'set source');

@@ -11,6 +11,7 @@ import {
 } from './fence-caller.ts';
 import { FenceCode, type FenceTarget, FRAME, MULTICAST4, PROTOCOL, reg } from './fence-code.ts';
 import { BINDING, KIND, NETWORK, NETWORK_FLAG, STATE, STATE_FLAG } from './fence-maps.ts';
+import { forgetSeen } from './fence-seen.ts';
 
 const SOL_SOCKET = 1;
 const SO_REUSEPORT = 15;
@@ -31,6 +32,7 @@ export function bindProgram(target: FenceTarget, family: Family): EbpfProgram {
   f.loadState().loadNetwork();
   a.load(1, 6, SOCK_ADDR.socket, 8).load(1, 1, SOCK.sourcePort, 4).jumpIf(1, '!=', 0, 'pass'); // EINVAL follows
   dropOwnBinding(f);
+  forgetSeen(f);
   readPortAndProtocol(f);
   readUserAddress(f, family, FRAME.remote);
   checkLowPort(f);

@@ -76,10 +76,11 @@ export const FRAME = {
   reason: -256,
   errno: -264,
   ownerFlags: -272,
-  initial: -320,
-  ownPort: -328,
-  quota: -352,
-  spent: -360,
+  initial: -376,
+  ownPort: -384,
+  quota: -408,
+  spent: -416,
+  generation: -424,
 } as const;
 
 /** IP protocols; and AF_… and levels that are the same on all architectures. */
@@ -105,7 +106,8 @@ export function networkOrder(value: number): number {
   return view.getInt32(0, IS_LITTLE);
 }
 
-const MAPPED_WORD = networkOrder(0xffff);
+/** What stands before an IPv4 address in 16 bytes, as the third of its words. */
+export const MAPPED_WORD: number = networkOrder(0xffff);
 
 /** A register as an operand. */
 export const reg = (register: Register): Operand => ({ register });
@@ -125,8 +127,15 @@ export class FenceCode {
     this.hook = hook;
     this.direction = direction;
     this.a.move(6, reg(1));
-    for (const at of [FRAME.remote, FRAME.remote + 8, FRAME.remotePort, FRAME.ownPort, FRAME.protocol])
+    // Most packets need none of it.
+    if (hook !== 'packet') this.clearFrame(FRAME.protocol);
+  }
+
+  /** What is about the other side is nothing so far. */
+  clearFrame(...more: readonly number[]): this {
+    for (const at of [FRAME.remote, FRAME.remote + 8, FRAME.remotePort, FRAME.ownPort, ...more])
       this.a.store(10, at, 0, 8);
+    return this;
   }
 
   /** r0 = place of an element, or 0; `key` is on the stack. */
@@ -206,10 +215,7 @@ export class FenceCode {
     if (this.hook === 'address') a.load(2, 6, SOCK_ADDR.socket, 8);
     else if (this.hook === 'option') a.load(2, 6, SOCKOPT.socket, 8);
     else if (this.hook === 'socket') a.move(2, reg(6));
-    else {
-      a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').call('sk_fullsock');
-      a.jumpIf(0, '==', 0, 'pass').move(2, reg(0));
-    }
+    else a.load(2, 6, SKB.socket, 8).jumpIf(2, '==', 0, 'pass');
     return this;
   }
 
@@ -221,15 +227,13 @@ export class FenceCode {
     const { a } = this;
     const have = a.fresh('state is there');
     this.loadSocket();
-    if (this.hook === 'packet') a.move(9, reg(2));
     a.loadMap(1, 'state').move(3, 0).move(4, 0).call('sk_storage_get').jumpIf(0, '!=', 0, have);
     this.#loadGuest();
     a.load(1, 0, 0, 4);
     for (let at = 0; at < STATE.bytes; at += 8) a.store(10, FRAME.initial + at, 0, 8);
     a.store(10, FRAME.initial + STATE.nid, reg(1), 4);
     a.store(10, FRAME.initial + STATE.flags, STATE_FLAG.active, 2);
-    if (this.hook === 'packet') a.move(2, reg(9));
-    else this.loadSocket();
+    this.loadSocket();
     a.loadMap(1, 'state').move(3, reg(10)).alu(3, '+', FRAME.initial).move(4, ALLOW_LOOKUP_CREATE);
     a.call('sk_storage_get').jumpIf(0, '!=', 0, have);
     this.#fail('ENOBUFS');
@@ -281,10 +285,8 @@ export class FenceCode {
     const [hit, none, done] = [a.fresh('owned'), a.fresh('not owned'), a.fresh('owner known')];
     this.lookup('addresses', at);
     a.jumpIf(0, '!=', 0, hit);
-    a.store(10, FRAME.small, 0, 4);
-    this.lookup('globals', FRAME.small);
-    a.jumpIf(0, '==', 0, none)
-      .load(1, 0, GLOBALS.flags, 4)
+    a.loadMapValue(1, 'globals')
+      .load(1, 1, GLOBALS.flags, 4)
       .and(1, GLOBAL_FLAG.ranges)
       .jumpIf(1, '==', 0, none);
     a.store(10, FRAME.prefixKey, 128, 4);

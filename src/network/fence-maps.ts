@@ -47,6 +47,9 @@ export const NETWORK_FLAG = {
   rawEcho: 128,
 } as const;
 
+/** Of contexts whose `flows` are noted. */
+export const NOTES_FLOWS: number = NETWORK_FLAG.rules | NETWORK_FLAG.sources4 | NETWORK_FLAG.sources6;
+
 /** `addresses`: address → u32 nid, u32 flags. */
 export const OWNER = { nid: 0, flags: 4, bytes: 8 } as const;
 /** Flags of an address. */
@@ -72,8 +75,9 @@ export const LISTENER_SLOTS = 4;
 /**
  * `state`, for each socket: u32 nid; u16 the port it asked for, u16 flags; u64 cookie of the socket that was bound (an
  * accepted one has a copy with the listener's); u64 the generation under which its peer was found right; the address of
- * its binding, the socket's protocol, the kind of the binding, and 1 if its last packet was between the context's own
- * addresses; u32 low half of the cookie of the socket that was counted when it was made, which an accepted one is not.
+ * its binding, the socket's protocol (0 of a raw socket but one of ICMP), the kind of the binding, and 1 if its last packet
+ * was between the context's own addresses; u32 low half of the cookie of the socket that was counted when it was made, which
+ * an accepted one is not; `SEEN`.
  */
 export const STATE = {
   nid: 0,
@@ -86,7 +90,21 @@ export const STATE = {
   kind: 41,
   itself: 42,
   made: 44,
-  bytes: 48,
+  bytes: 104,
+} as const;
+/**
+ * In `state`, of a socket without a peer for good: the last one that was found right, so that its next packet need not be
+ * looked at. u32 1 while somebody reads or writes this, u16 own port, u16 peer's port, u64 the generation of it, own address,
+ * peer's address, u32 in which directions it was found right.
+ */
+export const SEEN = {
+  lock: 48,
+  ownPort: 52,
+  remotePort: 54,
+  generation: 56,
+  own: 64,
+  remote: 80,
+  directions: 96,
 } as const;
 /** Flags of a socket. */
 export const STATE_FLAG = {
@@ -162,7 +180,7 @@ const SOCKETS = 32_768;
  * Number of what is in the maps: raised with every change of a map's layout or meaning, so that a vserverd finds out that
  * a fence is of another one's making.
  */
-export const FENCE_VERSION = 5;
+export const FENCE_VERSION = 6;
 
 /** The maps in the order in which programs count them. */
 export const FENCE_MAP_NAMES = [

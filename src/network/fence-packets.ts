@@ -36,23 +36,20 @@ import {
   STATE_FLAG,
 } from './fence-maps.ts';
 import { checkOutside, checkPeer, flowKey } from './fence-policy.ts';
+import { ifSeen, remember } from './fence-seen.ts';
+import { FRAGMENT_OFFSET, IP4, IP4_PLAIN, IP6, ROUTING_HEADER } from './ip-headers.ts';
 
-/** Offsets in the headers of IPv4 and IPv6. */
-const IP4 = { version: 0, fragment: 6, protocol: 9, source: 12, destination: 16, bytes: 20 } as const;
-const IP6 = { protocol: 6, source: 8, destination: 24, bytes: 40 } as const;
 const ETH_P_IP = 0x0800;
 const ETH_P_IPV6 = 0x86dd;
-const FRAGMENT_OFFSET = 0x1fff;
-/** Version and length of a header of IPv4 without options. */
-const IP4_PLAIN = 0x45;
-/** Next header of IPv6: routing. */
-const ROUTING_HEADER = 43;
 /** Where the ports begin that the kernel gives to clients (net.ipv4.ip_local_port_range has it so by default). */
 const FIRST_OWN_PORT = 32_768;
 /** What an egress program returns so that TCP sends less; the caller of sendmsg(2) sees no error (Linux 5.3). */
 const DROP_AND_SLOW_DOWN = 2;
 
-/** A connected TCP socket is looked at once in a generation: its addresses do not change. */
+/**
+ * What socket a packet is of decides how much is looked at: of a TCP socket with a peer one packet in a generation, for its
+ * addresses do not change; of UDP, and of a TCP socket that listens, those that are not as the last one was (`SEEN`).
+ */
 export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): EbpfProgram {
   const f = new FenceCode(target, 'packet', direction);
   const { a } = f;
@@ -60,15 +57,27 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
   a.load(1, 6, SKB.protocol, 4).swapToBigEndian(1, 16);
   a.jumpIf(1, '==', ETH_P_IP, 'IPv4').jumpIf(1, '==', ETH_P_IPV6, 'IPv6').goto('pass');
   for (const ip of [4, 6] as const) {
-    a.label(`IPv${ip}`).load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, `IPv${ip}, not TCP`);
-    a.store(10, FRAME.protocol, PROTOCOL.tcp, 8);
-    count(f, ip, direction);
-    ifVerified(f, 'right');
+    const [unknownTcp, noTcp, seen, unknown] = [
+      `IPv${ip}, unknown TCP`,
+      `IPv${ip}, not TCP`,
+      `IPv${ip}, UDP as seen`,
+      `IPv${ip}, unknown`,
+    ];
+    a.label(`IPv${ip}`).load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, noTcp);
+    count(f, ip, direction, 'tcp');
+    ifVerified(f, 'as seen');
+    unlessListening(f, unknownTcp);
+    ifSeen(f, ip, direction, 'as seen', unknownTcp);
+    a.label(unknownTcp);
     readHeader(f, ip, direction);
-    a.goto(`IPv${ip}, unknown`).label(`IPv${ip}, not TCP`);
+    a.goto(unknown).label(noTcp).jumpIf(1, '!=', PROTOCOL.udp, `IPv${ip}, not as seen`);
+    ifSeen(f, ip, direction, seen, `IPv${ip}, not as seen`);
+    a.label(seen);
+    count(f, ip, direction, 'udp');
+    a.goto('as seen').label(`IPv${ip}, not as seen`);
     readHeader(f, ip, direction);
-    count(f, ip, direction);
-    a.label(`IPv${ip}, unknown`);
+    count(f, ip, direction, 'of the header');
+    a.label(unknown);
     f.loadNetwork();
     if (direction === 'out') checkHeader(f, ip);
     readPorts(f, ip, direction);
@@ -78,26 +87,42 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     } else checkReceived(f, ip);
     a.goto(`IPv${ip} is right`);
     a.label(`IPv${ip} to itself`).store(7, STATE.itself, 1, 1);
-    a.label(`IPv${ip} is right`);
-    // A raw socket can write TCP as well, to and from anywhere: only what the socket itself is counts.
-    a.load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, 'right');
-    a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').call('sk_fullsock').jumpIf(0, '==', 0, 'pass');
-    a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', TCP_LISTEN, 'right');
-    loadGeneration(f);
-    a.jumpIf(0, '==', 0, 'pass').load(1, 0, GLOBALS.generation, 8).store(7, STATE.verified, reg(1), 8);
-    a.goto('right');
+    a.label(`IPv${ip} is right`).load(1, 7, STATE.protocol, 1).jumpIf(1, '==', PROTOCOL.udp, 'remember it');
+    a.jumpIf(1, '!=', PROTOCOL.tcp, 'right');
+    unlessListening(f, 'has its peer');
+    a.goto('remember it');
   }
-  a.label('right');
+  a.label('has its peer').load(1, 10, FRAME.generation, 8).store(7, STATE.verified, reg(1), 8).goto('right');
+  a.label('remember it');
+  remember(f, direction);
+  a.goto('right').label('as seen');
+  ifUnlimited(f, 'pass');
+  f.clearFrame();
+  a.load(1, 7, STATE.protocol, 1).store(10, FRAME.protocol, reg(1), 8).goto('limits').label('right');
+  ifUnlimited(f, 'pass');
+  a.label('limits');
   limitTraffic(f, direction);
   return f.finish();
 }
 
-/** Counts the packet against the context's quota, and drops it if that or the bandwidth is used up. Leaves for `pass`. */
+/** Goes to a label if nobody has a limited bandwidth or a quota; else r8 = flags of all contexts. Uses r1. */
+function ifUnlimited({ a }: FenceCode, target: string): void {
+  a.loadMapValue(1, 'globals').load(8, 1, GLOBALS.flags, 4).move(1, reg(8));
+  a.and(1, GLOBAL_FLAG.rates | GLOBAL_FLAG.quotas).jumpIf(1, '==', 0, target);
+}
+
+/** Goes to a label unless the socket listens for TCP; uses r1. */
+function unlessListening({ a }: FenceCode, target: string): void {
+  a.load(1, 6, SKB.socket, 8).jumpIf(1, '==', 0, 'pass').load(1, 1, SOCK.state, 4);
+  a.jumpIf(1, '!=', TCP_LISTEN, target);
+}
+
+/**
+ * Counts the packet against the context's quota, and drops it if that or the bandwidth is used up. r8 = flags of all contexts.
+ * Leaves for `pass`.
+ */
 function limitTraffic(f: FenceCode, direction: 'in' | 'out'): void {
   const { a } = f;
-  loadGeneration(f);
-  a.jumpIf(0, '==', 0, 'pass').load(8, 0, GLOBALS.flags, 4).move(1, reg(8));
-  a.and(1, GLOBAL_FLAG.rates | GLOBAL_FLAG.quotas).jumpIf(1, '==', 0, 'pass');
   a.call('ktime_get_boot_ns').move(9, reg(0));
   a.store(10, FRAME.spent, 0, 8);
   a.and(8, GLOBAL_FLAG.quotas).move(1, reg(8)).move(8, DIRECTION[direction]).jumpIf(1, '==', 0, 'metered');
@@ -155,15 +180,12 @@ function limitRate(f: FenceCode, direction: 'in' | 'out'): void {
     .exit();
 }
 
-/** r0 = `globals`. */
-function loadGeneration(f: FenceCode): void {
-  f.a.store(10, FRAME.small, 0, 4);
-  f.lookup('globals', FRAME.small);
-}
-
-/** Protocol and addresses into the frame. */
+/** Protocol and addresses into the frame, and what generation they are looked at in: an edit meanwhile makes it an old one. */
 function readHeader(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
   const { a } = f;
+  a.loadMapValue(1, 'globals').load(1, 1, GLOBALS.generation, 8).store(10, FRAME.generation, reg(1), 8);
+  a.store(7, STATE.itself, 0, 1);
+  f.clearFrame();
   const { bytes, protocol, source, destination } = ip === 4 ? IP4 : IP6;
   a.move(1, reg(6)).move(2, 0).move(3, reg(10)).alu(3, '+', FRAME.header).move(4, bytes);
   a.call('skb_load_bytes').jumpIf(0, '!=', 0, 'pass');
@@ -181,30 +203,34 @@ function readHeader(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
   }
 }
 
-/** Adds the packet to the context's counters of this CPU; uses r1 to r3. */
-function count(f: FenceCode, ip: 4 | 6, direction: 'in' | 'out'): void {
+/** Adds the packet to the context's counters of this CPU, of a protocol or of that in the frame; uses r1 to r3. */
+function count(
+  f: FenceCode,
+  ip: 4 | 6,
+  direction: 'in' | 'out',
+  protocol: 'tcp' | 'udp' | 'of the header',
+): void {
   const { a } = f;
   const [add, none] = [a.fresh('count'), a.fresh('no counters')];
-  const kinds = ip === 4 ? 0 : 3;
+  const kinds = (ip === 4 ? 0 : 3) + (protocol === 'udp' ? 1 : 0);
   const side = direction === 'out' ? COUNTER.sent : 0;
   a.loadMap(1, 'counters').move(2, reg(7)).call('map_lookup_elem').jumpIf(0, '==', 0, none);
-  a.load(1, 10, FRAME.protocol, 8)
-    .move(2, reg(0))
-    .alu(2, '+', COUNTER.kindBytes * kinds + side);
-  a.jumpIf(1, '==', PROTOCOL.tcp, add).alu(2, '+', COUNTER.kindBytes);
-  a.jumpIf(1, '==', PROTOCOL.udp, add).alu(2, '+', COUNTER.kindBytes);
+  a.move(2, reg(0)).alu(2, '+', COUNTER.kindBytes * kinds + side);
+  if (protocol === 'of the header') {
+    a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '==', PROTOCOL.tcp, add).alu(2, '+', COUNTER.kindBytes);
+    a.jumpIf(1, '==', PROTOCOL.udp, add).alu(2, '+', COUNTER.kindBytes);
+  }
   a.label(add).load(1, 2, COUNTER.packets, 8).alu(1, '+', 1).store(2, COUNTER.packets, reg(1), 8);
   a.load(3, 6, SKB.length, 4).load(1, 2, COUNTER.contents, 8).alu(1, '+', reg(3));
   a.store(2, COUNTER.contents, reg(1), 8).label(none);
 }
 
-/** Goes to a label if the socket's peer was found right since the last edit. */
+/** Goes to a label if the socket's peer was found right since the last edit; uses r1 and r2. */
 function ifVerified(f: FenceCode, target: string): void {
   const { a } = f;
   const no = a.fresh('not verified');
-  a.load(9, 7, STATE.verified, 8).jumpIf(9, '==', 0, no);
-  loadGeneration(f);
-  a.jumpIf(0, '==', 0, no).load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target).label(no);
+  a.load(1, 7, STATE.verified, 8).jumpIf(1, '==', 0, no);
+  a.loadMapValue(2, 'globals').load(2, 2, GLOBALS.generation, 8).jumpIf(1, '==', reg(2), target).label(no);
 }
 
 /** Ports into the frame, where there are any: not in later fragments, not behind extension headers. */
@@ -354,9 +380,10 @@ function checkReceived(f: FenceCode, ip: 4 | 6): void {
   f.lookup('flows', FRAME.prefixKey);
   a.jumpIf(0, '!=', 0, known);
   f.update('flows', FRAME.prefixKey, FRAME.own, 0);
-  a.goto(noFlow).label(known);
+  // Each packet has to be noted: the map forgets what it has not seen for long.
+  a.goto('right').label(known);
   f.copyAddress(0, 0, 10, FRAME.own);
-  a.label(noFlow);
+  a.goto('right').label(noFlow);
 }
 
 /**

@@ -51,7 +51,12 @@ export function createProgram(target: FenceTarget): EbpfProgram {
   f.refuse('socket-type', 'ENOBUFS');
   a.label('other');
   f.refuse('socket-type', 'EPROTONOSUPPORT');
-  a.label('raw').store(10, FRAME.small, reg(9), 4);
+  // Its packets are its own writing: none of them says anything about the next one.
+  a.label('raw');
+  for (const protocol of [PROTOCOL.icmp, PROTOCOL.icmp6]) a.jumpIf(1, '==', protocol, 'raw ICMP');
+  a.store(10, FRAME.initial + STATE.protocol, 0, 1)
+    .label('raw ICMP')
+    .store(10, FRAME.small, reg(9), 4);
   f.lookup('networks', FRAME.small);
   a.jumpIf(0, '==', 0, 'no raw').load(1, 0, NETWORK.flags, 4).move(2, reg(1)).and(2, NETWORK_FLAG.raw);
   a.jumpIf(2, '!=', 0, 'keep').and(1, NETWORK_FLAG.rawEcho).jumpIf(1, '==', 0, 'no raw');

@@ -143,6 +143,49 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
     });
   });
 
+  test('a packet that was right speaks for those from and to the same alone, until an edit', async () => {
+    await withWorld(async ({ outside, fence, ...world }) => {
+      const peers = { policy: { peers: [3] } };
+      const two = await guest({ outside, fence, ...world }, 2);
+      const three = await guest({ outside, fence, ...world }, 3);
+      for (const [family, prefix, port] of [
+        [2, '10.7.0.', 61],
+        [10, 'fd07::', 62],
+      ] as const) {
+        const at = (host: number, port: number): string => `('${prefix}${host}', ${port})`;
+        const receives = 'sum(1 for _ in iter(lambda: code(v.recv, 9), "TimeoutError"))';
+        const send = async (from: Agent, times: number): Promise<void> => {
+          await from.run(`for _ in range(${times}): code(w.sendto, b'x', ${at(2, 60)})`);
+        };
+        await fence.setNetwork(2, only(2));
+        await two.run(`v = udp(${at(2, 60)}, ${family})`);
+        for (const [agent, host] of [
+          [outside, 100],
+          [three, 3],
+        ] as const)
+          await agent.run(`w = udp(${at(host, port)}, ${family})`);
+        for (const turn of [1, 2]) {
+          await send(outside, 3);
+          await send(three, 3);
+          assert.equal(await two.get(receives), 3, `from outside alone, turn ${turn}`);
+        }
+        await fence.setNetwork(2, only(2, peers));
+        await send(three, 3);
+        await send(outside, 3);
+        assert.equal(await two.get(receives), 6);
+        await send(three, 1);
+        await fence.setNetwork(2, only(2));
+        await send(three, 3);
+        assert.equal(await two.get(receives), 1, 'from a guest that is no peer any more');
+        // A connected socket asks nobody but the program for packets.
+        await two.run(`c = udp(None, ${family}); c.connect(${at(100, port)})`);
+        assert.deepEqual(await two.get("[code(c.send, b'x') for _ in range(3)]"), ['ok', 'ok', 'ok']);
+        await fence.setNetwork(2, only(2, { policy: { otherwise: 'deny' } }));
+        assert.equal(await two.get("code(c.send, b'x')"), 'EPERM');
+      }
+    });
+  });
+
   test('the cloud metadata address is out of reach unless it is allowed', async () => {
     await withWorld(async (world) => {
       await world.outside.run(
@@ -254,6 +297,10 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
         await two.get("code(r.sendto, h('10.7.0.2', '169.254.169.254'), ('169.254.169.254', 0))"),
         'EPERM',
       );
+      // Nor does a first good packet speak for those after it.
+      await two.run('t = socket.socket(2, 3, 6); t.setsockopt(0, 3, 1)'); // IP_HDRINCL
+      assert.equal(await two.get("code(t.sendto, h('10.7.0.2', '10.7.0.100'), ('10.7.0.100', 0))"), 'ok');
+      assert.equal(await two.get("code(t.sendto, h('10.7.0.1', '10.7.0.100'), ('10.7.0.100', 0))"), 'EPERM');
       // Nor may it choose the way: options of IPv4, a routing header of IPv6.
       await two.run(
         "o = lambda head: bytes([head]) + struct.pack('!BHHHBBH4s4s', 0, 24, 1, 0, 9, 253, 0, socket.inet_aton('10.7.0.2'), socket.inet_aton('10.7.0.100')) + bytes(4)",

@@ -77,6 +77,22 @@ for i in range(100): c.sendall(bytes(1000)); d.recv(2000); udp().sendto(bytes(10
     });
   });
 
+  test('counts what leaves by a socket that has sent to its own context before, and by one accepted after such', async () => {
+    await withWorld(async (world) => {
+      const two = await open(world, {});
+      await two.run(`
+s.sendto(b'x', ('10.7.0.2', 93)); l = tcp(('0.0.0.0', 92))
+a = socket.create_connection(('10.7.0.2', 92)); b = l.accept()[0]; names.update(l=l)`);
+      assert.equal(await spent(world), 0);
+      assert.equal(await sends(two, 20), 20);
+      assert.equal(await spent(world), 20_000);
+      await world.outside.run("names.update(c=socket.create_connection(('10.7.0.2', 92)))");
+      await two.run('names.update(d=l.accept()[0])\nd.sendall(bytes(10_000))');
+      await world.outside.run('n = 0\nwhile n < 10_000: n += len(c.recv(10_000))');
+      assert.ok(Number(await spent(world)) > 30_000);
+    });
+  });
+
   test('holds for connections that were there before it was used up', async () => {
     await withWorld(async (world) => {
       const two = await open(world, {});

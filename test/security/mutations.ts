@@ -510,7 +510,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'D7: a peer that was found right stays so',
     check: { inNetwork: d7 },
-    edits: [["load(1, 0, GLOBALS.generation, 8).jumpIf(1, '==', reg(9), target)", 'goto(target)']],
+    edits: [["load(2, 2, GLOBALS.generation, 8).jumpIf(1, '==', reg(2), target)", 'goto(target)']],
     breach: /tcp .*opened before/,
   },
   {

@@ -54,6 +54,9 @@ const OPERATION: Readonly<Record<Operation, number>> = {
 const MOVE = 0xb0;
 const OPCODE = { goto: 0x05, call: 0x85, exit: 0x95, wide: 0x18, toBigEndian: 0xdc } as const;
 const PSEUDO_MAP_INDEX = 5;
+const PSEUDO_MAP_INDEX_VALUE = 6;
+/** BPF_XCHG */
+const EXCHANGE = 0xe1;
 const INSTRUCTION_BYTES = 8;
 
 interface Instruction {
@@ -126,6 +129,17 @@ export class EbpfAssembler {
     });
   }
 
+  /** Exchanges *(u32 *)(destination + offset) and `register`, atomically and with a full barrier (Linux 5.12). */
+  atomicExchange(destination: Register, offset: number, register: Register): this {
+    return this.#push({
+      opcode: CLASS.store | MODE_ATOMIC | WIDTH[4],
+      destination,
+      source: register,
+      offset,
+      immediate: EXCHANGE,
+    });
+  }
+
   /** destination = value */
   move(destination: Register, value: Operand): this {
     return this.#operate(ALU64 | MOVE, destination, value);
@@ -172,15 +186,17 @@ export class EbpfAssembler {
 
   /** destination = a map */
   loadMap(destination: Register, map: string): this {
+    return this.#loadOfMap(destination, PSEUDO_MAP_INDEX, map);
+  }
+
+  /** destination = the place of the one element of an array (BPF_PSEUDO_MAP_IDX_VALUE, Linux 5.14): no lookup. */
+  loadMapValue(destination: Register, map: string): this {
+    return this.#loadOfMap(destination, PSEUDO_MAP_INDEX_VALUE, map);
+  }
+
+  #loadOfMap(destination: Register, source: number, map: string): this {
     if (!this.#maps.includes(map)) this.#maps.push(map);
-    this.#push({
-      opcode: OPCODE.wide,
-      destination,
-      source: PSEUDO_MAP_INDEX,
-      offset: 0,
-      immediate: 0,
-      map,
-    });
+    this.#push({ opcode: OPCODE.wide, destination, source, offset: 0, immediate: 0, map });
     return this.#push({ opcode: 0, destination: 0, source: 0, offset: 0, immediate: 0 });
   }
 

@@ -165,7 +165,7 @@ export const SOCK = {
   state: 72,
 } as const;
 /** A packet: `struct __sk_buff`. */
-export const SKB = { length: 0, protocol: 16, socket: 168 } as const;
+export const SKB = { length: 0, protocol: 16, data: 76, dataEnd: 80, socket: 168 } as const;
 /** An event of TCP: `struct bpf_sock_ops`. */
 export const SOCK_OPS = { op: 0, family: 20, localPort: 68, socket: 184 } as const;
 /** BPF_SOCK_OPS_TCP_LISTEN_CB */
