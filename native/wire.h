@@ -17,7 +17,7 @@
 
 #define PROGRAM_MAGIC 0x31505356u /* "VSP1" */
 #define PROGRAM_MAX (160u * 1024u)
-#define HANDLER_MAX (16u * 1024u)
+#define HANDLER_MAX (24u * 1024u)
 #define STEPS_MAX 1024u
 #define IMPORTS_MAX 24u
 #define KEEPS_MAX 16u

@@ -65,7 +65,7 @@ const TIERS = {
     lanes: 1,
     alone: [],
     fileTimeoutMs: 2_000_000,
-    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86', dmsetup: 'dmsetup' },
+    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86', dmsetup: 'dmsetup', quota: 'quota' },
   },
 } as const satisfies Readonly<Record<string, Tier>>;
 

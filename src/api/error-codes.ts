@@ -337,6 +337,11 @@ export const ERROR_CODES = {
   },
   usage: { status: 400, exit: 2, meaning: 'the command line does not fit the verb' },
   'user-not-found': { status: 400, exit: 2, meaning: 'the guest has no such user or group' },
+  'user-quota-missing': {
+    status: 409,
+    exit: 1,
+    meaning: 'users and groups of a guest are not held to quotas where its files are',
+  },
   'xid-fixed': { status: 400, exit: 2, meaning: 'the xid of a guest cannot be changed' },
   'xid-in-use': { status: 409, exit: 1, meaning: 'another guest has that xid' },
 } as const;

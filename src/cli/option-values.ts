@@ -160,8 +160,8 @@ export function parseBoolean(text: string): boolean {
   throw new UserError('invalid-value', `cannot use ${JSON.stringify(text)}; need true or false`);
 }
 
-/** Parses a number of tokens or milliseconds. */
-export function parseTokens(text: string): number {
+/** Parses a number of tokens, milliseconds or files. */
+export function parseAmount(text: string): number {
   return parseCount(text, 'number', 0);
 }
 

@@ -274,6 +274,7 @@ describe('bad command lines', () => {
     ],
     diff: ['diff', 'diff --all'],
     du: ['du --all', 'du -x'],
+    quota: ['quota', 'quota web db', 'quota web --space -1', 'quota web --inodes many'],
     retag: ['retag', 'retag web', 'retag web 1', 'retag web 77 x'],
     owner: ['owner', 'owner -x'],
     export: ['export', 'export web other', 'export -o', 'export --all', 'export --zstd=x web'],

@@ -230,6 +230,16 @@ export interface VerbOptions {
   readonly snapshots: { readonly forget: readonly string[] };
   readonly rollback: { readonly keepConfig: boolean };
   readonly diff: object;
+  readonly quota: {
+    readonly user: readonly string[];
+    readonly group: readonly string[];
+    /** Bytes. */
+    readonly space: number | undefined;
+    /** Bytes. */
+    readonly spaceSoft: number | undefined;
+    readonly inodes: number | undefined;
+    readonly inodesSoft: number | undefined;
+  };
   readonly owner: object;
   readonly retag: object;
   readonly du: object;

@@ -28,6 +28,7 @@ import { owner } from './verbs/owner.ts';
 import { pause } from './verbs/pause.ts';
 import { procfs } from './verbs/procfs.ts';
 import { ps } from './verbs/ps.ts';
+import { quota } from './verbs/quota.ts';
 import { restart } from './verbs/restart.ts';
 import { resume } from './verbs/resume.ts';
 import { retag } from './verbs/retag.ts';
@@ -87,6 +88,7 @@ const FUNCTIONS: VerbFunctions = {
   rollback,
   diff,
   du,
+  quota,
   owner,
   retag,
   export: exportGuest,

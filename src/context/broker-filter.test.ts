@@ -11,10 +11,27 @@ const [ENOSYS, EPROTONOSUPPORT] = [0x0005_0026, 0x0005_005d];
 
 const abi = (littleEndian: boolean): SeccompAbi => ({
   auditArch: NATIVE,
-  syscalls: { read: 0, ioctl: 16, socket: 41, socketpair: 53, sysinfo: 99, sched_getaffinity: 204 },
+  syscalls: {
+    read: 0,
+    ioctl: 16,
+    socket: 41,
+    socketpair: 53,
+    sysinfo: 99,
+    quotactl: 179,
+    sched_getaffinity: 204,
+    quotactl_fd: 443,
+  },
   compat: {
     auditArch: COMPAT,
-    syscalls: { ioctl: 54, socket: 359, socketcall: 102, sysinfo: 116, sched_getaffinity: 242 },
+    syscalls: {
+      ioctl: 54,
+      socket: 359,
+      socketcall: 102,
+      sysinfo: 116,
+      quotactl: 131,
+      sched_getaffinity: 242,
+      quotactl_fd: 443,
+    },
   },
   littleEndian,
 });
@@ -24,6 +41,7 @@ for (const littleEndian of [true, false]) {
     sockets: { raw: undefined },
     sysinfo: false,
     affinity: false,
+    quota: false,
   });
   const verdict = (arch: number, nr: number, ...args: readonly (number | bigint)[]): number => {
     const all = Array.from({ length: 6 }, (_, i) => BigInt(args[i] ?? 0));
@@ -63,6 +81,7 @@ for (const littleEndian of [true, false]) {
         sockets: { raw },
         sysinfo: false,
         affinity: false,
+        quota: false,
       });
       checkBpf(other, littleEndian);
       const verdictOf = (...args: readonly number[]): number =>
@@ -92,19 +111,21 @@ for (const littleEndian of [true, false]) {
   });
 
   test(`a guest's own measure is asked for where it is shown (${littleEndian ? 'little' : 'big'} endian)`, () => {
-    for (const [sysinfo, affinity] of [
-      [true, false],
-      [false, true],
-      [true, true],
+    for (const [sysinfo, affinity, quota] of [
+      [true, false, false],
+      [false, true, true],
+      [true, true, false],
+      [false, false, true],
     ] as const) {
-      const other = compileBrokerFilter(abi(littleEndian), { sockets: undefined, sysinfo, affinity });
+      const other = compileBrokerFilter(abi(littleEndian), { sockets: undefined, sysinfo, affinity, quota });
       checkBpf(other, littleEndian);
       const verdictOf = (arch: number, nr: number): number =>
         runBpf(other, { nr, arch, args: [2n, 1n, 0n, 0n, 0n, 0n] }, littleEndian).value;
-      for (const [arch, info, mask] of [
-        [NATIVE, 99, 204],
-        [COMPAT, 116, 242],
+      for (const [arch, info, mask, control, controlFd] of [
+        [NATIVE, 99, 204, 179, 443],
+        [COMPAT, 116, 242, 131, 443],
       ] as const) {
+        for (const nr of [control, controlFd]) assert.equal(verdictOf(arch, nr), quota ? NOTIFY : ALLOW);
         assert.equal(verdictOf(arch, info), sysinfo ? NOTIFY : ALLOW);
         assert.equal(verdictOf(arch, mask), affinity ? NOTIFY : ALLOW);
       }

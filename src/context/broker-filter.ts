@@ -1,6 +1,7 @@
 /**
  * The filter of a guest with a broker. Where that makes its sockets it asks for those of the IP families, and about
- * interfaces; where the guest is shown its own measure, about memory, load and CPUs. It lets everything else pass.
+ * interfaces; where the guest is shown its own measure, about memory, load and CPUs; where it has quotas, about these. It lets
+ * everything else pass.
  *
  * It stands beside the guest's own filter (seccomp.ts), which is not changed by it: of two filters the more restrictive
  * verdict holds (seccomp(2)), so what the profile refuses stays refused. What is not asked for is made by the kernel in
@@ -52,6 +53,8 @@ export interface BrokeredCalls {
   readonly sysinfo: boolean;
   /** CPUs: sched_getaffinity(2). */
   readonly affinity: boolean;
+  /** Quotas of its users: quotactl(2), quotactl_fd(2). */
+  readonly quota: boolean;
 }
 
 /**
@@ -64,7 +67,7 @@ export interface BrokeredCalls {
  */
 export function compileBrokerFilter(
   abi: SeccompAbi,
-  { sockets, sysinfo, affinity }: BrokeredCalls,
+  { sockets, sysinfo, affinity, quota }: BrokeredCalls,
 ): Uint8Array {
   const assembler = new BpfAssembler();
   let next = assembler.return(ALLOW);
@@ -75,6 +78,7 @@ export function compileBrokerFilter(
       const number = table.syscalls[name];
       if (number !== undefined) start = assembler.branch(BPF.IF_EQUAL, number, emit(), start);
     };
+    if (quota) for (const name of ['quotactl', 'quotactl_fd']) on(name, () => assembler.return(NOTIFY));
     if (affinity) on('sched_getaffinity', () => assembler.return(NOTIFY));
     if (sysinfo) on('sysinfo', () => assembler.return(NOTIFY));
     if (sockets) {

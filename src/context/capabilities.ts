@@ -52,9 +52,9 @@ const CAPABILITY_NAMES: readonly string[] = [
 
 /**
  * Rights of Linux-VServer's that re-grant a part of a capability that is not in the bound: `raw_icmp` is raw sockets of
- * ICMP, with which ping works whatever the host's ping_group_range.
+ * ICMP, with which ping works whatever the host's ping_group_range; `quota_ctl` is quotactl(2) for the guest's own users.
  */
-export const CONTEXT_CAPABILITIES = ['raw_icmp'] as const;
+export const CONTEXT_CAPABILITIES = ['raw_icmp', 'quota_ctl'] as const;
 /** One of them. */
 export type ContextCapability = (typeof CONTEXT_CAPABILITIES)[number];
 

@@ -6,16 +6,21 @@ import type { GuestConfig } from './config-types.ts';
 import { configOf, type Guest, type LiveBroker } from './guest.ts';
 import type { Host } from './host.ts';
 import type { Networks } from './networks.ts';
+import { guestPaths } from './paths.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
+import type { QuotaSpec } from './plan-quota-service.ts';
 import { brokeredCalls } from './spec.ts';
+import type { GuestStorage } from './storage.ts';
 
 /** Keeps the brokers of one instance. */
 export class Brokers {
   readonly #host: Host;
   readonly #networks: Networks;
+  readonly #storage: GuestStorage;
 
-  constructor(host: Host, networks: Networks) {
+  constructor(host: Host, networks: Networks, storage: GuestStorage) {
     this.#host = host;
+    this.#storage = storage;
     this.#networks = networks;
   }
 
@@ -30,10 +35,19 @@ export class Brokers {
   async plan(guest: Guest, config: GuestConfig, init: number): Promise<BrokerSpec | undefined> {
     const calls = brokeredCalls(this.#host, config);
     if (calls === undefined) return undefined;
-    const { syscalld, cgroups, kernel } = this.#host;
+    const { syscalld, cgroups, kernel, paths, views } = this.#host;
     const { service } = cgroups.plan(guest.xid, {});
     const isMeasured = calls.sysinfo || calls.affinity;
     const sockets = calls.sockets && { fence: await this.#networks.brokerFence(guest) };
+    const state = calls.quota ? await this.#storage.userQuotaState(guest) : undefined;
+    const quota: QuotaSpec | undefined =
+      state && (state.user || state.group)
+        ? {
+            directory: guestPaths(paths, guest.name).directory,
+            xid: guest.xid,
+            views: (await this.#host.coversLinks()) ? views : undefined,
+          }
+        : undefined;
     return {
       cgroup: service.leaf,
       joins: service.joins,
@@ -41,12 +55,14 @@ export class Brokers {
       objects: {
         process: syscalld.newObject(),
         control: syscalld.newObject(),
-        ...(isMeasured && sockets?.fence?.raw ? { rawMaker: syscalld.newObject() } : {}),
+        ...((isMeasured || calls.quota) && sockets?.fence?.raw ? { rawMaker: syscalld.newObject() } : {}),
+        ...(quota && state && { quota: { process: syscalld.newObject(), ...state } }),
       },
       takesTurns: kernel.major > 6 || (kernel.major === 6 && kernel.minor >= 6),
       init,
       sockets,
       measure: isMeasured ? { layout: answersLayout(possibleCpus()), views: undefined } : undefined,
+      quota: quota ?? (calls.quota ? 'none' : undefined),
     };
   }
 
@@ -74,6 +90,6 @@ export class Brokers {
 }
 
 /** Returns all objects of a broker that are known here. */
-export function brokerObjects({ process, control, rawMaker = 0 }: LiveBroker): readonly number[] {
-  return [control, process, rawMaker].filter((object) => object !== 0);
+export function brokerObjects({ process, control, rawMaker = 0, quota }: LiveBroker): readonly number[] {
+  return [control, process, rawMaker, quota?.process ?? 0].filter((object) => object !== 0);
 }

@@ -899,7 +899,7 @@ const schema = z.strictObject(
       .default([])
       .meta({
         description:
-          'parts of capabilities that the guest has nevertheless: raw_icmp = raw sockets of ICMP for its root, so that ping works whatever net.ipv4.ping_group_range of the host says',
+          'parts of capabilities that the guest has nevertheless: raw_icmp = raw sockets of ICMP for its root, so that ping works whatever net.ipv4.ping_group_range of the host says; quota_ctl = quotas for its users, which its root sets with setquota and others see with quota',
         example: [['raw_icmp']],
       }),
     bcaps: bcaps.default([]).meta({

@@ -1,8 +1,10 @@
 /**
  * What is known of a guest, and how its live part is kept across restarts of vserverd.
  */
+
 import type { HealthStatus, LimitedResource, StopCause } from '../api/events.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
+import type { QuotaState } from '../storage/user-quota.ts';
 import type { GuestConfig } from './config-types.ts';
 
 /** `broken`: its configuration file cannot be read; it may run on with what it was started with. */
@@ -37,6 +39,8 @@ export interface LiveBroker {
   readonly control: number;
   /** The process that makes its raw sockets, where that is another one. */
   readonly rawMaker?: number;
+  /** The process beside it that asks about quotas, if the guest has them, and of whom there are some. */
+  readonly quota?: { readonly process: number } & QuotaState;
 }
 
 /** The host's end of the interface of a run, for one with a network stack of its own. */

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { type BrokeredCalls, compileBrokerFilter } from '../context/broker-filter.ts';
-import { formatCapabilities } from '../context/capabilities.ts';
+import { type ContextCapability, formatCapabilities } from '../context/capabilities.ts';
 import { deviceFilter } from '../context/devices.ts';
 import { MASKED_PATHS, READ_ONLY_PATHS } from '../context/masks.ts';
 import { compileSeccomp } from '../context/seccomp.ts';
@@ -215,14 +215,21 @@ export class Host {
    *
    * @throws UserError invalid-seccomp-profile
    */
-  seccompFilter(choice: SeccompChoice, bcaps: bigint): Uint8Array | undefined {
+  seccompFilter(
+    choice: SeccompChoice,
+    bcaps: bigint,
+    ccaps: readonly ContextCapability[] = [],
+  ): Uint8Array | undefined {
     if (choice === 'unconfined') return undefined;
     const text = choice === 'default' ? '' : readFileSync(choice.profile, 'utf8');
-    const key = `${bcaps.toString(16)} ${text}`;
+    const key = `${bcaps.toString(16)} ${ccaps.join(' ')} ${text}`;
     let filter = this.#filters.get(key);
     if (filter === undefined) {
       const profile = choice === 'default' ? defaultSeccompProfile() : parseSeccompProfile(text);
-      const caps = new Set(formatCapabilities(bcaps).map((name) => `CAP_${name}`));
+      const caps = new Set([
+        ...formatCapabilities(bcaps).map((name) => `CAP_${name}`),
+        ...ccaps.map((name) => `CCAP_${name.toUpperCase()}`),
+      ]);
       const resolved = resolveSeccompProfile(profile, {
         caps,
         auditArch: this.abi.auditArch,

@@ -76,7 +76,7 @@ export class Instance {
       unhealthy: reactions.unhealthy,
     });
     this.networks = new Networks(host, this.registry);
-    this.brokers = new Brokers(host, this.networks);
+    this.brokers = new Brokers(host, this.networks, storage);
     this.limitHits = new LimitHits(host, this.networks, (guest, live) => this.remember(guest, live));
     this.restarts = new Restarts(host, this.registry, this.bootId, reactions);
     this.readings = readings;

@@ -16,6 +16,7 @@ import type { Guest } from './guest.ts';
 import type { Host } from './host.ts';
 import type { Instance } from './instance.ts';
 import { guestPaths } from './paths.ts';
+import { forgetQuotas } from './user-quotas.ts';
 
 /** Creates and deletes guests. */
 export class Making {
@@ -82,6 +83,8 @@ export class Making {
       this.#instance.networks.checkUnused(guest);
       const paths = guestPaths(this.#host.paths, guest.name);
       refuseMounted(paths);
+      // While there is a guest that the ids are of: whoever gets its xid is not held to them.
+      await forgetQuotas(this.#instance.storage.users, guest.xid);
       // The configuration first: without it the rest is swept, should we not get to the end.
       removeDurable(paths.config);
       this.#instance.restarts.forget(guest);

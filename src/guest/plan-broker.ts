@@ -11,6 +11,7 @@
  * Raw sockets need CAP_NET_RAW on the host, writing into processes of the guest its user namespace: nobody can have both.
  */
 import { planInterfaceRequest, planMakeSocket, type SocketMaker } from '../network/socket-handler.ts';
+import { planQuotaCall } from '../storage/quota-calls.ts';
 import type { Abi } from '../sys/abi.ts';
 import {
   type AskedCall,
@@ -23,9 +24,11 @@ import {
 import { type Arg, type Import, Program, type Result } from '../sys/program.ts';
 import type { AnswersLayout } from '../views/answers.ts';
 import { planOwnMeasure } from '../views/call-handler.ts';
+import type { LiveBroker } from './guest.ts';
 import { planCapset, planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
+import { planQuotaService, type QuotaSpec } from './plan-quota-service.ts';
 import { WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './plan-views.ts';
 
@@ -38,12 +41,7 @@ export interface BrokerSpec {
   /** Host user id it runs as, and its sockets belong to. */
   readonly uid: number;
   /** Objects of syscalld: the process, and the socket by which it is given listeners. */
-  readonly objects: {
-    readonly process: number;
-    readonly control: number;
-    /** Another process, where there are raw sockets and a measure. */
-    readonly rawMaker?: number;
-  };
+  readonly objects: LiveBroker;
   /** Whether caller and broker wake each other on one CPU: see `planTurns`. */
   readonly takesTurns: boolean;
   /** Object: the guest's process 1; not needed by one that only makes sockets behind no fence. */
@@ -52,6 +50,8 @@ export interface BrokerSpec {
   readonly sockets: { readonly fence: BrokerFence | undefined } | undefined;
   /** It tells the guest's own measure: not while it has a privilege on the host. */
   readonly measure: BrokerMeasure | undefined;
+  /** It answers about quotas, likewise: for the guest's users, or that there are none. */
+  readonly quota: QuotaSpec | 'none' | undefined;
 }
 
 /** Objects of syscalld that are the fence around the sockets of a broker. */
@@ -91,7 +91,8 @@ type BrokerFd =
   | 'networks'
   | 'answers'
   | 'pidNamespace'
-  | 'rawMaker';
+  | 'rawMaker'
+  | 'quota';
 
 /** Whether it makes raw sockets itself. */
 function makesRaw({ sockets, objects }: BrokerSpec): boolean {
@@ -100,13 +101,14 @@ function makesRaw({ sockets, objects }: BrokerSpec): boolean {
 
 /** Returns which descriptors a broker has, in the order of their numbers. */
 function descriptorsOf(spec: BrokerSpec): readonly BrokerFd[] {
-  const { sockets, measure, objects } = spec;
+  const { sockets, measure, objects, quota } = spec;
   return [
     'control',
     ...(sockets?.fence ? (['sockets', 'dark', 'link'] as const) : []),
     ...(makesRaw(spec) ? (['networks'] as const) : []),
     ...(objects.rawMaker === undefined ? [] : (['rawMaker'] as const)),
     ...(measure ? (['answers', 'pidNamespace'] as const) : []),
+    ...(typeof quota === 'object' ? (['quota'] as const) : []),
   ];
 }
 
@@ -128,6 +130,10 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   };
   const answers = spec.measure && planAnswersOf(p, spec.measure);
   const rawMaker = planRawMaker(p, spec, leaf);
+  const quota =
+    typeof spec.quota === 'object'
+      ? planQuotaService(p, leaf, spec.uid, spec.objects.quota?.process ?? 0, spec.quota)
+      : undefined;
   p.spawn('broker', { cgroup: leaf, object: spec.objects.process }, () => {
     const from: Partial<Record<BrokerFd, Arg | undefined>> = {
       control: its,
@@ -135,6 +141,7 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
       rawMaker,
       dark: fence && init && planDarkSocket(p, init),
       answers,
+      quota,
       pidNamespace:
         init &&
         spec.measure &&
@@ -144,16 +151,26 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
     planDescriptors(p, held, from);
     if (spec.takesTurns) planTurns(p);
     // To write into processes of the guest it has to be there, as its root: what it may there, it may to the guest alone.
-    if (init && spec.measure)
+    if (init && isInside(spec))
       p.sys('setns', [init, p.flags('CLONE_NEWUSER')], { about: "the guest's user namespace" });
-    const user = spec.measure ? 0 : spec.uid;
-    const capabilities = spec.measure ? CAP_SYS_PTRACE | CAP_DAC_OVERRIDE : makesRaw(spec) ? CAP_NET_RAW : 0n;
+    const user = isInside(spec) ? 0 : spec.uid;
+    const capabilities = isInside(spec)
+      ? CAP_SYS_PTRACE | CAP_DAC_OVERRIDE
+      : makesRaw(spec)
+        ? CAP_NET_RAW
+        : 0n;
     planServe(p, held, { user, capabilities }, handlerOf(p.abi, spec));
   });
   p.sys('close', [its]);
   if (rawMaker) p.sys('close', [rawMaker]);
+  if (quota) p.sys('close', [quota]);
   p.keep(ours, spec.objects.control);
   return ours;
+}
+
+/** Whether it writes into processes of the guest. */
+function isInside({ measure, quota }: BrokerSpec): boolean {
+  return measure !== undefined || quota !== undefined;
 }
 
 /**
@@ -271,7 +288,7 @@ const HANDLERS = new Map<string, { readonly abi: Abi; readonly bytes: Uint8Array
 
 function handlerOf(abi: Abi, spec: BrokerSpec): Uint8Array {
   if (makesRaw(spec)) return encodeHandler(abi, spec);
-  const kind = `${spec.sockets !== undefined} ${descriptorsOf(spec).join(' ')}`;
+  const kind = `${spec.sockets !== undefined} ${spec.quota === 'none'} ${descriptorsOf(spec).join(' ')}`;
   const known = HANDLERS.get(kind);
   if (known?.abi === abi) return known.bytes;
   const bytes = encodeHandler(abi, spec);
@@ -287,7 +304,7 @@ function encodeHandler(abi: Abi, spec: BrokerSpec): Uint8Array {
 
 /** Adds the steps of a broker: what is asked most comes first. */
 function planHandler(h: Program, spec: BrokerSpec): void {
-  const { uid, sockets, measure, objects } = spec;
+  const { uid, sockets, measure, quota, objects } = spec;
   const held = descriptorsOf(spec);
   const number = (name: BrokerFd): number => FIRST_FD + held.indexOf(name);
   const call = planTakeCall(h);
@@ -310,6 +327,7 @@ function planHandler(h: Program, spec: BrokerSpec): void {
     const { layout } = measure;
     planOwnMeasure(h, call, { file: number('answers'), pidNamespace: number('pidNamespace'), layout });
   }
+  if (quota) planQuotaCall(h, call, quota === 'none' ? undefined : number('quota'));
   // About interfaces is all that is left.
   if (sockets?.fence) planInterfaceRequest(h, call, number('dark'));
   else planGoOn(h, call);

@@ -96,7 +96,9 @@ export function planContext(p: Program, spec: ContextSpec): Result {
       answers: planOpenAnswers(p, listed),
     }));
   if (shown) planNumber(p, shown.answers, WORKER_FD.answers);
-  const mounts = [scaffold, planDev(p, spec.ids, spec.devBytes), ...sys, ...(shown?.files ?? [])];
+  const dev = planDev(p, spec.ids, spec.devBytes);
+  planNumber(p, dev, WORKER_FD.dev);
+  const mounts = [scaffold, dev, ...sys, ...(shown?.files ?? [])];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }

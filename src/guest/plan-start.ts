@@ -8,7 +8,7 @@
  */
 import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
-import { NETWORK_FILES } from '../views/files.ts';
+import { NETWORK_FILES, QUOTA_FILES } from '../views/files.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planBroker } from './plan-broker.ts';
@@ -19,8 +19,9 @@ import { hostMountCount, planHostMounts } from './plan-mounts.ts';
 import { planDisplay, planNetworkFiles } from './plan-network.ts';
 import { planDelegate, planOwnInit } from './plan-own-init.ts';
 import { planSocketPair, planWriteFile } from './plan-paths.ts';
+import { planQuotaDevice, type QuotaSpec } from './plan-quota-service.ts';
 import { INIT_FD, type MountSpec, type StartSpec, type Stdio, WORKER_FD } from './plan-types.ts';
-import { importViews, planInViews, planViewMounts, planViewsInProc } from './plan-views.ts';
+import { importViews, type PlacedView, planInViews, planViewMounts, planViewsInProc } from './plan-views.ts';
 
 /** Capabilities the built-in init keeps: CAP_KILL, to pass signals on to a command that runs as another user. */
 const INIT_CAPABILITIES = 1n << 5n;
@@ -43,7 +44,9 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const link = spec.link && planLink(p, spec.link);
   const broker = spec.broker ? [planBroker(p, spec.broker)] : [];
-  const views = planNetworkViews(p, spec);
+  const quota = quotaOf(spec);
+  if (quota && mounts[0]) planQuotaDevice(p, WORKER_FD.dev, mounts[0], spec.ids);
+  const views = planLateViews(p, spec);
   const fds = [...mounts, ...views, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
   const master = spec.command.terminal?.master;
@@ -81,12 +84,24 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
   p.fakeinit(command, INIT_FD.gate, spec.objects.init);
 }
 
-/** Makes mounts of the views of /proc/net. */
-function planNetworkViews(p: Program, { network }: StartSpec): readonly Result[] {
-  if (!network?.views) return [];
-  const { objects, xid } = network.views;
-  const mount = (listed: Result): readonly Result[] => planViewMounts(p, listed, NETWORK_FILES);
+/** Makes mounts of the views that not every guest has. */
+function planLateViews(p: Program, spec: StartSpec): readonly Result[] {
+  const { network } = spec;
+  const quota = quotaOf(spec);
+  const objects = network?.views?.objects ?? quota?.views;
+  const xid = network?.views?.xid ?? quota?.xid;
+  if (objects === undefined || xid === undefined) return [];
+  const mount = (listed: Result): readonly Result[] => planViewMounts(p, listed, lateViews(spec));
   return planInViews(p, importViews(p, objects), xid, mount, true);
+}
+
+/** Views of /proc/net, and of the table of mounts that quota tools read. */
+function lateViews(spec: StartSpec): readonly PlacedView[] {
+  return [...(spec.network?.views ? NETWORK_FILES : []), ...(quotaOf(spec)?.views ? QUOTA_FILES : [])];
+}
+
+function quotaOf({ broker }: StartSpec): QuotaSpec | undefined {
+  return typeof broker?.quota === 'object' ? broker.quota : undefined;
 }
 
 function pipeEnds(spec: StartSpec): readonly Stdio[] {
@@ -109,7 +124,7 @@ function endsOf(spec: StartSpec, fds: readonly Result[]): CommandEnds {
 /** Adds the steps that take the mounts from the worker and make the guest's root of them; returns what the command gets. */
 function planRoot(p: Program, spec: StartSpec): CommandEnds {
   if (spec.network) planDisplay(p, spec.network);
-  const views = spec.network?.views ? NETWORK_FILES : [];
+  const views = lateViews(spec);
   const count = hostMountCount(spec) + views.length;
   const fds = planReceiveFds(p, INIT_FD.gate, count + endCount(spec), 'wait for the host side');
   const [root, ...rest] = fds.slice(0, count);

@@ -169,6 +169,7 @@ export const WORKER_FD = {
   objects: 105,
   upper: 106,
   answers: 107,
+  dev: 108,
 } as const;
 export const INIT_FD = {
   gate: 100,

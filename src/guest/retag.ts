@@ -14,6 +14,7 @@ import type { Guest } from './guest.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { GuestStorage } from './storage.ts';
+import { copyQuotas, forgetQuotas } from './user-quotas.ts';
 
 /**
  * Gives a guest another xid. What it sees does not change. Allowed in: stopped.
@@ -41,12 +42,16 @@ export async function retag(manager: Manager, guest: Guest, xid: Xid, options: H
         await copies.settle(guest, options);
       }
       const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], path);
+      await forgetQuotas(storage.users, xid);
+      await copyQuotas(storage.users, guest.xid, xid);
+      const former = guest.xid;
       // Taken from here on: nobody is given it meanwhile.
       registry.renumber(guest, xid);
       storage.markMoving(guest.name);
       writeDurable(path, edited);
       guest.config = config;
       await finishRetag(storage, guest);
+      await forgetQuotas(storage.users, former);
       host.events.publish(guest, 'changed', { keys: ['xid'] });
     });
   });

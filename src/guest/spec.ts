@@ -107,6 +107,7 @@ export function rawAccess(config: Pick<GuestConfig, 'bcaps' | 'init' | 'ccaps'>)
 /**
  * Returns what a guest's broker is asked about; undefined: it has none. A broker that is there for sockets tells the
  * guest's own measure as well. For that alone there is one where the answers differ: in a guest with a limit.
+ * A guest with quotas has one in any case.
  */
 export function brokeredCalls(
   { views: mount }: Pick<Host, 'views'>,
@@ -118,10 +119,11 @@ export function brokeredCalls(
   const isMeasured = mount !== undefined;
   const sysinfo = isMeasured && (views.includes('memory') || views.includes('load'));
   const affinity = isMeasured && views.includes('cpu');
-  if (isIsolated) return { sockets: { raw }, sysinfo, affinity };
+  const quota = config.ccaps.includes('quota_ctl');
+  if (isIsolated) return { sockets: { raw }, sysinfo, affinity, quota };
   const isLimited =
     (views.includes('memory') && limits.memoryBytes !== 'max') || (affinity && limits.cpus !== 'max');
-  return isMeasured && isLimited ? { sockets: undefined, sysinfo, affinity } : undefined;
+  return quota || (isMeasured && isLimited) ? { sockets: undefined, sysinfo, affinity, quota } : undefined;
 }
 
 /** Returns what runs in a guest, as whom and with what. */
@@ -153,7 +155,7 @@ export function commandSpec(
     groups: user.groups,
     bcaps,
     noNewPrivileges: config.noNewPrivileges,
-    seccomp: host.seccompFilter(config.seccomp, bcaps),
+    seccomp: host.seccompFilter(config.seccomp, bcaps, config.ccaps),
     isUsualFilter: typeof config.seccomp === 'string',
     brokerFilter: calls && host.brokerFilter(calls),
     rlimits: rlimitsOfCommand(config).map(([name, { soft, hard }]) => ({

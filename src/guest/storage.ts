@@ -46,6 +46,7 @@ import { openDirectory, putTimes, removeDirectory } from '../storage/machine.ts'
 import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
 import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
+import { type QuotaState, UserQuota } from '../storage/user-quota.ts';
 import { readIfThere, removeDurable, stageFile, syncAll, writeDurable } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
@@ -102,17 +103,17 @@ export class GuestStorage {
   readonly #images: ImageMounts;
   readonly #quota: ProjectQuota;
   readonly #publishing = new Map<GuestName, Promise<ObjectTotals>>();
+  /** Quotas of users and groups where guests' own files are. */
+  readonly users: UserQuota;
 
   constructor(host: Host, templates: TemplateStore, stores: ImageStores) {
     this.#host = host;
     this.#templates = templates;
     this.#stores = stores;
     this.#images = new ImageMounts(host.syscalld, host.paths.lib, () => host.detachedLayers);
-    this.#quota = new ProjectQuota(
-      host.syscalld,
-      join(host.paths.lib, 'guests'),
-      instanceNumber(host.paths.root),
-    );
+    const directory = join(host.paths.lib, 'guests');
+    this.#quota = new ProjectQuota(host.syscalld, directory, instanceNumber(host.paths.root));
+    this.users = new UserQuota(host.syscalld, directory);
   }
 
   /** Prepares the template of a guest that is to be created in a trust domain. */
@@ -221,6 +222,13 @@ export class GuestStorage {
     return methodOf(record) === 'image'
       ? { kind: 'disk', disk: diskIn(directory) }
       : { kind: 'directory', ...filesIn(directory) };
+  }
+
+  /** Returns whether users and groups of a guest are held to limits: where its own files are in the file system of all. */
+  async userQuotaState(guest: Guest): Promise<QuotaState> {
+    if (guest.isEphemeral || this.#files(guest.name).kind !== 'directory')
+      return { user: false, group: false };
+    return await this.users.state();
   }
 
   /** Returns where a guest's own files are, when nobody has them mounted any more. Allowed in: stopped. */

@@ -9,6 +9,7 @@ import type { Readings } from '../resources/readings.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import { FUSE_ERRNO, type FuseNode } from '../spec/fuse-wire.ts';
 import { parseMountInfo } from '../spec/mountinfo.ts';
+import { QUOTA_DEVICE } from '../storage/quota-calls.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
@@ -33,6 +34,7 @@ import {
   NETWORK_FILES,
   type NetworkTable,
   NODES,
+  QUOTA_FILES,
   VIEW_FILES,
   VIEW_GROUPS,
   type ViewFile,
@@ -41,6 +43,7 @@ import {
 } from '../views/files.ts';
 import { formatInitStat } from '../views/init-stat.ts';
 import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
+import { formatMounts } from '../views/mounts.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import type { GuestConfig } from './config-types.ts';
 import type { Forks } from './forks.ts';
@@ -250,7 +253,8 @@ export class Views implements FuseTree {
       const p = this.#host.program();
       const { initObject, config } = guest.live;
       const ofNetwork = (await hasNetworkViews(this.#host, config)) ? NETWORK_FILES : [];
-      const files = [...filesOf(config, config.views), ...ofNetwork];
+      const ofQuota = guest.live.broker?.quota && (await this.#host.coversLinks()) ? QUOTA_FILES : [];
+      const files = [...filesOf(config, config.views), ...ofNetwork, ...ofQuota];
       planViewsAgain(p, { init: p.import(initObject), views: importViews(p, views), xid: guest.xid }, files);
       await this.#host.syscalld.run(`show guest "${guest.name}" its views again`, p);
     }
@@ -409,7 +413,7 @@ export class Views implements FuseTree {
 
   /** What the kernel would tell there of a file that was turned off: the host's, but by the guest's clock. */
   #hostText({ name, path = '' }: FileInfo, guest: Guest): string {
-    if (name === 'init-stat') return this.#text(name, guest);
+    if (name === 'init-stat' || name === 'mounts') return this.#text(name, guest);
     const text = readFileSync(path, 'latin1');
     if (name !== 'uptime' && name !== 'stat') return text;
     const { uptimeSeconds } = this.#cpu(guest);
@@ -447,6 +451,8 @@ export class Views implements FuseTree {
         const pid = guest.live?.initPid ?? 0;
         return formatInitStat(readFileSync(`/proc/${pid}/stat`, 'latin1'), pid);
       }
+      case 'mounts':
+        return mountsOf(guest);
       case 'diskstats':
         return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid));
       case ANSWERS_FILE.name:
@@ -504,6 +510,13 @@ export class Views implements FuseTree {
   #noLoad(xid: Xid): LoadSample {
     return { averages: [0, 0, 0], running: 1, blocked: 0, total: this.#readings.tasks(xid) };
   }
+}
+
+/** The table of mounts of a guest whose users have quotas. */
+function mountsOf({ live }: Guest): string {
+  const text = readFileSync(`/proc/${live?.initPid ?? 0}/mounts`, 'latin1');
+  const { user = false, group = false } = live?.broker?.quota ?? {};
+  return formatMounts(text, QUOTA_DEVICE, [...(user ? ['usrquota'] : []), ...(group ? ['grpquota'] : [])]);
 }
 
 const SIGKILL = 9;

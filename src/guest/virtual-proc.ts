@@ -55,7 +55,7 @@ const FLAG = {
   rebootKill: 1n << 37n,
 } as const;
 /** RAW_ICMP of contexts, and of networks (uapi/vserver/{context,network}.h). */
-const CCAP_RAW_ICMP = 1n << 8n;
+const CCAP = { raw_icmp: 1n << 8n, quota_ctl: 1n << 20n } as const;
 const NCAP = { rawIcmp: 1n << 8n, multicast: 1n << 12n } as const;
 /** Flags of a network: its own loopback, shown as 127.0.0.1; only its interfaces and addresses. */
 const NETWORK_FLAGS = (1n << 9n) | (1n << 25n) | (1n << 26n) | (1n << 34n);
@@ -198,7 +198,7 @@ function statusOf(manager: Manager, { guest, live }: Running): string {
     tasks,
     flags: isSet.reduce((flags, [isOn, flag]) => (isOn ? flags | flag : flags), always | states),
     bcaps: capabilityBound(config),
-    ccaps: config.ccaps.includes('raw_icmp') ? CCAP_RAW_ICMP : 0n,
+    ccaps: config.ccaps.reduce((sum: bigint, name) => sum | CCAP[name], 0n),
     spaces: config.network.mode === 'host' ? SPACES : SPACES + SPACE_NET,
   });
 }

@@ -17,6 +17,7 @@ import { type Arg, Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { DiskLimit } from './disk-limit.ts';
 import { openDirectory, type StorageMachine } from './machine.ts';
+import { planQuota } from './quota-calls.ts';
 
 /** What the files of a project take. */
 interface ProjectUse {
@@ -27,8 +28,6 @@ interface ProjectUse {
 const KIB = 1024;
 /** Upper layer, work directory, and the two that overlay makes in there. */
 const OWN_INODES = 4;
-/** `QCMD` of linux/quota.h. */
-const COMMAND_SHIFT = 256;
 /** What is limited for a try: no file system has this size by chance. */
 const TRIED: DiskLimit = { spaceBytes: 12_345 * 4096, inodes: 6789, reservedPercent: 0 };
 const PROJECTS = '/etc/projid';
@@ -55,9 +54,7 @@ export function planProjectLimit(
     dqb_ihardlimit: limit?.inodes === undefined ? 0 : limit.inodes + OWN_INODES,
     dqb_valid: p.flags('QIF_LIMITS'),
   });
-  p.sys('quotactl_fd', [directory, command(p, 'Q_SETQUOTA'), project, quota], {
-    about: `limit of project ${project}`,
-  });
+  planQuota(p, directory, 'Q_SETQUOTA', p.flags('PRJQUOTA').value, project, quota);
 }
 
 /** What of a limit is for the guest: a project has no part that only shows as used. */
@@ -80,18 +77,11 @@ function planProjectUse(
   project: number,
 ): { readonly bytes: Result; readonly inodes: Result } {
   const quota = p.struct('dqblk', {});
-  p.sys('quotactl_fd', [directory, command(p, 'Q_GETQUOTA'), project, quota], {
-    about: `use of project ${project}`,
-    ignore: ['ENOENT', 'ESRCH'],
-  });
+  planQuota(p, directory, 'Q_GETQUOTA', p.flags('PRJQUOTA').value, project, quota, ['ENOENT', 'ESRCH']);
   return {
     bytes: p.loadField(quota, 'dqblk', 'dqb_curspace'),
     inodes: p.loadField(quota, 'dqblk', 'dqb_curinodes'),
   };
-}
-
-function command(p: Program, name: string): number {
-  return p.flags(name).value * COMMAND_SHIFT + p.flags('PRJQUOTA').value;
 }
 
 /** Project quota on the file system of an instance's guests. */

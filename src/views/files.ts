@@ -150,6 +150,11 @@ export const NETWORK_FILES: readonly [ViewDirectory, ViewFile & ViewLink] = [
   },
 ];
 
+/** View of a guest with quotas for its users, over a link to `self/mounts` (NETWORK_FILES). */
+export const QUOTA_FILES: readonly ViewFile[] = [
+  { number: 15, name: 'mounts', path: '/proc/mounts', group: 'disk', holdMs: SOON_MS },
+];
+
 /** Files of all guests, whatever their network. */
 export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 1, name: 'meminfo', path: '/proc/meminfo', group: 'memory', holdMs: SOON_MS },
@@ -179,4 +184,8 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
 ];
 
 /** All there are. */
-export const ALL_FILES: readonly (ViewFile | ViewDirectory)[] = [...VIEW_FILES, ...NETWORK_FILES];
+export const ALL_FILES: readonly (ViewFile | ViewDirectory)[] = [
+  ...VIEW_FILES,
+  ...NETWORK_FILES,
+  ...QUOTA_FILES,
+];

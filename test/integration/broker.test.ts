@@ -37,13 +37,21 @@ interface Command {
   ended(): Promise<string>;
 }
 
-async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void> {
+async function withBroker(
+  body: (broker: Broker) => Promise<void>,
+  { hasQuota = false, user }: { readonly hasQuota?: boolean; readonly user?: number } = {},
+): Promise<void> {
   await withMachine(async (machine) => {
     const parent = join(cgroup2(), `vserver-broker-${process.pid}`);
     mkdirSync(parent);
     const cgroup = join(parent, 'b');
     const { syscalld, abi } = machine;
-    const objects = { process: syscalld.newObject(), control: syscalld.newObject() };
+    const quota = hasQuota ? { process: syscalld.newObject(), user: true, group: true } : undefined;
+    const objects = {
+      process: syscalld.newObject(),
+      control: syscalld.newObject(),
+      ...(quota && { quota }),
+    };
     const p = new Program(abi);
     const sockets = { fence: undefined };
     planBroker(p, {
@@ -55,8 +63,9 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
       init: undefined,
       sockets,
       measure: undefined,
+      quota: hasQuota ? { directory: '/', xid: 7, views: undefined } : undefined,
     });
-    const spawn = p.explain().match(/^ *(\d+) clone3/m);
+    const spawn = p.explain().match(/^ *(\d+) clone3.*# broker$/m);
     const outcome = await syscalld.run('start the broker', p);
     const pid = outcome.result({ number: Number(spawn?.[1]) } as Result);
     try {
@@ -65,13 +74,17 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
         pid,
         objects,
         cgroup,
-        run: (script) => runBrokered(machine, objects.control, script),
+        run: (script) => runBrokered(machine, objects.control, script, { hasQuota, user }),
       });
     } finally {
       machine.syscalld.drop(objects.control);
       if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL');
       await waitUntil(() => !existsSync(`/proc/${pid}`));
       machine.syscalld.drop(objects.process);
+      if (quota) {
+        await machine.event('exited', quota.process);
+        machine.syscalld.drop(quota.process);
+      }
       for (const path of [cgroup, parent]) rmdirSync(path);
     }
   });
@@ -79,7 +92,12 @@ async function withBroker(body: (broker: Broker) => Promise<void>): Promise<void
 
 let outputs = 0;
 
-async function runBrokered(machine: Machine, control: number, script: string): Promise<Command> {
+async function runBrokered(
+  machine: Machine,
+  control: number,
+  script: string,
+  { hasQuota, user = 0 }: { readonly hasQuota: boolean; readonly user: number | undefined },
+): Promise<Command> {
   const { syscalld, abi } = machine;
   const object = syscalld.newObject();
   const name = `output-${outputs++}`;
@@ -93,6 +111,7 @@ async function runBrokered(machine: Machine, control: number, script: string): P
           sockets: { raw: undefined },
           sysinfo: false,
           affinity: false,
+          quota: hasQuota,
         }),
       },
       p.import(control),
@@ -101,6 +120,8 @@ async function runBrokered(machine: Machine, control: number, script: string): P
     const output: Arg = p.sys('openat', [p.flags('AT_FDCWD'), name, flags, 0o600]);
     for (const fd of [1, 2]) p.sys('dup3', [output, fd, 0]);
     p.sys('close_range', [3, 0xffffffff, p.flags('CLOSE_RANGE_CLOEXEC')]);
+    p.sys('setresgid', [user, user, user]);
+    p.sys('setresuid', [user, user, user]);
     const env = p.vector(['PATH=/usr/sbin:/usr/bin:/sbin:/bin']);
     p.sys('execve', ['/bin/sh', p.vector(['sh', '-c', script]), env], { about: '/bin/sh' });
   });
@@ -115,6 +136,55 @@ async function runBrokered(machine: Machine, control: number, script: string): P
     },
   };
 }
+
+/** CAP_SYS_ADMIN alone, and nothing of the host's root beside. */
+const CAPABILITIES_OF_SERVICE =
+  /Uid:\t99999\t99999\t99999\t99999\nGid:\t99999\t99999\t99999\t99999\n.*Groups:\t *\n.*CapPrm:\t0{10}200000\nCapEff:\t0{10}200000\n.*NoNewPrivs:\t1\n/s;
+/** Files, epoll, and the socket to the broker: the one that brought that is closed. */
+const SERVICE_FDS = 3;
+const IDS = [0, 1000, 4242, 65_535];
+const FOREIGN_IDS = [65_536, 0x7_0000, 0xffff_0000, 0xffff_ffff];
+/** What the root of a guest may ask about quotas. */
+const ANSWERS_OF_ROOT: Findings = {
+  ...Object.fromEntries(
+    [...IDS, ...FOREIGN_IDS].flatMap((id) => {
+      const answer = IDS.includes(id) ? 'asked' : 'EINVAL';
+      return [
+        [`get ${id}`, answer],
+        [`get group ${id}`, answer],
+        ...(id === 0 || id === 1000 ? [] : [[`set ${id}`, answer]]),
+      ];
+    }),
+  ),
+  'set what is used': 'EPERM',
+  'get it again': 'asked',
+  'next 4096': 'asked',
+  'next 65536': 'ENOENT',
+  'next of nobody': 'ENOENT',
+  ...Object.fromEntries(
+    ['/dev/vda', '/dev/hdv', '/dev/hdv11', '', '/', '/dev/null'].map((name) => [`on "${name}"`, 'ENODEV']),
+  ),
+  'on nothing': 'ENODEV',
+  'on a bad pointer': 'EFAULT',
+  'to a bad pointer': 'asked',
+  'from a bad pointer': 'EFAULT',
+  project: 'asked',
+  'another type': 'asked',
+  format: 'asked',
+  information: 'asked',
+  state: 'asked',
+  'set information': 'EPERM',
+  on: 'EPERM',
+  off: 'EPERM',
+  sync: 'asked',
+  'sync of all': 'asked',
+  unknown: 'EINVAL',
+  'of XFS': 'EINVAL',
+  'fd of the root': 'asked',
+  'fd of /proc': 'ENODEV',
+  'bad fd': 'EBADF',
+  'worse fd': 'EBADF',
+};
 
 const probed = async (broker: Broker, words: string): Promise<Findings> =>
   parseFindings(await (await broker.run(`exec ${buildProbe()} ${words}`)).ended());
@@ -177,6 +247,52 @@ for (const { name, target, binary, skip } of BUILDS) {
         assert.deepEqual(found, host);
         assert.ok(Number(ns) > 0 && Number(nativeNs) > 0);
       });
+    });
+
+    for (const abi of ['native', 'i386']) {
+      // The kernel's answer differs with the file system: here it is what may be asked that counts.
+      const judge = async (user: number): Promise<Findings> => {
+        let found: Findings = {};
+        const run = async (broker: Broker): Promise<void> => {
+          found = await probed(broker, `quota ${abi}`);
+        };
+        await withBroker(run, { hasQuota: true, user });
+        const kernel = new Set(['ok', 'ENOSYS', 'ESRCH']);
+        return Object.fromEntries(
+          Object.entries(found).map(([name, value]) => [name, kernel.has(String(value)) ? 'asked' : value]),
+        );
+      };
+
+      test(`answers about quotas what its own ids are about (${abi})`, async () => {
+        const { 'limit, and what is behind': _, ...found } = await judge(0);
+        assert.deepEqual(found, ANSWERS_OF_ROOT);
+      });
+
+      test(`tells a user of its own quota alone (${abi})`, async () => {
+        const found = await judge(1000);
+        for (const [name, value] of Object.entries(ANSWERS_OF_ROOT)) {
+          const isOwn = name === 'get 1000' || name === 'get group 1000';
+          const isAsking = /^(get|set|next)/.test(name) && !isOwn;
+          if (isAsking) assert.equal(found[name], 'EPERM', name);
+          else assert.equal(found[name], value, name);
+        }
+      });
+    }
+
+    test('says that nobody tells of quotas when the service is gone, and makes sockets on', async () => {
+      const run = async (broker: Broker): Promise<void> => {
+        const all = readFileSync(join(broker.cgroup, 'cgroup.procs'), 'utf8').trim().split('\n').map(Number);
+        const [service] = all.filter((pid) => pid !== broker.pid);
+        assert.ok(service !== undefined && all.length === 2);
+        assert.match(readFileSync(`/proc/${service}/status`, 'utf8'), CAPABILITIES_OF_SERVICE);
+        assert.equal(readdirSync(`/proc/${service}/fd`).length, SERVICE_FDS);
+        process.kill(service, 'SIGKILL');
+        await waitUntil(() => !existsSync(`/proc/${service}`));
+        const found = await probed(broker, 'quota');
+        for (const name of ['get 0', 'set 4242', 'next 4096', 'sync']) assert.equal(found[name], 'EIO', name);
+        assert.equal((await probed(broker, 'inet'))['tcp'], native('inet')['tcp']);
+      };
+      await withBroker(run, { hasQuota: true });
     });
 
     test('has next to nothing: no privilege, no way in, little memory', async () => {

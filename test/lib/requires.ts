@@ -30,6 +30,7 @@ export type Requirement =
   | 'mmdebstrap'
   | 'erofs-utils'
   | 'dmsetup'
+  | 'quota'
   | 'nginx'
   | 'postgresql'
   | 'redis'
@@ -112,6 +113,7 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   /** What others say of our images: fsck.erofs. */
   'erofs-utils': () => succeeds('fsck.erofs', ['-V']),
   dmsetup: () => succeeds('dmsetup', ['--help']),
+  quota: () => succeeds('setquota', ['--version']),
   /** It, and a mirror of Debian's packages. */
   mmdebstrap: () =>
     succeeds('mmdebstrap', ['--version']) ??

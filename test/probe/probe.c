@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <linux/quota.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -321,10 +322,10 @@ static void verb_try(int argc, char **argv)
 #ifdef __x86_64__
 #define X32 0x40000000
 
-static long i386(long number, long a, long b, long c)
+static long i386(long number, long a, long b, long c, long d)
 {
 	long result;
-	__asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(0), "D"(0) : "memory", "r8", "r9", "r10", "r11");
+	__asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(0) : "memory", "r8", "r9", "r10", "r11");
 	result = (int)result;
 	if (result < 0 && result > -4096) {
 		errno = (int)-result;
@@ -334,7 +335,7 @@ static long i386(long number, long a, long b, long c)
 }
 
 static long call_number, call_argument;
-static long call_i386(void) { return i386(call_number, call_argument, 0, 0); }
+static long call_i386(void) { return i386(call_number, call_argument, 0, 0, 0); }
 static long call_x32(void) { return syscall(call_number, call_argument, 0, 0, 0, 0, 0); }
 
 /* Calls with arguments of zero: a filter answers, or else the call itself does. */
@@ -391,6 +392,107 @@ static void verb_compat(int argc, char **argv)
 }
 #endif
 
+#ifdef __x86_64__
+/* ---- quotas ---- */
+
+static bool quota_is_i386;
+
+/* Below 4 GiB, as all of a static program is. */
+static union {
+	struct if_dqblk limits;
+	struct if_nextdqblk next;
+	char bytes[128];
+} quota_block;
+
+static void quota_call(const char *name, unsigned command, const char *special, unsigned id, void *argument)
+{
+	long result = quota_is_i386 ? i386(131, command, (long)special, id, (long)argument) :
+				      syscall(SYS_quotactl, command, special, id, argument);
+	tell(name, result < 0 ? strerrorname_np(errno) : "ok");
+}
+
+static void quota_fd_call(const char *name, int fd)
+{
+	long result = quota_is_i386 ? i386(443, fd, QCMD(Q_GETINFO, 0), 0, (long)&quota_block) :
+				      syscall(SYS_quotactl_fd, fd, QCMD(Q_GETINFO, 0), 0, &quota_block);
+	tell(name, result < 0 ? strerrorname_np(errno) : "ok");
+}
+
+static void quota_set(const char *name, unsigned id, unsigned valid)
+{
+	quota_block.limits = (struct if_dqblk){ .dqb_bhardlimit = 777, .dqb_valid = valid };
+	quota_call(name, QCMD(Q_SETQUOTA, 0), "/dev/hdv1", id, &quota_block);
+}
+
+static void quota_next(const char *name, unsigned id)
+{
+	char text[32];
+	memset(&quota_block, 0, sizeof quota_block);
+	long result = quota_is_i386 ? i386(131, QCMD(Q_GETNEXTQUOTA, 0), (long)"/dev/hdv1", id, (long)&quota_block) :
+				      syscall(SYS_quotactl, QCMD(Q_GETNEXTQUOTA, 0), "/dev/hdv1", id, &quota_block);
+	snprintf(text, sizeof text, "%u", quota_block.next.dqb_id);
+	tell(name, result < 0 ? strerrorname_np(errno) : text);
+}
+
+/* quota native|i386: quotactl(2) with what a guest may and may not ask. Limits user 4242. */
+static void verb_quota(int argc, char **argv)
+{
+	const char *device = "/dev/hdv1";
+	quota_is_i386 = argc > 0 && strcmp(argv[0], "i386") == 0;
+	static const unsigned ids[] = { 0, 1000, 4242, 65535, 65536, 0x70000, 0xffff0000, 0xffffffff };
+	char name[64];
+	for (size_t i = 0; i < COUNT(ids); i++) {
+		snprintf(name, sizeof name, "get %u", ids[i]);
+		quota_call(name, QCMD(Q_GETQUOTA, 0), device, ids[i], &quota_block);
+		snprintf(name, sizeof name, "get group %u", ids[i]);
+		quota_call(name, QCMD(Q_GETQUOTA, 1), device, ids[i], &quota_block);
+		if (ids[i] == 0 || ids[i] == 1000)
+			continue;
+		snprintf(name, sizeof name, "set %u", ids[i]);
+		quota_set(name, ids[i], QIF_LIMITS);
+	}
+	quota_set("set what is used", 4242, QIF_ALL);
+	memset(&quota_block, 0xff, sizeof quota_block);
+	quota_call("get it again", QCMD(Q_GETQUOTA, 0), device, 4242, &quota_block);
+	snprintf(name, sizeof name, "%llu %x", (unsigned long long)quota_block.limits.dqb_bhardlimit, quota_block.next.dqb_id);
+	tell("limit, and what is behind", name);
+	/* From the first of 256: of others Linux may pass over some (find_next_id, fs/quota/quota_tree.c). */
+	quota_next("next 4096", 4096);
+	quota_next("next 65536", 65536);
+	quota_next("next of nobody", 0xffff0000);
+	static const char *const others[] = { "/dev/vda", "/dev/hdv", "/dev/hdv11", "", "/", "/dev/null" };
+	for (size_t i = 0; i < COUNT(others); i++) {
+		snprintf(name, sizeof name, "on \"%s\"", others[i]);
+		quota_call(name, QCMD(Q_GETQUOTA, 0), others[i], 0, &quota_block);
+	}
+	quota_call("on nothing", QCMD(Q_GETQUOTA, 0), NULL, 0, &quota_block);
+	quota_call("on a bad pointer", QCMD(Q_GETQUOTA, 0), (char *)8, 0, &quota_block);
+	quota_call("to a bad pointer", QCMD(Q_GETQUOTA, 0), device, getuid(), (void *)8);
+	quota_call("from a bad pointer", QCMD(Q_SETQUOTA, 0), device, 4242, (void *)8);
+	quota_call("project", QCMD(Q_GETQUOTA, 2), device, 0, &quota_block);
+	quota_call("another type", QCMD(Q_GETQUOTA, 77), device, 0, &quota_block);
+	quota_call("format", QCMD(Q_GETFMT, 0), device, 0, &quota_block);
+	quota_call("information", QCMD(Q_GETINFO, 0), device, 0, &quota_block);
+	quota_call("state", 0x580500, device, 0, &quota_block);
+	quota_call("set information", QCMD(Q_SETINFO, 0), device, 0, &quota_block);
+	quota_call("on", QCMD(Q_QUOTAON, 0), device, 2, "/aquota.user");
+	quota_call("off", QCMD(Q_QUOTAOFF, 0), device, 0, NULL);
+	quota_call("sync", QCMD(Q_SYNC, 0), device, 0, NULL);
+	quota_call("sync of all", QCMD(Q_SYNC, 0), NULL, 0, NULL);
+	quota_call("unknown", QCMD(0x8000ff, 0), device, 0, &quota_block);
+	quota_call("of XFS", 0x580300, device, 0, &quota_block);
+	quota_fd_call("fd of the root", open("/", O_RDONLY | O_CLOEXEC));
+	quota_fd_call("fd of /proc", open("/proc", O_RDONLY | O_CLOEXEC));
+	quota_fd_call("bad fd", 999);
+	quota_fd_call("worse fd", -1);
+}
+#else
+static void verb_quota(int argc, char **argv)
+{
+	(void)argc, (void)argv;
+}
+#endif
+
 /* ---- sockets ---- */
 
 static const struct {
@@ -434,19 +536,19 @@ static long socket_native(void) { return syscall(SYS_socket, family, type, proto
 /* The kernel takes the family's lower 32 bits. */
 static long socket_high_bits(void) { return syscall(SYS_socket, 0x100000000 | (unsigned)family, type, protocol); }
 #ifdef __x86_64__
-static long socket_i386(void) { return i386(359, family, type, protocol); }
+static long socket_i386(void) { return i386(359, family, type, protocol, 0); }
 static long socket_call(void)
 {
 	/* Below 4 GiB, where the arguments of a 32-bit call are. */
 	uint32_t *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	memcpy(low, (uint32_t[3]){ (uint32_t)family, (uint32_t)type, (uint32_t)protocol }, 12);
-	return i386(102, 1, (long)low, 0);
+	return i386(102, 1, (long)low, 0, 0);
 }
 static long socketpair_call(void)
 {
 	uint32_t *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	memcpy(low, (uint32_t[4]){ (uint32_t)family, (uint32_t)type, (uint32_t)protocol, (uint32_t)(uintptr_t)(low + 8) }, 16);
-	return i386(102, 8, (long)low, 0);
+	return i386(102, 8, (long)low, 0, 0);
 }
 static long socket_x32(void) { return syscall(SYS_socket | X32, family, type, protocol); }
 #endif
@@ -593,7 +695,7 @@ static void verb_inet_call(int argc, char **argv)
 
 #ifdef __x86_64__
 static bool is_i386;
-#define CALL(native, compat, a, b, c) (is_i386 ? i386(compat, (long)(a), (long)(b), (long)(c)) : syscall(native, a, b, c))
+#define CALL(native, compat, a, b, c) (is_i386 ? i386(compat, (long)(a), (long)(b), (long)(c), 0) : syscall(native, a, b, c))
 #else
 #define CALL(native, compat, a, b, c) syscall(native, a, b, c)
 #endif
@@ -1289,6 +1391,7 @@ int main(int argc, char **argv)
 		{ "hold", verb_hold },
 		{ "terminal", verb_terminal },
 		{ "pty", verb_pty },
+		{ "quota", verb_quota },
 		{ "keyring", verb_keyring },
 		{ "find-key", verb_find_key },
 	};

@@ -35,7 +35,7 @@ mkdir /writes/upper /writes/work
 mount -t overlay -o lowerdir=/lower,upperdir=/writes/upper,workdir=/writes/work root /root
 mkdir -p /root/out /root/dev /root/proc /root/sys /root/run /root/tmp
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=none out /root/out
-mount -t ext4 -o usrquota,prjquota /dev/vda /root/tmp
+mount -t ext4 -o usrquota,grpquota,prjquota /dev/vda /root/tmp
 chmod 1777 /root/tmp
 mount -t tmpfs -o mode=0755 run /root/run
 mount --move /dev /root/dev
