@@ -11,10 +11,11 @@ import { cgroupFiles, ensureDirectory } from '../../src/resources/cgroup-fs.ts';
 import { type CgroupLayout, discoverCgroups } from '../../src/resources/cgroup-layout.ts';
 import { createCgroupDriver } from '../../src/resources/cgroup-tree.ts';
 import type { LimitKind, Limits } from '../../src/resources/limits.ts';
+import { PATIENCE } from '../lib/patience.ts';
 import { unmet } from '../lib/requires.ts';
 
 const MIB = 1024 ** 2;
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 10_000 * PATIENCE;
 const PARENT = `vserver-test-${process.pid}`;
 
 let layout: CgroupLayout;

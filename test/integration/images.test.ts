@@ -33,9 +33,10 @@ import { openDirectory } from '../../src/storage/machine.ts';
 import { Program, type Result } from '../../src/sys/program.ts';
 import { eventually, type Instance, withInstance } from '../lib/instance.ts';
 import { type Machine, withMachine } from '../lib/machine.ts';
+import { PATIENCE } from '../lib/patience.ts';
 import { unmet } from '../lib/requires.ts';
 
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 10_000 * PATIENCE;
 
 interface Place {
   readonly machine: Machine;

@@ -15,7 +15,6 @@ import {
 import { constants, endianness } from 'node:os';
 import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
-import { setTimeout } from 'node:timers/promises';
 import { MACHINE_LIMITS, Program, type Result } from '../../src/sys/program.ts';
 import { StepError } from '../../src/sys/syscalld.ts';
 import { EXIT_AGAIN } from '../../src/sys/wire.ts';
@@ -727,7 +726,7 @@ function logs(): void {
         }
         const perSecond = ((bytesRead() - began) / (performance.now() - startMs)) * 1000;
         const median = times.toSorted((a, b) => a - b)[50]!;
-        assert.ok(median < 100, `${median} ms`);
+        assert.ok(median < 300, `${median} ms`);
         assert.ok(perSecond < 3 * 2 * 20 * 600 * 1024, `${perSecond} bytes/s`);
         for (const { object, process } of flooded) {
           machine.syscalld.drop(object);
@@ -1005,13 +1004,15 @@ function size(): void {
           for (const object of objects.slice(at, at + MACHINE_LIMITS.keeps)) p.keep(file, object);
         });
       }
-      await setTimeout(100); // a lull: then it shares its program with a worker that waits
-      const rollup = readFileSync(`/proc/${machine.pid}/smaps_rollup`, 'utf8');
-      const ownKib = [...rollup.matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB/gm)].reduce(
-        (sum, [, kib]) => sum + Number(kib),
-        0,
-      );
-      assert.ok(ownKib > 0 && ownKib <= 1024, `${ownKib} KiB`);
+      const ownKib = (): number =>
+        [
+          ...readFileSync(`/proc/${machine.pid}/smaps_rollup`, 'utf8').matchAll(
+            /^Private_(?:Clean|Dirty): +(\d+) kB/gm,
+          ),
+        ].reduce((sum, [, kib]) => sum + Number(kib), 0);
+      // In a lull: then it shares its program with a worker that waits.
+      await waitUntil(() => ownKib() <= 1024);
+      assert.ok(ownKib() > 0);
       for (const object of objects) machine.syscalld.drop(object);
     });
   });

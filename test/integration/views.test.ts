@@ -240,7 +240,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     process.kill(vserverdPid, 'SIGSTOP');
     try {
       reader.stdin?.write('\n');
-      await eventually('both answers', () => (text.endsWith('\n1\n') ? true : undefined), 25_000);
+      await eventually('both answers', () => (text.endsWith('\n1\n') ? true : undefined), 60_000);
     } finally {
       process.kill(vserverdPid, 'SIGCONT');
     }

@@ -23,9 +23,10 @@ import { setTimeout } from 'node:timers/promises';
 import { type Abi, loadAbi } from '../../src/sys/abi.ts';
 import { Program } from '../../src/sys/program.ts';
 import { type HeldObject, Syscalld, type SyscalldEvents } from '../../src/sys/syscalld.ts';
+import { PATIENCE } from './patience.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 10_000 * PATIENCE;
 
 /** What syscalld said without being asked, in order. */
 export interface MachineEvent {

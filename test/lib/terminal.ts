@@ -7,8 +7,9 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { eventually, type Instance } from './instance.ts';
+import { PATIENCE } from './patience.ts';
 
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 10_000 * PATIENCE;
 
 /** A shell script running on a terminal. */
 export interface Terminal {

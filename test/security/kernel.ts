@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type Instance, openInstance } from '../lib/instance.ts';
+import { PATIENCE } from '../lib/patience.ts';
 import { buildProbe, parseFindings } from '../lib/probe.ts';
 import { type Check, findingsOf, IS_SLOW, PROBE, probe, sample, withProbe } from './places.ts';
 
@@ -241,7 +242,7 @@ async function besides(v: Instance, hog: () => Promise<unknown>): Promise<readon
   const worst = hog().finally(() => {
     isRunning = false;
   });
-  const limitMs = IS_SLOW ? 20_000 : 5_000;
+  const limitMs = 5000 * PATIENCE;
   do {
     for (const args of [['list'], ['exec', 'neighbour', '--', 'true'], ['run', '--', 'true']]) {
       const began = performance.now();
