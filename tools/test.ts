@@ -35,8 +35,7 @@ const TIERS = {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
     lanes: 2,
     alone: [
-      'test/integration/{accounting,crash,fence-quota,health,lifecycle,limit-table,load,machine,oom,own-measure}.test.ts',
-      'test/integration/{procfs,restarts,run,scheduler,tty,views,views-programs}.test.ts',
+      'test/integration/{accounting,crash,lifecycle,limit-table,load,machine,oom,run,scheduler,tty}.test.ts',
       'test/security/{kernel,mutations}.test.ts', // mutations has two lanes of its own
     ],
     fileTimeoutMs: 600_000,

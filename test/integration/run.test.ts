@@ -80,7 +80,7 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
   });
 
   test('says what failed first, on whichever side', async () => {
-    // Twenty times each: the sides run at the same time, and the other one's failure may come first.
+    // Many times each: the sides run at the same time, and the other one's failure may come first.
     for (const [where, args, message] of [
       [
         'in process 1, before its start',
@@ -97,14 +97,14 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
       ['in the command', ['-w', '/no/such'], /working directory "\/no\/such": ENOENT/],
     ] as const) {
       const others: string[] = [];
-      for (let i = 0; i < 20; i++) {
+      for (let i = 0; i < (IS_VM ? 6 : 20); i++) {
         const detach = i % 2 === 0 ? ['-d'] : ['--init=none'];
         const outcome = await v.run(['run', ...detach, ...args, '--', 'true']);
         assert.equal(outcome.code, 125, `${where}: ${outcome.stderr}`);
         if (!message.test(outcome.stderr)) others.push(outcome.stderr);
       }
       // Under emulation once in some twenty the other side is still heard first: it is not known why.
-      assert.ok(others.length <= (IS_VM ? 3 : 0), `${where}: ${others.join('')}`);
+      assert.ok(others.length <= (IS_VM ? 1 : 0), `${where}: ${others.join('')}`);
     }
     const early = ['run', '--rm', '--name', 'numbered', '--xid', '77'];
     assert.equal((await v.run([...early, '--sysctl', 'net.ipv4.nonsense=1', '--', 'true'])).code, 125);
@@ -118,7 +118,7 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
   });
 
   test('passes gigabytes through pipes unharmed', { timeout: 200_000 }, async () => {
-    const mib = IS_VM ? 256 : 1024;
+    const mib = IS_VM ? 64 : 1024;
     const block = Buffer.alloc(MIB);
     const client = v.spawn(['run', '--', 'cat']);
     const [given, got] = [createHash('sha1'), createHash('sha1')];

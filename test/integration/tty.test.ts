@@ -6,6 +6,8 @@ import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts'
 import { unmet } from '../lib/requires.ts';
 import { openTerminal, type Terminal } from '../lib/terminal.ts';
 
+const IS_VM = process.env['VSERVER_TEST_VM'] === '1';
+
 describe('terminals', { skip: unmet('root', 'overlay') }, () => {
   let v: OpenInstance;
   before(async () => {
@@ -96,13 +98,13 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
       },
     );
     // At any moment: before it asked for anything, while the guest starts, when it runs.
-    for (let i = 0; i < 40; i++) {
+    for (let i = 0; i < (IS_VM ? 8 : 40); i++) {
       const script =
         'read line; "$V" run -it -- sleep 1000 & read x; kill $!; wait $!; echo code $?; read line';
       await on(script, async (terminal) => {
         const before = terminal.settings();
         terminal.type('\r');
-        await setTimeout((i * 3) % 31);
+        await setTimeout((i * (IS_VM ? 150 : 3)) % (IS_VM ? 1000 : 31));
         terminal.type('\r');
         await terminal.see(/code 143/);
         assert.equal(terminal.settings(), before);

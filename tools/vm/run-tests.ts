@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { formatResult, type InnerResult } from './results.ts';
+import { NODE_OPTIONS } from './scripts.ts';
 
 // A test or a file that hangs must cost less than the machine's whole time, so that the files after it still run.
 const TEST_TIMEOUT_MS = 240_000;
@@ -23,6 +24,7 @@ async function runFile(file: string, write: (result: InnerResult) => void): Prom
   const events = run({
     cwd: checkout,
     files: [file],
+    execArgv: [...NODE_OPTIONS],
     timeout: TEST_TIMEOUT_MS,
     signal,
     ...(names === '' ? {} : { testNamePatterns: [new RegExp(names)] }),
