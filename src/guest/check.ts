@@ -417,7 +417,8 @@ function checkTakenOver(registry: Registry): { readonly ok: boolean; readonly de
     .filter((guest) => isActive(guest) && isOther(guest))
     .map(({ name }) => name);
   if (names.length === 0) return { ok: true, detail: 'none from a syscalld that died' };
-  const help = 'how they end will not be known, until they are started again';
+  const help =
+    'how they end will not be known, and their forks were counted anew, until they are started again';
   return { ok: false, detail: `${names.join(', ')}, from a syscalld that died: ${help}` };
 }
 

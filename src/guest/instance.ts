@@ -12,6 +12,7 @@ import { Brokers } from './brokers.ts';
 import { Commands, type StartedCommand } from './commands.ts';
 import type { HealthCheck } from './config-types.ts';
 import { Contexts } from './contexts.ts';
+import { Disks } from './disks.ts';
 import { Forks } from './forks.ts';
 import { type Guest, isActive, type LiveNetwork, type LiveRecord } from './guest.ts';
 import { Health } from './health.ts';
@@ -55,6 +56,7 @@ export class Instance {
   readonly limitHits: LimitHits;
   readonly restarts: Restarts;
   readonly forks: Forks;
+  readonly disks: Disks;
   readonly bootId: string = bootId();
   /** Guests that run, by the object of their process 1. */
   readonly byInit: Map<number, Guest> = new Map<number, Guest>();
@@ -65,6 +67,7 @@ export class Instance {
     this.storage = storage;
     this.snapshots = new Snapshots(host);
     this.forks = new Forks(host, this.registry);
+    this.disks = new Disks(host, this.registry);
     this.contexts = new Contexts(host, this.registry);
     this.commands = new Commands(host);
     this.hooks = new Hooks(host, this.commands);

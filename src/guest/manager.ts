@@ -121,6 +121,7 @@ export class Manager extends Instance {
     await this.networks.end();
     await this.views.end();
     this.forks.close();
+    await this.disks.close();
     this.host.cgroups.removeInstance();
   }
 }

@@ -43,7 +43,7 @@ export class Recovery {
     this.#instance.restarts.onFailure = this.#instance.onFailure;
     this.#instance.restarts.open();
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
-    const parts = [this.#instance.networks, this.#views, this.#instance.forks];
+    const parts = [this.#instance.networks, this.#views, this.#instance.forks, this.#instance.disks];
     const known = new Set<number>(parts.flatMap((part) => part.recover(held)));
     for (const record of this.#instance.registry.load(this.#instance.bootId)) {
       const object = processes.get(record.initObject);

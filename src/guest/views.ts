@@ -46,6 +46,7 @@ import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory }
 import { formatMounts } from '../views/mounts.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import type { GuestConfig } from './config-types.ts';
+import type { Disks } from './disks.ts';
 import type { Forks } from './forks.ts';
 import { configOf, type Guest, isActive, type LiveRecord } from './guest.ts';
 import { GUEST_LEVEL, type Host } from './host.ts';
@@ -102,7 +103,7 @@ function filesOf({ network }: GuestConfig, groups: readonly ViewGroup[]): readon
 }
 
 /** What views are of. */
-export type ViewsParts = Pick<Instance, 'registry' | 'readings' | 'forks' | 'networks'>;
+export type ViewsParts = Pick<Instance, 'registry' | 'readings' | 'forks' | 'disks' | 'networks'>;
 
 /** Keeps the views of one instance. */
 export class Views implements FuseTree {
@@ -111,6 +112,7 @@ export class Views implements FuseTree {
   readonly #readings: Readings;
   readonly #loads: Loads;
   readonly #forks: Forks;
+  readonly #disks: Disks;
   readonly #procFs: ProcFs;
   readonly #networks: Networks;
   readonly #told = new Set<string>();
@@ -124,11 +126,12 @@ export class Views implements FuseTree {
   #hostBoot = 0;
   #layout: AnswersLayout | undefined;
 
-  constructor(host: Host, { registry, readings, forks, networks }: ViewsParts, procFs: ProcFs) {
+  constructor(host: Host, { registry, readings, forks, disks, networks }: ViewsParts, procFs: ProcFs) {
     this.#host = host;
     this.#registry = registry;
     this.#readings = readings;
     this.#forks = forks;
+    this.#disks = disks;
     this.#procFs = procFs;
     this.#networks = networks;
     this.#loads = new Loads(host, registry, GUEST_LEVEL);
@@ -351,6 +354,8 @@ export class Views implements FuseTree {
 
   #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
     if (file.name === 'loadavg' || file === ANSWERS_FILE) return this.#readLoad(file, guest);
+    if (file.name === 'diskstats' && this.#readings.disks(guest.xid) === undefined)
+      return this.#readDisks(file, guest);
     if (file.name === 'stat') return this.#readStat(file, guest);
     if (isNetworkTable(file.name)) return this.#readNetwork(file.name, file.holdMs, guest);
     return this.#readFile(file, guest);
@@ -369,6 +374,11 @@ export class Views implements FuseTree {
 
   async #readStat(file: FileInfo, guest: Guest): Promise<FuseReply> {
     await this.#forks.look().catch((error: unknown) => this.#failed('count the forks of guests', error));
+    return this.#readFile(file, guest);
+  }
+
+  async #readDisks(file: FileInfo, guest: Guest): Promise<FuseReply> {
+    await this.#disks.look().catch((error: unknown) => this.#failed('count the disks of guests', error));
     return this.#readFile(file, guest);
   }
 
@@ -454,7 +464,7 @@ export class Views implements FuseTree {
       case 'mounts':
         return mountsOf(guest);
       case 'diskstats':
-        return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid));
+        return formatDiskstats(hostText('diskstats'), this.#readings.disks(xid) ?? this.#disks.last(guest));
       case ANSWERS_FILE.name:
         return this.#answers(guest);
       default:

@@ -22,10 +22,7 @@ const STACK = { key: -8, value: -16 } as const;
 const LE = endianness() === 'LE';
 
 /** Objects of a counter: its map, and the link that keeps the program at its tracepoint. */
-export interface ForkCounterObjects {
-  readonly map: number;
-  readonly link: number;
-}
+export type ForkCounterObjects = Readonly<Record<'map' | 'link', number>>;
 
 /** A counter that counts. Ids are those of cgroups: the inode numbers of their directories. */
 export class ForkCounter {

@@ -67,7 +67,10 @@ test('version 2', () => {
   });
   assert.deepEqual(readings.cpu(XID), { userUs: 6, systemUs: 3, limit: 1.5, cpuset: '0-1\n' });
   assert.equal(readings.tasks(XID), 4);
-  assert.deepEqual([...readings.disks(XID)], [['8:0', { readBytes: 1, writeBytes: 2, reads: 3, writes: 4 }]]);
+  assert.deepEqual(
+    [...(readings.disks(XID) ?? [])],
+    [['8:0', { readBytes: 1, writeBytes: 2, reads: 3, writes: 4 }]],
+  );
   assert.equal(readings.pressure(XID, 'cpu'), 'some …\n');
   assert.equal(readings.pressure(XID, 'io'), undefined);
 });

@@ -163,9 +163,11 @@ export class Readings {
     return numberOf(text, parseCount) ?? 0;
   }
 
-  /** Returns what a guest read and wrote, by major:minor; empty where the kernel does not count it. */
-  disks(xid: Xid): ReadonlyMap<string, DiskReading> {
-    const devices = parseNestedKeyed(this.#unified(xid, 'io.stat') ?? '');
+  /** Returns what a guest read and wrote, by major:minor; undefined where the kernel does not count it. */
+  disks(xid: Xid): ReadonlyMap<string, DiskReading> | undefined {
+    const text = this.#unified(xid, 'io.stat');
+    if (text === undefined) return undefined;
+    const devices = parseNestedKeyed(text);
     return new Map(
       [...devices].map(([device, values]) => {
         const of = (key: string): number => Number(values.get(key) ?? 0);

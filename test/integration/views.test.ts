@@ -1,7 +1,7 @@
 /** What a guest reads of itself in /proc and /sys: its own limits and numbers, whoever dies meanwhile. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -125,6 +125,37 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
       return seen - before >= 51 ? seen : undefined;
     });
     assert.ok(after - before < 80, `${after - before} forks`);
+  });
+
+  test('count what a guest reads from disks, and no other guest, whoever dies', async (t) => {
+    if (statSync('/usr/bin/dd').dev < 256) {
+      t.skip('needs /usr on a disk');
+      return;
+    }
+    for (const name of ['reader', 'other']) await start(name);
+    const sectors = async (name: string): Promise<number> => {
+      const lines = (await v.ok(['exec', name, 'cat', '/proc/diskstats'])).split('\n').filter(Boolean);
+      return lines.reduce((sum, line) => sum + Number(line.trim().split(/\s+/)[5]), 0);
+    };
+    // Whoever looks first begins to count, where the kernel does not.
+    for (const name of ['reader', 'other']) await sectors(name);
+    const before = await sectors('other');
+    const wanted = (await sectors('reader')) + 2048;
+    const read =
+      'for i in $(seq 16); do dd if=/usr/bin/dd of=/dev/null iflag=direct bs=64k count=1 2>&1; done';
+    await v.ok(['exec', 'reader', 'sh', '-c', read]);
+    const seen = await eventually('its reads', async () => {
+      const now = await sectors('reader');
+      return now >= wanted ? now : undefined;
+    });
+    process.kill((await daemons()).vserverdPid, 'SIGKILL');
+    await eventually('the next vserverd', async () =>
+      (await v.run(['list'])).code === 0 ? true : undefined,
+    );
+    assert.ok((await sectors('reader')) >= seen, 'counts go on');
+    await v.ok(['exec', 'reader', 'sh', '-c', read]);
+    await eventually('more reads', async () => ((await sectors('reader')) >= seen + 2048 ? true : undefined));
+    assert.ok((await sectors('other')) - before < 2048, "not the other's");
   });
 
   test('are there for a command from its first moment', async () => {
