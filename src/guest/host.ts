@@ -26,7 +26,7 @@ import { StepError, type Syscalld } from '../sys/syscalld.ts';
 import type { SeccompChoice } from './config-types.ts';
 import { EventJournal } from './event-journal.ts';
 import type { InstancePaths } from './paths.ts';
-import { type ContextSpec, planShared } from './plan-context.ts';
+import { planShared, type SharedObjects } from './plan-context.ts';
 import { LINK_KINDS, planTryLink } from './plan-network.ts';
 import type { Mask } from './plan-types.ts';
 import { planTryCoverLink, type ViewsObjects } from './plan-views.ts';
@@ -59,8 +59,8 @@ export class Host {
   readonly kernel: { readonly major: number; readonly minor: number };
   /** Overlay takes detached mounts as layers (Linux 6.15). */
   detachedLayers = false;
-  /** See `planShared`. */
-  shared: ContextSpec['shared'];
+  /** See `planShared`; there once the host is prepared. */
+  shared: SharedObjects = { scaffold: 0, sys: 0, namespace: 0 };
   /** The file system of views; undefined: there is none. */
   views: ViewsObjects | undefined;
   /** Why there are none. */
@@ -152,19 +152,27 @@ export class Host {
   async prepare(): Promise<void> {
     mkdirSync(this.attachPoint, { recursive: true, mode: 0o700 });
     this.detachedLayers = await this.#probeDetachedLayers();
-    if (this.detachedLayers) await this.#makeShared();
+    this.shared = await this.#makeShared();
     await this.#fenceDevices();
   }
 
-  async #makeShared(): Promise<void> {
-    const objects = { scaffold: this.syscalld.newObject(), sys: this.syscalld.newObject() };
+  async #makeShared(): Promise<SharedObjects> {
     const p = this.program();
-    const { scaffold, sys, network } = planShared(p, this.masks);
-    p.keep(scaffold, objects.scaffold);
-    p.keep(sys, objects.sys);
-    p.keep(network, this.syscalld.newObject());
+    const attachAt = this.detachedLayers ? undefined : this.attachPoint;
+    const { scaffold, sys, network, namespace } = planShared(p, this.masks, attachAt);
+    const keep = (kept: Result): number => {
+      const object = this.syscalld.newObject();
+      p.keep(kept, object);
+      return object;
+    };
+    keep(network);
+    const objects = {
+      scaffold: keep(scaffold),
+      sys: keep(sys),
+      namespace: namespace === undefined ? 0 : keep(namespace),
+    };
     await this.syscalld.run('make what guests share', p);
-    this.shared = objects;
+    return objects;
   }
 
   /** One program on the instance's cgroup holds for all guests below it, at no cost for each. */

@@ -16,8 +16,16 @@ import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
-import { planDev, planDevpts, planFilesystem } from './plan-mounts.ts';
-import { planAttach, planOpenDirectory, planSocketPair, planWriteFile } from './plan-paths.ts';
+import { planDev, planDevpts, planFilesystem, planNamespace } from './plan-mounts.ts';
+import {
+  OWN_MOUNTS,
+  planAttach,
+  planInNamespace,
+  planOpenDirectory,
+  planOpenNamespace,
+  planSocketPair,
+  planWriteFile,
+} from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
 import {
   importViews,
@@ -28,6 +36,14 @@ import {
 } from './plan-views.ts';
 
 const FIRST_FREE_FD = 109;
+
+/** Objects of syscalld that contexts get copies of (`planShared`). */
+export interface SharedObjects {
+  readonly scaffold: number;
+  readonly sys: number;
+  /** The mount namespace they are attached in; 0: in none. */
+  readonly namespace: number;
+}
 
 /** What a context is made of. */
 export interface ContextSpec {
@@ -40,8 +56,7 @@ export interface ContextSpec {
   readonly devBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly masks: readonly Mask[];
-  /** Objects of syscalld that contexts get copies of; undefined: this kernel copies no detached mounts (`planShared`). */
-  readonly shared: { readonly scaffold: number; readonly sys: number } | undefined;
+  readonly shared: SharedObjects;
   /** What is shown in the guest's own measure, and the file system that has these files of all guests. */
   readonly views:
     | { readonly objects: ViewsObjects; readonly xid: number; readonly files: readonly ViewFile[] }
@@ -84,10 +99,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     about: 'user namespace',
   });
   planNumber(p, userns, WORKER_FD.userns);
-  const { shared } = spec;
-  const scaffold = shared ? planClone(p, p.import(shared.scaffold), 'scaffold') : planScaffold(p);
-  const original = sharedSys(spec);
-  const sys = original === undefined ? [] : [planClone(p, p.import(original), '/sys', 'AT_RECURSIVE')];
+  const { scaffold, sys } = planCopies(p, spec);
   const { views } = spec;
   const shown =
     views &&
@@ -121,31 +133,69 @@ const SYS_MOUNT = [...API_MOUNT, 'MOUNT_ATTR_RDONLY'];
 /** Names for process 1 to attach things to until the guest's root is there, and a directory to cover others with. */
 const SCAFFOLD = ['root', 'proc', 'sys', 'dev', 'empty'] as const;
 
+/** What `planShared` makes. */
+interface Shared {
+  readonly scaffold: Result;
+  /** A masked /sys of a network namespace in which nothing is but a loopback. */
+  readonly sys: Result;
+  /** That namespace: the file system does not keep it alive. */
+  readonly network: Result;
+  readonly namespace: Result | undefined;
+}
+
 /**
- * Adds the steps that make what all guests of an instance share, where a detached mount can be copied (Linux 6.15): every
- * file system costs every memory cgroup some bytes, as each has a shrinker (mm/shrinker.c), so guests have as few of
- * their own as can be.
+ * Adds the steps that make what all guests of an instance share. Every file system has a shrinker, and every memory cgroup a
+ * place for each shrinker there is (mm/shrinker.c: since Linux 6.7 1 KiB for 64 of them, before 8 bytes for each): a
+ * thousand guests with one more file system each take 16 KiB more each.
  *
- * @returns the scaffold, a masked /sys of a network namespace in which nothing is but a loopback, and that namespace:
- *   the file system does not keep it alive
+ * @param attachAt directory of the host where it is attached, in a mount namespace of its own, for a kernel that copies no
+ *   detached mounts (before Linux 6.15)
  */
-export function planShared(
-  p: Program,
-  masks: readonly Mask[],
-): { readonly scaffold: Result; readonly sys: Result; readonly network: Result } {
+export function planShared(p: Program, masks: readonly Mask[], attachAt: string | undefined): Shared {
   const scaffold = planScaffold(p);
+  if (attachAt !== undefined) {
+    planNamespace(p);
+    planAttach(p, scaffold, attachAt, 'scaffold');
+  }
   p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace of /sys' });
   planLoopback(p);
   const path = '/proc/self/ns/net';
   const network = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0]);
   const sys = planFilesystem(p, 'sysfs', [], SYS_MOUNT);
+  if (attachAt !== undefined) planMove(p, sys, openBelow(p, scaffold, 'sys', true), 'sys');
   planMasks(p, masks, sys, '/sys/', [p.flags('AT_FDCWD'), '/dev/null'], scaffold);
-  return { scaffold, sys, network };
+  if (attachAt === undefined) return { scaffold, sys, network, namespace: undefined };
+  const namespace = planOpenNamespace(p, OWN_MOUNTS);
+  planLeaveOthers(p, scaffold);
+  return { scaffold, sys, network, namespace };
 }
 
-/** The object a context's /sys is a copy of, if of any: it shows a network without interfaces. */
-function sharedSys({ shared, hostNetwork, ownSys }: ContextSpec): number | undefined {
-  return hostNetwork || ownSys ? undefined : shared?.sys;
+/** Leaves one mount in the namespace: it would keep file systems that the host unmounts. */
+function planLeaveOthers(p: Program, root: Result): void {
+  const others = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
+  p.sys('fchdir', [root]);
+  p.sys('pivot_root', ['.', '.']);
+  p.sys('fchdir', [others]);
+  p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: 'all other mounts' });
+}
+
+/** Whether a context's /sys is a copy of the one that shows a network without interfaces. */
+function hasSharedSys({ hostNetwork, ownSys }: ContextSpec): boolean {
+  return !hostNetwork && !ownSys;
+}
+
+/** Makes a context's copies of what is shared: the scaffold, and /sys if that is. */
+function planCopies(
+  p: Program,
+  spec: ContextSpec,
+): { readonly scaffold: Result; readonly sys: readonly Result[] } {
+  const { scaffold, sys, namespace } = spec.shared;
+  const from = p.import(scaffold);
+  const fromSys = hasSharedSys(spec) ? [p.import(sys)] : [];
+  return planInNamespace(p, namespace === 0 ? undefined : p.import(namespace), () => ({
+    scaffold: planClone(p, from, 'scaffold'),
+    sys: fromSys.map((one) => planClone(p, one, '/sys', 'AT_RECURSIVE')),
+  }));
 }
 
 /** Views over files of /sys are for those that have one of their own. */
@@ -190,7 +240,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const isShared = sharedSys(spec) !== undefined;
+  const isShared = hasSharedSys(spec);
   const files = viewFiles(spec);
   const count = (isShared ? 3 : 2) + files.length;
   const [scaffold, dev, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');

@@ -207,9 +207,9 @@ function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result):
   };
 }
 
-/** Before 6.15 layers must be attached to a mount namespace: the worker makes itself one, which ends with it. */
-function planNamespace(p: Program): void {
-  p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace for the layers' });
+/** Before 6.15 what is to be copied or a layer must be attached to a mount namespace: the worker makes itself one. */
+export function planNamespace(p: Program): void {
+  p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
   p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
 }
 

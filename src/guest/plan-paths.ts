@@ -30,3 +30,23 @@ export function planSocketPair(p: Program, about: string): { worker: Result; chi
   p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, pair], { about });
   return { worker: p.load(pair), child: p.load(pair.at(4, 4)) };
 }
+
+/** The mount namespace of who opens it. */
+export const OWN_MOUNTS = '/proc/self/ns/mnt';
+
+/** Adds the step that opens a namespace by its file in /proc. */
+export function planOpenNamespace(p: Program, path: string): Result {
+  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: path });
+}
+
+/** Adds steps that go on in another mount namespace, if one is given, and come back. */
+export function planInNamespace<T>(p: Program, namespace: Arg | undefined, body: () => T): T {
+  if (namespace === undefined) return body();
+  const enter = (to: Arg): Result =>
+    p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
+  const home = planOpenNamespace(p, OWN_MOUNTS);
+  enter(namespace);
+  const made = body();
+  enter(home);
+  return made;
+}

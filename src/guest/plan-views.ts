@@ -8,7 +8,14 @@ import type { Arg, Program, Result } from '../sys/program.ts';
 import { ANSWERS_FILE } from '../views/answers.ts';
 import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
-import { planAttach, planOpenDirectory } from './plan-paths.ts';
+import { planNamespace } from './plan-mounts.ts';
+import {
+  OWN_MOUNTS,
+  planAttach,
+  planInNamespace,
+  planOpenDirectory,
+  planOpenNamespace,
+} from './plan-paths.ts';
 import { PROC_FS_NAME } from './proc-fs.ts';
 
 /** Name of the relay's socket in the run directory. */
@@ -78,10 +85,9 @@ export function planViews(
   const attributes = ['MOUNT_ATTR_RDONLY', 'MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
   const mount = p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'fuse' });
   if (objects.namespace !== 0) {
-    p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace of views' });
-    p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+    planNamespace(p);
     planAttach(p, mount, at.attach, 'views');
-    p.keep(planOpenNamespace(p, '/proc/self/ns/mnt'), objects.namespace);
+    p.keep(planOpenNamespace(p, OWN_MOUNTS), objects.namespace);
   }
   const listener = planListener(p, at.run);
   const relay = p.spawn('relay of views', { object: objects.relay }, () => {
@@ -108,10 +114,6 @@ export function planViewsTakeover(p: Program, relayPid: number, objects: ViewsOb
   p.keep(mount, objects.mount);
   if (objects.namespace !== 0) p.keep(planOpenNamespace(p, `/proc/${relayPid}/ns/mnt`), objects.namespace);
   p.keep(relay, objects.relay, relayPid);
-}
-
-function planOpenNamespace(p: Program, path: string): Result {
-  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: path });
 }
 
 /** Adds the steps that put the files over those of a running guest, whose relay has ended. */
@@ -186,24 +188,19 @@ export function planInViews<T>(
   body: (listed: Result) => T,
   isKnown = false,
 ): T {
-  const home = namespace === undefined ? undefined : planOpenNamespace(p, '/proc/self/ns/mnt');
-  const enter = (to: Arg): Result =>
-    p.sys('setns', [to, p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
-  if (namespace !== undefined) enter(namespace);
-  const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
-  const listed = p.sys('openat', [mount, String(directory), open, 0], { about: `views in "${directory}"` });
-  // All entries at once (READDIRPLUS): what follows need not ask for each.
-  if (!isKnown) p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
-  const found = body(listed);
-  if (home) enter(home);
-  return found;
+  return planInNamespace(p, namespace, () => {
+    const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
+    const listed = p.sys('openat', [mount, String(directory), open, 0], { about: `views in "${directory}"` });
+    // All entries at once (READDIRPLUS): what follows need not ask for each.
+    if (!isKnown) p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });
+    return body(listed);
+  });
 }
 
 /** Adds the steps that try whether a link can be covered by another one, in a mount namespace that goes with the worker. */
 export function planTryCoverLink(p: Program): void {
   const at = p.flags('AT_FDCWD');
-  p.sys('unshare', [p.flags('CLONE_NEWNS')], { about: 'mount namespace' });
-  p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+  planNamespace(p);
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC', 'AT_SYMLINK_NOFOLLOW');
   const link = p.sys('open_tree', [at, '/proc/mounts', clone], { about: '/proc/mounts' });
   const target = p.sys('openat', [at, '/proc/net', p.flags('O_PATH', 'O_NOFOLLOW', 'O_CLOEXEC'), 0], {

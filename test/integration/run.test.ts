@@ -391,6 +391,19 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', '-f', 'stays']);
   });
 
+  test('a guest has five file systems of its own, since each costs every other guest memory', async () => {
+    const devices = async (name: string): Promise<ReadonlyMap<string, string>> => {
+      await v.ok(['run', '-d', '--name', name, '--', 'sleep', '1000']);
+      const lines = (await v.ok(['exec', name, 'cat', '/proc/self/mountinfo'])).split('\n');
+      const wholes = lines.map((line) => line.split(' ')).filter(([, , , root]) => root === '/');
+      return new Map(wholes.map(([, , device = '', , point = '']) => [device, point]));
+    };
+    const [one, other] = [await devices('one'), await devices('other')];
+    const own = Array.from(one).filter(([device]) => !other.has(device));
+    assert.deepEqual(own.map(([, point]) => point).sort(), ['/', '/dev', '/dev/mqueue', '/dev/pts', '/proc']);
+    for (const name of ['one', 'other']) await v.ok(['delete', '-f', name]);
+  });
+
   test('--name makes a guest that stays, --rm and no name one that goes', async () => {
     assert.equal(await inGuest(['--name', 'stays'], 'echo kept >/root/file; echo done'), 'done\n');
     await eventually('its end', async () =>
