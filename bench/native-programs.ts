@@ -6,11 +6,12 @@ import type { Sample } from './statistics.ts';
 
 const SOURCES = join(import.meta.dirname, 'native');
 
-/** Where builds and results go. */
-export const BENCH_BUILD: string = resolve(import.meta.dirname, '../build/bench');
+/** Where builds and results go; in a machine of machine.ts the checkout cannot be written. */
+export const BENCH_BUILD: string =
+  process.env['BENCH_BUILD'] ?? resolve(import.meta.dirname, '../build/bench');
 
 /** Builds `bench/native/<name>.c` as a static program and returns its path. */
-export function nativeProgram(name: 'timer' | 'micro' | 'net' | 'reads'): string {
+export function nativeProgram(name: 'timer' | 'micro' | 'net' | 'reads' | 'sleepers'): string {
   const source = join(SOURCES, `${name}.c`);
   const program = join(BENCH_BUILD, name);
   mkdirSync(BENCH_BUILD, { recursive: true });
