@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, globSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { run } from 'node:test';
 import type { TestEvent } from 'node:test/reporters';
 import { isRequirement, mustRun, probe, type Requirement } from '../test/lib/requires.ts';
@@ -71,6 +71,7 @@ const TIERS = {
 type TierName = keyof typeof TIERS;
 
 const ROOT = resolve(import.meta.dirname, '..');
+const SLOWEST_SHOWN = 12;
 
 function isTierName(name: string): name is TierName {
   return Object.hasOwn(TIERS, name);
@@ -128,20 +129,45 @@ function filesOf(globs: readonly string[]): readonly string[] {
     .sort();
 }
 
-/** The runs of a tier, one for each file: those that run alone, then the others. */
+/** The runs of a tier, one for each file: those that run alone, then the others; with what they took at the end. */
 function runsOf(name: TierName): readonly AsyncIterable<TestEvent>[] {
   const { globs, lanes, alone } = TIERS[name];
   const files = filesOf(globs);
   const first = files.filter((file) => filesOf(alone).includes(file));
   const others = files.filter((file) => !first.includes(file));
-  const start = (file: string): Run<TestEvent> => runFile(name, file);
-  const [opening, ...rest] = [...inLanes(first, 1, start), ...inLanes(others, lanes, start)];
-  return opening ? [announced(`tier ${name}: ${files.length} files`, opening), ...rest] : [];
+  const tookMs = new Map<string, number>();
+  const start = (file: string): Run<TestEvent> => {
+    const startedMs = performance.now();
+    const { events, ended } = runFile(name, file);
+    return { events, ended: ended.then(() => tookMs.set(file, performance.now() - startedMs)) };
+  };
+  const runs = [...inLanes(first, 1, start), ...inLanes(others, lanes, start)];
+  const opening = (): string => `tier ${name}: ${files.length} files`;
+  const closing = (): string => `tier ${name}, the slowest files: ${slowest(tookMs)}`;
+  return runs.map((events, i) =>
+    noted(events, i === 0 ? opening : undefined, i === runs.length - 1 ? closing : undefined),
+  );
 }
 
-async function* announced(message: string, run: AsyncIterable<TestEvent>): AsyncGenerator<TestEvent> {
-  yield { type: 'test:diagnostic', data: { nesting: 0, level: 'info', message } };
-  yield* run;
+async function* noted(
+  events: AsyncIterable<TestEvent>,
+  ...[before, after]: readonly ((() => string) | undefined)[]
+): AsyncGenerator<TestEvent> {
+  const note = (message: string): TestEvent => ({
+    type: 'test:diagnostic',
+    data: { nesting: 0, level: 'info', message },
+  });
+  if (before) yield note(before());
+  yield* events;
+  if (after) yield note(after());
+}
+
+function slowest(tookMs: ReadonlyMap<string, number>): string {
+  const words = [...tookMs]
+    .toSorted(([, a], [, b]) => b - a)
+    .slice(0, SLOWEST_SHOWN)
+    .map(([file, ms]) => `${relative(ROOT, file)} ${(ms / 1000).toFixed(0)} s`);
+  return words.join(', ');
 }
 
 function runFile(name: TierName, file: string): Run<TestEvent> {
