@@ -245,9 +245,9 @@ function planHelper<T extends HelperTask>(
 
 const OPTIONS = ['--disable-warning=ExperimentalWarning'] as const;
 
-/** Our own code as this process has it: TypeScript, or what was built of it. */
+/** Our own code as this process has it: TypeScript, or what was built of it, all of which is in folders of one depth. */
 function mainFile(): string {
-  const source = resolve(import.meta.dirname, 'helper/main.ts');
+  const source = resolve(import.meta.dirname, '../storage/helper/main.ts');
   return existsSync(source) ? source : source.replace(/\.ts$/, '.js');
 }
 

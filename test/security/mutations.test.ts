@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { stripTypeScriptTypes } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { before, suite, test } from 'node:test';
@@ -17,28 +16,25 @@ import { places } from './places.ts';
 
 const CHECKOUT = resolve(import.meta.dirname, '../..');
 
-/** What a source is compiled to: its types are blank, its imports name what is compiled. */
-function compile(file: string, source: string): string {
-  if (!file.endsWith('.ts')) return source;
-  return stripTypeScriptTypes(source).replaceAll(/((?:from|import\() ?'\.[^']*)\.ts'/g, "$1.js'");
-}
-
 /** Makes a copy of this project, compiled, with other words in it, and returns its path. */
 function mutate(home: string, edits: readonly Edit[]): string {
   const copy = join(home, 'copy');
   for (const name of [
     'bin',
     'dist',
+    'src',
     'native',
     'tools/node',
+    'tools/compile.mk',
     'package.json',
+    'package-lock.json',
     'build/syscalld',
     'build/abi.json',
   ])
     cpSync(join(CHECKOUT, name), join(copy, name), {
       recursive: true,
       verbatimSymlinks: true,
-      filter: (path) => !/\.(d\.ts|map)$/.test(path),
+      preserveTimestamps: true,
     });
   symlinkSync(join(CHECKOUT, 'node_modules'), join(copy, 'node_modules'));
   const texts = new Map<string, string>();
@@ -49,11 +45,8 @@ function mutate(home: string, edits: readonly Edit[]): string {
       (texts.get(file) ?? readFileSync(file, 'utf8')).replace(find, () => put),
     );
   }
-  for (const [file, text] of texts) {
-    const path = relative(CHECKOUT, file);
-    const compiled = path.replace(/^src/, 'dist').replace(/\.ts$/, '.js');
-    writeFileSync(join(copy, compiled), compile(file, text));
-  }
+  for (const [file, text] of texts) writeFileSync(join(copy, relative(CHECKOUT, file)), text);
+  make('-C', copy, '-f', 'tools/compile.mk');
   if ([...texts.keys()].some((file) => file.endsWith('.c'))) {
     // Quick to compile rather than to run; abi.json is there already.
     const flags = ['CFLAGS=-O0', 'WARN=-std=gnu17 -D_GNU_SOURCE -w'];
