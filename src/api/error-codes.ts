@@ -258,6 +258,11 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program is larger than the machine takes, which is a bug',
   },
+  'read-failed': {
+    status: 500,
+    exit: 1,
+    meaning: 'a disk does not give the bytes of a file',
+  },
   'seccomp-filter-too-long': {
     status: 400,
     exit: 2,

@@ -9,7 +9,7 @@
  * Both ways lead through an image of the store: it is what is written, so nothing has to stand still meanwhile; and it is
  * what an archive becomes, after it has been unpacked as any other that came from outside (storage/tarball.ts).
  */
-import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { accessSync, constants, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
@@ -18,9 +18,8 @@ import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
 import type { ArchivedTree, ExportResult } from '../storage/helper/tasks.ts';
 import { type ArchiveEnds, type HelperOptions, runHelper } from '../storage/helper-process.ts';
-import type { ImageStore } from '../storage/image-store.ts';
-import { openDirectory } from '../storage/machine.ts';
-import { DEFAULT_IMPORT_LIMITS, importTarball } from '../storage/tarball.ts';
+import type { ImageStore, StagedArchive } from '../storage/image-store.ts';
+import { archiveAt, DEFAULT_IMPORT_LIMITS } from '../storage/tarball.ts';
 import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
 import { CLIENT_FD, type Import, type Program, type Result } from '../sys/program.ts';
 import {
@@ -69,11 +68,8 @@ export interface ImportRequest {
   readonly maxBytes: number | undefined;
 }
 
-/** Far more than a configuration file may have. */
-const TEXT_BYTES = 1024 * 1024;
 /** What a snapshot says of its trust domain never counts (`Copies.rollback`). */
 const STAYS: readonly ConfigChange[] = [{ path: ['trustDomain'], value: undefined }];
-const ZSTD_MAGIC = '28b52ffd';
 
 /** Writes and reads archives of guests. */
 export class Archives {
@@ -141,34 +137,29 @@ export class Archives {
    * @throws StateError guest-exists, xid-in-use, address-in-use, archive-damaged, cancelled
    */
   async import(request: ImportRequest, options: HelperOptions): Promise<Guest> {
-    const maxBytes = request.maxBytes ?? DEFAULT_IMPORT_LIMITS.maxBytes;
+    const limits = { ...DEFAULT_IMPORT_LIMITS, maxBytes: request.maxBytes ?? DEFAULT_IMPORT_LIMITS.maxBytes };
     // The store of guests of no domain stays, whatever domain the archive turns out to be for.
-    return await this.#manager.storage.store(DEFAULT_DOMAIN).withWorkDir(async (workDir) => {
+    const store = this.#manager.storage.store(DEFAULT_DOMAIN);
+    return await store.withWorkDir(async (workDir) => {
       const { from } = request;
-      const shown = from.kind === 'file' ? JSON.stringify(from.path) : 'what comes in';
-      const path = await this.#plainArchive(from, workDir, maxBytes, options);
-      const onProgress = ({ entries }: { readonly entries: number }): void =>
-        options.onProgress?.({ files: entries });
-      await importTarball(
-        this.#manager.host.syscalld,
-        path,
-        workDir,
-        { ...DEFAULT_IMPORT_LIMITS, maxBytes },
-        onProgress,
-        { shown, signal: options.signal },
-      );
-      return await this.#create(request, join(workDir, 'root'), options);
+      const path =
+        from.kind === 'file' ? from.path : await this.#spool(from, workDir, limits.maxBytes, options);
+      const archive = await archiveAt(checkReadable(path));
+      const name = from.kind === 'file' ? path : 'what comes in';
+      const what = `import ${JSON.stringify(name)}`;
+      const unpacked = { what, archives: [{ ...archive, name }], limits };
+      const staged = await store.stage(unpacked, [MANIFEST_FILE, CONFIG_FILE], workDir, options);
+      return await this.#create(request, staged, options);
     });
   }
 
-  /** Returns the path of an archive that tar can read by itself; else it is written down first. */
-  async #plainArchive(
+  /** Writes down what comes from a client, whose pipe nobody else may read, and returns the path of it. */
+  async #spool(
     from: ArchivePlace,
     workDir: string,
     maxBytes: number,
     options: HelperOptions,
   ): Promise<string> {
-    if (from.kind === 'file' && isPlain(from.path)) return from.path;
     const to = join(workDir, 'archive.tar');
     const task = { kind: 'spool', to, maxBytes } as const;
     const { signal } = options; // pieces are not files
@@ -180,13 +171,13 @@ export class Archives {
     return to;
   }
 
-  async #create(request: ImportRequest, tree: string, options: HelperOptions): Promise<Guest> {
+  async #create(request: ImportRequest, archive: StagedArchive, options: HelperOptions): Promise<Guest> {
     const manager = this.#manager;
     const { registry, storage, networks, snapshots } = manager;
-    const manifest = parseManifest(readText(tree, MANIFEST_FILE));
+    const manifest = parseManifest(textOf(archive, MANIFEST_FILE));
     const name = request.name ?? manifest.name;
     const paths = guestPaths(manager.host.paths, name);
-    const { text, config: asked } = editConfig(readText(tree, CONFIG_FILE), request.changes, CONFIG_FILE);
+    const { text, config: asked } = editConfig(textOf(archive, CONFIG_FILE), request.changes, CONFIG_FILE);
     if (!request.isTrusted) checkReach(asked, request.changes);
     // Before what takes long, and again when it is done.
     registry.checkNew(name, request.xid);
@@ -196,18 +187,10 @@ export class Archives {
       const kept: Snapshot[] = [];
       for (const one of manifest.snapshots) {
         const directory = snapshotDirectory(one.name);
-        const config = readText(tree, `${directory}/${CONFIG_FILE}`);
+        const config = textOf(archive, `${directory}/${CONFIG_FILE}`);
         if (!request.isTrusted) checkReach(parseGuestConfig(config, `${directory}/${CONFIG_FILE}`), STAYS);
-        // Copied: what it has in common with the guest is one file of two names, and the guest's turn is next.
-        const flat = await this.#capture(
-          store,
-          manifest,
-          tree,
-          `${directory}/${ROOT_DIRECTORY}`,
-          false,
-          options,
-        );
-        const pin = { name: asked.template, pinned: flat.pinned, hostUsr: one.hostUsr };
+        const flat = await adopt(store, archive, manifest, `${directory}/${ROOT_DIRECTORY}`, options);
+        const pin = { name: asked.template, pinned: flat.image.name, hostUsr: one.hostUsr };
         const { takenAt, wasRunning } = one;
         kept.push({
           name: one.name,
@@ -219,8 +202,8 @@ export class Archives {
           newBytes: flat.newBytes,
         });
       }
-      const { pinned, root } = await this.#capture(store, manifest, tree, ROOT_DIRECTORY, true, options);
-      const pin: Pin = { name: asked.template, pinned, hostUsr: manifest.hostUsr };
+      const { image, root } = await adopt(store, archive, manifest, ROOT_DIRECTORY, options);
+      const pin: Pin = { name: asked.template, pinned: image.name, hostUsr: manifest.hostUsr };
       await using undo = new UndoStack();
       const xid = request.xid ?? registry.freeXid(asked.xid);
       const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
@@ -239,38 +222,22 @@ export class Archives {
       return guest;
     });
   }
+}
 
-  /** Makes a tree of an archive an image, if it is what the archive was made of. */
-  async #capture(
-    store: ImageStore,
-    { trees }: ArchiveManifest,
-    tree: string,
-    directory: string,
-    isOurs: boolean,
-    options: HelperOptions,
-  ): Promise<{ readonly pinned: string } & Pick<Snapshot, 'root' | 'newBytes'>> {
-    const expected = trees[directory];
-    if (expected === undefined || !isDirectory(join(tree, directory))) {
-      throw new UserError(
-        'invalid-archive',
-        `cannot import an archive: found no directory ${JSON.stringify(directory)} in it; need a whole one`,
-      );
-    }
-    const { image, root, newBytes } = await store.withWorkDir(
-      async (workDir) =>
-        await store.capture(
-          {
-            what: 'import an archive',
-            openTree: (p) => openDirectory(p, directory, openDirectory(p, tree)),
-            origin: isOurs ? 'ours' : 'still',
-            expected,
-          },
-          workDir,
-          options,
-        ),
-    );
-    return { pinned: image.name, root, newBytes };
-  }
+/** Makes a tree of an archive an image, if it is what the archive was made of. */
+async function adopt(
+  store: ImageStore,
+  archive: StagedArchive,
+  { trees }: ArchiveManifest,
+  directory: string,
+  options: HelperOptions,
+): ReturnType<ImageStore['adopt']> {
+  const expected = trees[directory];
+  if (expected !== undefined) return await store.adopt(archive, directory, expected, options);
+  throw new UserError(
+    'invalid-archive',
+    `cannot import an archive: found no hash of ${JSON.stringify(directory)} in it; need a whole one`,
+  );
 }
 
 function treeOf(
@@ -299,55 +266,30 @@ function checkReach(config: GuestConfig, changes: readonly ConfigChange[]): void
   );
 }
 
-/** A file in a directory that was unpacked: no link, no device, and not large. */
-function readText(tree: string, name: string): string {
-  const fail = (found: string): UserError =>
+function textOf({ texts }: StagedArchive, name: string): string {
+  const text = texts.get(name);
+  if (text !== undefined) return text;
+  throw new UserError(
+    'invalid-archive',
+    `cannot import an archive: found no readable "${name}" in it; need one that vserver export wrote`,
+  );
+}
+
+/** Returns the path of a file that can be read. @throws UserError archive-missing */
+function checkReadable(path: string): string {
+  const fail = (found: string, cause?: unknown): UserError =>
     new UserError(
-      'invalid-archive',
-      `cannot import an archive: found ${found} "${name}" in it; need one that vserver export wrote`,
-    );
-  const above = dirname(name).split('/');
-  if (!above.every((_, i) => isDirectory(join(tree, ...above.slice(0, i + 1))))) throw fail('no');
-  let fd: number;
-  try {
-    fd = openSync(join(tree, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch {
-    throw fail('no readable');
-  }
-  try {
-    const stat = fstatSync(fd);
-    if (!stat.isFile() || stat.size > TEXT_BYTES) throw fail('no plain');
-    return readFileSync(fd, 'utf8');
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function isDirectory(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
-}
-
-/** Whether tar can read it by itself: a file, and no zstd, for which it needs another program. @throws UserError archive-missing */
-function isPlain(path: string): boolean {
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (cause) {
-    const found = cause instanceof Error && 'code' in cause ? String(cause.code) : 'an error';
-    throw new UserError(
       'archive-missing',
       `cannot import ${JSON.stringify(path)}: found ${found}; need an archive`,
-      {
-        cause,
-      },
+      { cause },
     );
-  }
   try {
-    const head = Buffer.alloc(ZSTD_MAGIC.length / 2);
-    return fstatSync(fd).isFile() && readSync(fd, head) > 0 && head.toString('hex') !== ZSTD_MAGIC;
-  } finally {
-    closeSync(fd);
+    accessSync(path, constants.R_OK);
+  } catch (cause) {
+    throw fail(cause instanceof Error && 'code' in cause ? String(cause.code) : 'an error', cause);
   }
+  if (!statSync(path).isFile()) throw fail('no regular file');
+  return path;
 }
 
 function planSource(p: Program, from: ArchivePlace): Import | Result {

@@ -49,7 +49,7 @@ export function hostSkeletonVersion(hostRoot: string): string {
  *
  * @throws StateError host-not-merged
  */
-export function usrLinks(hostRoot: string): readonly (TreeEntry & { readonly kind: 'link' })[] {
+function usrLinks(hostRoot: string): readonly (TreeEntry & { readonly kind: 'link' })[] {
   return USR_LINKS.flatMap((path) => {
     const target = linkTarget(join(hostRoot, path));
     const inUsr = target === undefined ? undefined : /^\/?(usr\/[\w.-]+)$/.exec(target)?.[1];

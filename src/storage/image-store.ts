@@ -28,6 +28,8 @@ import type {
   StoreResult,
   StoreTask,
   TreeOrigin,
+  UnpackResult,
+  UnpackTask,
   UsageOwner,
   UsageResult,
 } from './helper/tasks.ts';
@@ -68,8 +70,6 @@ export interface CaptureRequest {
   readonly maxEntries?: number;
   /** Patterns of files of `own` that stay there. */
   readonly exclude?: readonly string[];
-  /** Hash of the tree's listing; another tree is refused, and nothing of it added. */
-  readonly expected?: string;
 }
 
 /** Archives to be made an image, the lowest first. */
@@ -82,6 +82,14 @@ export interface UnpackRequest {
   /** They are layers of an OCI image. */
   readonly hasWhiteouts?: boolean;
   readonly limits: ImportLimits;
+}
+
+/** An archive of trees that was unpacked: its files wait to be adopted by a store. */
+export interface StagedArchive {
+  readonly image: string;
+  readonly staging: string;
+  /** By their paths in the archive. */
+  readonly texts: ReadonlyMap<string, string>;
 }
 
 /** A new image, and what it took. */
@@ -184,7 +192,6 @@ export class ImageStore {
           own,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
-          expected: request.expected,
           exclude: request.exclude ?? [],
         },
       },
@@ -310,10 +317,64 @@ export class ImageStore {
     workDir: string,
     options: HelperOptions = {},
   ): Promise<ImageResult & { readonly image: StoredImage }> {
+    const { fresh, result } = await this.#unpack(request, workDir, options);
+    return this.#publish(request.nameOf?.(result.digests), fresh, result);
+  }
+
+  /**
+   * Unpacks an archive of trees, for `adopt` to make images of, in this store or another on its file system. Nothing is
+   * added.
+   *
+   * @param texts names of files that are told
+   * @throws UserError invalid-archive, archive-too-big, foreign-owner; StateError cancelled
+   */
+  async stage(
+    request: UnpackRequest,
+    texts: readonly string[],
+    workDir: string,
+    options: HelperOptions,
+  ): Promise<StagedArchive> {
+    const { fresh, staging, result } = await this.#unpack({ ...request, texts }, workDir, options);
+    return { image: fresh, staging, texts: new Map(Object.entries(result.texts)) };
+  }
+
+  /**
+   * Makes an image of a directory of an archive. To be called within `withoutDeleting`.
+   *
+   * @param expected hash of its listing; with another nothing is added
+   * @throws UserError invalid-archive; StateError archive-damaged, cancelled, store-full
+   */
+  async adopt(
+    { image: from, staging }: StagedArchive,
+    directory: string,
+    expected: string,
+    options: HelperOptions,
+  ): Promise<ImageResult & { readonly image: StoredImage }> {
+    return await this.withWorkDir(async (workDir) => {
+      const image = join(workDir, 'image');
+      const task = {
+        kind: 'adopt',
+        objects: this.objects,
+        staging,
+        from,
+        directory,
+        image,
+        expected,
+      } as const;
+      const result = await runHelper(this.#machine, { what: 'import an archive', workDir, task }, options);
+      return this.#publish(undefined, image, result);
+    });
+  }
+
+  async #unpack(
+    request: UnpackRequest & Pick<UnpackTask, 'texts'>,
+    workDir: string,
+    options: HelperOptions,
+  ): Promise<{ readonly fresh: string; readonly staging: string; readonly result: UnpackResult }> {
     const staging = join(workDir, 'staging');
     const fresh = join(workDir, 'image');
     mkdirSync(staging, { mode: 0o700 });
-    const { what, archives, hasWhiteouts, limits, nameOf } = request;
+    const { what, archives, hasWhiteouts, limits, texts } = request;
     const result = await runHelper(
       this.#machine,
       {
@@ -328,12 +389,13 @@ export class ImageStore {
           image: fresh,
           archives,
           hasWhiteouts: hasWhiteouts ?? false,
+          texts,
           ...limits,
         },
       },
       options,
     );
-    return this.#publish(nameOf?.(result.digests), fresh, result);
+    return { fresh, staging, result };
   }
 
   /** Runs a program that fetches for an image. @throws StateError tool-missing, tool-failed, cancelled */

@@ -9,8 +9,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { BugError, StateError, SysError, UserError } from '../base/errors.ts';
+import { BugError, StateError, UserError } from '../base/errors.ts';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import { Program } from '../sys/program.ts';
@@ -68,9 +67,6 @@ const CHECK_MS = 1000;
 const LEFTOVER = /^[a-z]+-[\da-f]+\.new-[\da-f]+$/;
 const HASH_DIGITS = 32;
 const HOST_KEY = 'host-';
-/** A killed tar may write for a moment after the news of its end: then the directory is not empty yet. */
-const DISCARD_TRIES = 5;
-const DISCARD_PAUSE_MS = 40;
 
 /** The templates of one instance. */
 export class TemplateStore {
@@ -302,21 +298,8 @@ export class TemplateStore {
 
   /** Deletes a half-made template. */
   async #discard(name: string): Promise<void> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await removeDirectory(
-          this.#env.machine,
-          `delete half-made template "${name}"`,
-          this.#directory,
-          name,
-        );
-        return;
-      } catch (error) {
-        const isBusy = error instanceof SysError && error.errnoName === 'ENOTEMPTY';
-        if (!isBusy || attempt === DISCARD_TRIES) throw error;
-        await sleep(DISCARD_PAUSE_MS);
-      }
-    }
+    const what = `delete half-made template "${name}"`;
+    await removeDirectory(this.#env.machine, what, this.#directory, name);
   }
 
   /** Returns the real path of a directory that may be a lower layer. What it holds is hostile. */

@@ -562,6 +562,34 @@ describe('build of Debian', { skip: unmet(...NEEDS, 'mmdebstrap') }, () => {
       assert.deepEqual(guest?.labels, { distribution: 'bookworm' });
     });
   });
+
+  // The smallest that is whole: what another release has otherwise is in how its packages unpack and set themselves up.
+  test('installs trixie', async () => {
+    await withInstance(async (v) => {
+      await v.ok(
+        [
+          'build',
+          'deb',
+          '-m',
+          'debootstrap',
+          '--command',
+          'sleep infinity',
+          '--',
+          '-d',
+          'trixie',
+          '--variant',
+          'apt',
+        ],
+        {
+          timeoutMs: PATIENCE_MS,
+        },
+      );
+      assert.equal(
+        await inside(v, 'deb', 'dpkg --audit; . /etc/os-release; echo $VERSION_CODENAME; readlink /bin'),
+        'trixie\nusr/bin\n',
+      );
+    });
+  });
 });
 
 /** A machine with other work may take minutes to install a hundred packages. */

@@ -5,11 +5,11 @@
 
 import { hash } from 'node:crypto';
 import { readFileSync, writeFileSync, writeSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
-import type { ImageDirectory } from '../../spec/image-tree.ts';
+import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import { hashTree } from '../../spec/tree-listing.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
@@ -21,6 +21,7 @@ import { ObjectWriter } from './object-writer.ts';
 import { readTree } from './read-tree.ts';
 import { linkFiles, publishStaged } from './staged-objects.ts';
 import {
+  type AdoptTask,
   type CaptureResult,
   type CaptureTask,
   HELPER_FD,
@@ -33,6 +34,10 @@ import {
 } from './tasks.ts';
 
 const PROGRESS_MS = 100;
+/** Far more than a configuration file may have. */
+const TEXT_BYTES = 1024 * 1024;
+/** Of what is at `snapshots/NAME`. */
+const TEXT_DEPTH = 2;
 
 let done = 0;
 let toldMs = 0;
@@ -73,12 +78,6 @@ function capture(task: CaptureTask): CaptureResult {
     maxEntries: task.maxEntries,
   });
   objects.stageLeft((files) => linkFiles(machine, basename(task.staging), files));
-  if (task.expected !== undefined && hashTree(root).sha256 !== task.expected) {
-    throw new StateError(
-      'archive-damaged',
-      'cannot import an archive: found that its files are not what was exported; need a whole archive',
-    );
-  }
   const ownBytes = own === undefined ? 0 : diskUsage(own).bytes;
   const kept = keeper?.kept(root) ?? NOTHING_KEPT;
   return { ...addImage(root, objects, task, machine), ownBytes, kept };
@@ -89,10 +88,57 @@ async function unpackImage(task: UnpackTask): Promise<UnpackResult> {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const objects = new ObjectWriter(task.objects, task.staging, 'still');
   const { tree, digests } = await unpack(task, objects, tellProgress);
-  return {
-    ...addImage(tree.finish(), objects, { ...task, isDryRun: false, list: undefined }, machine),
-    digests,
+  const root = tree.finish();
+  const isDryRun = task.texts !== undefined;
+  const result = addImage(root, objects, { ...task, isDryRun, list: undefined }, machine);
+  if (isDryRun) objects.settle();
+  return { ...result, digests, texts: textsOf(root, task) };
+}
+
+/** Reads the texts of an archive that was unpacked: files at its top, or two directories below. */
+function textsOf(root: ImageDirectory, { staging, texts = [] }: UnpackTask): UnpackResult['texts'] {
+  const found: Record<string, string> = {};
+  const look = (directory: ImageDirectory, prefix: string, depth: number): void => {
+    for (const [name, node] of directory.children) {
+      if (node.kind === 'directory' && depth < TEXT_DEPTH) look(node, `${prefix}${name}/`, depth + 1);
+      const isText = node.kind === 'file' && depth !== 1 && texts.includes(name) && node.size <= TEXT_BYTES;
+      if (!isText) continue;
+      const { content } = node;
+      found[`${prefix}${name}`] =
+        'object' in content ? readFileSync(join(staging, content.object), 'utf8') : '';
+    }
   };
+  look(root, '', 0);
+  return found;
+}
+
+function adopt(task: AdoptTask): ImageResult {
+  const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
+  const objects = new ObjectWriter(task.objects, task.staging, 'still');
+  let node: ImageNode | undefined = readErofs(readFileSync(task.from)).root;
+  for (const name of task.directory.split('/'))
+    node = node?.kind === 'directory' ? node.children.get(name) : undefined;
+  if (node?.kind !== 'directory') {
+    throw new UserError(
+      'invalid-archive',
+      `cannot import an archive: found no directory ${JSON.stringify(task.directory)} in it; need a whole one`,
+    );
+  }
+  if (hashTree(node).sha256 !== task.expected) {
+    throw new StateError(
+      'archive-damaged',
+      'cannot import an archive: found that its files are not what was exported; need a whole archive',
+    );
+  }
+  const take = (directory: ImageDirectory): void => {
+    for (const one of directory.children.values()) {
+      advance();
+      if (one.kind === 'directory') take(one);
+      if (one.kind === 'file' && 'object' in one.content) objects.adopt(one.content.object, one.size);
+    }
+  };
+  take(node);
+  return addImage(node, objects, { ...task, isDryRun: false, list: undefined }, machine);
 }
 
 /** Writes an image, and unless it is a dry run the objects it speaks of. */
@@ -131,7 +177,7 @@ function addImage(
   };
 }
 
-/** The machine has the store's directory open beside its root. */
+/** The machine has the store's directory open, beside its root. */
 function sync(machine: SideMachine): void {
   const p = machine.program();
   p.sys('syncfs', [HELPER_FD.store]);
@@ -164,6 +210,8 @@ async function run(task: HelperTask): Promise<unknown> {
   switch (task.kind) {
     case 'capture':
       return capture(task);
+    case 'adopt':
+      return adopt(task);
     case 'unpack':
       return await unpackImage(task);
     case 'diff': {
@@ -207,18 +255,22 @@ async function run(task: HelperTask): Promise<unknown> {
 function failureOf(error: unknown): HelperLine {
   const kind = error instanceof UserError ? 'user' : error instanceof StateError ? 'state' : 'bug';
   if (error instanceof VserverError) return { error: { kind, code: error.code, message: error.message } };
-  const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  const isFull =
-    error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT');
-  return isFull
-    ? {
-        error: {
-          kind: 'state',
-          code: 'store-full',
-          message: `cannot add to the store: found ${error.message}; need more space`,
-        },
-      }
-    : { error: { kind: 'bug', code: 'helper-failed', message } };
+  const found = error instanceof Error ? error.message : String(error);
+  const state = (code: string, message: string): HelperLine => ({ error: { kind: 'state', code, message } });
+  switch (error instanceof Error && 'code' in error && error.code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return state('store-full', `cannot add to the store: found ${found}; need more space`);
+    case 'EIO':
+      return state(
+        'read-failed',
+        `cannot read a file: found ${found}; need a sound disk, and vserver store check to tell what is damaged`,
+      );
+    default: {
+      const message = error instanceof Error ? (error.stack ?? found) : found;
+      return { error: { kind: 'bug', code: 'helper-failed', message } };
+    }
+  }
 }
 
 try {

@@ -119,6 +119,17 @@ export class ObjectWriter {
     return [...this.#pending].map(([hex, { size }]) => [hex, size]);
   }
 
+  /** Takes a file that another one of these has left in the staging directory (`settle`). */
+  adopt(hex: string, size: number): void {
+    if (this.#isNew(hex, size)) this.#take(hex, Buffer.from(this.#fresh(hex)), size);
+  }
+
+  /** Leaves the added files in the staging directory, under their hashes. */
+  settle(): void {
+    for (const [hex, { from }] of this.#pending) renameSync(from, this.#fresh(hex));
+    this.#pending.clear();
+  }
+
   /** What `publish` will add. */
   get totals(): ObjectTotals {
     return { objects: this.#pending.size, bytes: this.#bytes };

@@ -41,8 +41,6 @@ export interface CaptureTask {
   /** Nothing is written but the answer. */
   readonly isDryRun: boolean;
   readonly maxEntries: number;
-  /** Hash of the tree's listing that it must have. */
-  readonly expected: string | undefined;
   /** Files of `own` that match these patterns (exclusions.ts) stay there, and are not in the image. */
   readonly exclude: readonly string[];
 }
@@ -71,7 +69,7 @@ export interface ObjectTotals {
   readonly bytes: number;
 }
 
-/** Unpacks archives over each other into an image. */
+/** Unpacks archives over each other into an image, and their files into the store, or where those wait to be adopted. */
 export interface UnpackTask {
   readonly kind: 'unpack';
   readonly objects: string;
@@ -83,6 +81,26 @@ export interface UnpackTask {
   /** Bytes that all archives together may have when they are decompressed. */
   readonly maxBytes: number;
   readonly maxEntries: number;
+  /**
+   * Nothing gets into the store: files stay in `staging`, under their hashes. The archive need not be a root then; texts of
+   * these names, at its top or two directories below, are told.
+   */
+  readonly texts?: readonly string[] | undefined;
+}
+
+/** Makes a directory of an image whose files wait in a directory an image of its own. */
+export interface AdoptTask {
+  readonly kind: 'adopt';
+  readonly objects: string;
+  /** Where its files are, under their hashes. */
+  readonly staging: string;
+  /** The image of all of it, and the path of the directory in it. */
+  readonly from: string;
+  readonly directory: string;
+  /** Where the image goes. */
+  readonly image: string;
+  /** Hash of the listing that it must have. */
+  readonly expected: string;
 }
 
 /** What an archive's bytes have to be. */
@@ -121,6 +139,8 @@ export interface CaptureResult extends ImageResult {
 export interface UnpackResult extends ImageResult {
   /** sha256 in hex of each archive as it is stored. */
   readonly digests: readonly string[];
+  /** Texts by their paths. */
+  readonly texts: Readonly<Record<string, string>>;
 }
 
 /** Attributes of a root directory, ids counted from 0. */
@@ -293,6 +313,7 @@ export interface StoreFault {
 
 /** Each task with its result. */
 export interface TaskResults {
+  readonly adopt: ImageResult;
   readonly capture: CaptureResult;
   readonly export: ExportResult;
   readonly diff: DiffResult;
@@ -308,6 +329,7 @@ export interface TaskResults {
 
 /** A task. */
 export type HelperTask =
+  | AdoptTask
   | CarryTask
   | CaptureTask
   | DiffTask

@@ -42,7 +42,7 @@ export async function unpack(
     before += sizes[i] ?? 0;
   }
   tell({ files: unpacker.entries, readBytes: totalBytes, totalBytes });
-  if (!task.hasWhiteouts) checkRoot(task, tree);
+  if (!task.hasWhiteouts && task.texts === undefined) checkRoot(task, tree);
   return { tree, digests };
 }
 
