@@ -1,5 +1,5 @@
 /**
- * Runs benches: `npm run bench [-- start exec micro network network-scale scale memory loads scheduler storage views unify]`, all without a name. Prints ratios of interleaved runs with
+ * Runs benches: `npm run bench [-- start exec micro network network-scale network-contexts scale memory loads scheduler storage views unify]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
  * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale` and `loads`. Nothing here passes or fails:
@@ -14,6 +14,7 @@ import { memoryOfGuests } from './memory.ts';
 import { micro } from './micro.ts';
 import { BENCH_BUILD } from './native-programs.ts';
 import { network } from './network.ts';
+import { networkContexts } from './network-contexts.ts';
 import { networkScale } from './network-scale.ts';
 import { formatResults } from './report.ts';
 import { scale } from './scale.ts';
@@ -30,6 +31,7 @@ const SCENARIOS: readonly Scenario[] = [
   micro,
   network,
   networkScale,
+  networkContexts,
   scale,
   memoryOfGuests,
   loads,

@@ -11,7 +11,7 @@ export const BENCH_BUILD: string =
   process.env['BENCH_BUILD'] ?? resolve(import.meta.dirname, '../build/bench');
 
 /** Builds `bench/native/<name>.c` as a static program and returns its path. */
-export function nativeProgram(name: 'timer' | 'micro' | 'net' | 'reads' | 'sleepers'): string {
+export function nativeProgram(name: 'timer' | 'micro' | 'net' | 'reads' | 'sleepers' | 'supervisor'): string {
   const source = join(SOURCES, `${name}.c`);
   const program = join(BENCH_BUILD, name);
   mkdirSync(BENCH_BUILD, { recursive: true });

@@ -86,10 +86,9 @@ export class NetworkWorld implements Disposable {
 
   /** Starts the servers where a command line runs the program; returns their processes. */
   serve(line: readonly string[], address: string): readonly number[] {
-    const [program = '', ...words] = [...line, 'serve', address];
-    const pid = background([program, ...words]);
-    this.#others.push(pid);
-    return waitForServers(pid);
+    const { first, pids } = startServers(line, address);
+    this.#others.push(first);
+    return pids;
   }
 
   /** Processes of a guest that runs the servers. */
@@ -116,18 +115,7 @@ export class NetworkWorld implements Disposable {
     kinds: readonly string[],
     clients: readonly NetClient[],
   ): ReadonlyMap<string, readonly Rounds[]> {
-    const words = clients.flatMap(({ pids, argv }) => [',', pids.join(',') || '-', ...argv]);
-    const output = run(this.program, ['drive', String(rounds), ...kinds, ...words]);
-    const found = new Map(
-      kinds.map((kind): [string, Rounds[]] => [kind, clients.map(() => ({ wall: [], used: [] }))]),
-    );
-    for (const line of output.trim().split('\n')) {
-      const [client = '', kind = '', wall, used] = line.split(' ');
-      const it = found.get(kind)?.[Number(client)];
-      it?.wall.push(Number(wall));
-      it?.used.push(Number(used));
-    }
-    return found;
+    return drive(this.program, rounds, kinds, clients);
   }
 
   [Symbol.dispose](): void {
@@ -137,6 +125,36 @@ export class NetworkWorld implements Disposable {
       for (const pid of [...this.#others, this.#host]) process.kill(pid, 'SIGKILL');
     }
   }
+}
+
+/** Lets clients of a program work in turns: rounds of each kind and client. */
+export function drive(
+  program: string,
+  rounds: number,
+  kinds: readonly string[],
+  clients: readonly NetClient[],
+): ReadonlyMap<string, readonly Rounds[]> {
+  const words = clients.flatMap(({ pids, argv }) => [',', pids.join(',') || '-', ...argv]);
+  const output = run(program, ['drive', String(rounds), ...kinds, ...words]);
+  const found = new Map(
+    kinds.map((kind): [string, Rounds[]] => [kind, clients.map(() => ({ wall: [], used: [] }))]),
+  );
+  for (const line of output.trim().split('\n')) {
+    const [client = '', kind = '', wall, used] = line.split(' ');
+    const it = found.get(kind)?.[Number(client)];
+    it?.wall.push(Number(wall));
+    it?.used.push(Number(used));
+  }
+  return found;
+}
+
+/** Starts the servers where a command line runs the program; the others end with the first. */
+export function startServers(
+  line: readonly string[],
+  address: string,
+): { readonly first: number; readonly pids: readonly number[] } {
+  const first = background([...line, 'serve', address]);
+  return { first, pids: waitForServers(first) };
 }
 
 function inside(pid: number): readonly string[] {

@@ -172,7 +172,8 @@ export class Networks {
   async #makeFence(): Promise<OpenFence> {
     const { syscalld, cgroups } = this.#host;
     const kept = await this.#findFence();
-    const options = { cgroup: cgroups.directory, guestLevel: GUEST_LEVEL };
+    const { directory, uncountedMemory } = cgroups;
+    const options = { cgroup: directory, guestLevel: GUEST_LEVEL, uncountedMemory };
     const fence = kept ?? (await createFence(syscalld, options));
     writeVolatile(this.#fenceFile, JSON.stringify(fence.handles));
     return { fence, isKept: kept !== undefined };

@@ -84,6 +84,8 @@ export interface FenceOptions {
   readonly guestLevel: number;
   /** The network namespace, by path; default that of syscalld. */
   readonly netns?: string;
+  /** `cgroup.procs` of a cgroup to make the maps in: see `makeMaps`. */
+  readonly uncountedMemory?: string;
 }
 
 /**
@@ -93,10 +95,10 @@ export interface FenceOptions {
  * @throws SysError program-failed, BugError ebpf-refused
  */
 export async function createFence(syscalld: Syscalld, options: FenceOptions): Promise<Fence> {
-  const { cgroup, netns = null, guestLevel } = options;
+  const { cgroup, netns = null, guestLevel, uncountedMemory } = options;
   const objects = newObjects(syscalld);
   try {
-    const { netnsCookie, maps } = await makeMaps(syscalld, objects, netns);
+    const { netnsCookie, maps } = await makeMaps(syscalld, objects, { netns, uncountedMemory });
     const handles: FenceHandles = { version: FENCE_VERSION, objects, maps, cgroup, netns };
     const target = { errnos: fenceErrnos(syscalld.abi), guestLevel, netnsCookie };
     await attachPrograms(syscalld, handles, fencePrograms(target));

@@ -54,6 +54,8 @@ export interface CgroupDriver {
   readonly kind: 'hybrid' | 'v2';
   /** The instance's directory in the cgroup2 tree: what is attached there holds for all its guests. */
   readonly directory: string;
+  /** `cgroup.procs` at the root of the hierarchy of memory: of who is there nobody counts it. */
+  readonly uncountedMemory: string;
   /** Removes the instance's directories; those of guests that are left stay, and so do these. */
   removeInstance(): void;
   /** Ensures the instance's directories and the controllers in them. Changes no guest. */

@@ -69,6 +69,7 @@ test('plans a guest on hybrid cgroups', () => {
   driver.prepareInstance();
   const { root } = tree;
   assert.equal(driver.kind, 'hybrid');
+  assert.equal(driver.uncountedMemory, `${root}/memory/cgroup.procs`);
   assert.deepEqual(driver.plan(XID, LIMITS), {
     directories: [
       `${root}/unified/vserver/7`,
@@ -98,6 +99,7 @@ test('plans a guest on cgroup2, with controllers handed down to it', () => {
   driver.prepareInstance();
   const guest = `${tree.root}/unified/vserver/7`;
   assert.equal(driver.kind, 'v2');
+  assert.equal(driver.uncountedMemory, `${tree.root}/unified/cgroup.procs`);
   const names = ['memory', 'cpu', 'pids', 'io', 'cpuset'];
   assert.deepEqual(tree.writes, [
     ...names.map((name) => `unified/cgroup.subtree_control +${name}`),

@@ -161,6 +161,10 @@ class CgroupTree implements CgroupDriver {
     return this.#unified;
   }
 
+  get uncountedMemory(): string {
+    return `${this.#layout.v1.get('memory') ?? this.#layout.unified}/cgroup.procs`;
+  }
+
   removeInstance(): void {
     if (this.list().length > 0) return;
     for (const directory of this.#instanceDirectories()) this.#removeDirectory(directory, 'this instance');

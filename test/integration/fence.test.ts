@@ -479,6 +479,7 @@ names.update(answer=answer)`);
         cgroup: third.handles.cgroup,
         guestLevel: 2,
         netns: String(third.handles.netns),
+        uncountedMemory: '/nowhere/cgroup.procs', // then it is counted where we are
       });
       await fourth.setNetwork(2, only(2));
       await fourth.bindGuest(world.cgroup(2), 2);

@@ -86,13 +86,16 @@ export interface World {
   ip(...args: readonly string[]): void;
 }
 
+let worlds = 0;
+
 /** Runs `body` in a world: the host has 10.7.0.1 to .9 and fd07::1 to ::9 on a link to the outside. */
 export async function withWorld(body: (world: World) => Promise<void>): Promise<void> {
   const { unified } = discoverCgroups(
     readFileSync('/proc/self/mountinfo', 'utf8'),
     readFileSync('/proc/self/cgroup', 'utf8'),
   );
-  const directory = join(unified, `vserver-fence-${process.pid}`);
+  worlds++;
+  const directory = join(unified, `vserver-fence-${process.pid}-${worlds}`);
   const children: ChildProcess[] = [];
   const cgroups: string[] = [directory];
   mkdirSync(directory);
