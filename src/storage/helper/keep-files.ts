@@ -3,6 +3,7 @@
  * then given a second name below its new upper layer, in directories like those of the image.
  */
 import {
+  type BigIntStats,
   chmodSync,
   closeSync,
   constants,
@@ -18,6 +19,7 @@ import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
 import { putTimes } from '../machine.ts';
 import { excluder, packageFilesOf } from './exclusions.ts';
+import type { LeavesOut } from './read-tree.ts';
 import { METACOPY } from './staged-objects.ts';
 import { type CarryTask, HELPER_FD, type KeptDirectory, type KeptFiles } from './tasks.ts';
 import { isOwnXattr, namesBelow } from './xattrs.ts';
@@ -49,17 +51,28 @@ export class FileKeeper {
   }
 
   /**
-   * Whether a file stays the guest's: a whole one of its upper layer, with one name. Of one whose attributes alone were
-   * changed the bytes are elsewhere.
+   * Tells which files of a directory stay the guest's: whole ones of its upper layer, with one name. Of those whose
+   * attributes alone were changed the bytes are elsewhere.
    */
-  keeps(path: string, size: bigint): boolean {
-    if (!this.#isExcluded(`/${path}`) || !this.#hasDirectory(parentOf(path))) return false;
-    const stat = lstatSync(this.#place(path), { bigint: true, throwIfNoEntry: false });
-    if (!stat?.isFile() || stat.nlink !== 1n || stat.size !== size) return false;
-    if (namesBelow(this.#machine, HELPER_FD.own, path)?.includes(METACOPY) !== false) return false;
-    this.#files.push(path);
-    this.#bytes += Number(stat.blocks) * 512;
-    return true;
+  keptOf(directory: string, names: readonly string[]): LeavesOut | undefined {
+    const excluded = names
+      .map((name) => (directory === '' ? name : `${directory}/${name}`))
+      .filter((path) => this.#isExcluded(`/${path}`));
+    if (excluded.length === 0 || !this.#hasDirectory(directory)) return undefined;
+    const found = new Map<string, BigIntStats>();
+    for (const path of excluded) {
+      const stat = lstatSync(this.#place(path), { bigint: true, throwIfNoEntry: false });
+      if (stat?.isFile() && stat.nlink === 1n) found.set(path, stat);
+    }
+    const attributes = namesBelow(this.#machine, HELPER_FD.own, [...found.keys()]);
+    return (name, size) => {
+      const path = directory === '' ? name : `${directory}/${name}`;
+      const stat = found.get(path);
+      if (stat?.size !== size || attributes.get(path)?.includes(METACOPY) !== false) return false;
+      this.#files.push(path);
+      this.#bytes += Number(stat.blocks) * 512;
+      return true;
+    };
   }
 
   /** What is kept, with the directories that lead there, parents first. */
@@ -80,7 +93,7 @@ export class FileKeeper {
     const isThere =
       this.#hasDirectory(parentOf(path)) &&
       lstatSync(this.#place(path), { throwIfNoEntry: false })?.isDirectory() === true &&
-      namesBelow(this.#machine, HELPER_FD.own, path)?.some(isOwnXattr) === false;
+      namesBelow(this.#machine, HELPER_FD.own, [path]).get(path)?.some(isOwnXattr) === false;
     this.#directories.set(path, isThere);
     return isThere;
   }

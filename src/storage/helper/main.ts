@@ -73,7 +73,7 @@ function capture(task: CaptureTask): CaptureResult {
     known,
     machine,
     addFile: (fd, stat, path) => objects.add(fd, stat, path),
-    leavesOut: keeper && ((path, size) => keeper.keeps(path, size)),
+    leftOutOf: keeper && ((directory, names) => keeper.keptOf(directory, names)),
     onEntry: advance,
     maxEntries: task.maxEntries,
   });

@@ -22,6 +22,9 @@ import { readXattrs } from './xattrs.ts';
 /** Adds a file to the store: given its open descriptor, and its path relative to the tree's root in latin1. */
 export type AddFile = (fd: number, stat: BigIntStats, path: string) => AddedFile;
 
+/** Whether a file of a directory is left out. */
+export type LeavesOut = (name: string, size: bigint) => boolean;
+
 /** How a tree is read. */
 export interface TreeOptions {
   /** Ids from here on are a guest's and are counted from it; smaller ones are ids of an image already. */
@@ -30,8 +33,8 @@ export interface TreeOptions {
   readonly known: ReadonlyMap<number, ImageNode>;
   readonly machine: SideMachine;
   readonly addFile: AddFile;
-  /** Whether a file with one name is left out, by its path in latin1. */
-  readonly leavesOut?: ((path: string, size: bigint) => boolean) | undefined;
+  /** Tells which files with one name of a directory are left out; paths and names in latin1. */
+  readonly leftOutOf?: ((directory: string, names: readonly string[]) => LeavesOut | undefined) | undefined;
   /** Called for each inode. */
   readonly onEntry: () => void;
   readonly maxEntries: number;
@@ -46,6 +49,8 @@ interface Found {
   readonly as: ImageNode | undefined;
 }
 
+/** So many inodes are asked for their attributes at once. */
+const BATCH = 200;
 const MAX_DEPTH = 500;
 const MAX_IDS = 65_536;
 const NS = 1_000_000_000n;
@@ -63,6 +68,7 @@ class TreeReader {
   readonly #options: TreeOptions;
   /** Inodes with several names, by device and number. */
   readonly #linked = new Map<string, Slot>();
+  #pending: Slot[] = [];
   #entries = 0;
 
   constructor(options: TreeOptions) {
@@ -72,6 +78,7 @@ class TreeReader {
   read(root: number): ImageDirectory {
     const stat = lstatSync(`/proc/self/fd/${root}/.`, { bigint: true });
     const children = this.#children(root, '', 0);
+    this.#finish();
     const xattrs = readXattrs(this.#options.machine, ['']).get('') ?? [];
     return { ...this.#attributes(stat, xattrs, '/'), kind: 'directory', children };
   }
@@ -83,16 +90,21 @@ class TreeReader {
         `cannot read a tree: found more than ${MAX_DEPTH} directories in each other; need fewer`,
       );
     }
-    const slots = new Map<string, Slot>();
-    for (const name of readdirSync(`/proc/self/fd/${fd}`, 'latin1')) {
-      const slot = this.#entry(fd, name, path === '' ? name : `${path}/${name}`, depth);
-      if (slot) slots.set(name, slot);
-    }
-    this.#finish([...slots.values()]);
-    return new Map([...slots].map(([name, slot]) => [name, slot.node()]));
+    const children = new Map<string, ImageNode>();
+    const names = readdirSync(`/proc/self/fd/${fd}`, 'latin1');
+    const leavesOut = this.#options.leftOutOf?.(path, names);
+    for (const name of names)
+      this.#entry(fd, name, path === '' ? name : `${path}/${name}`, depth, leavesOut)?.put(children, name);
+    return children;
   }
 
-  #entry(directory: number, name: string, path: string, depth: number): Slot | undefined {
+  #entry(
+    directory: number,
+    name: string,
+    path: string,
+    depth: number,
+    leavesOut: LeavesOut | undefined,
+  ): Slot | undefined {
     const at = Buffer.from(`/proc/self/fd/${directory}/${name}`, 'latin1');
     const stat = lstatSync(at, { bigint: true });
     const key = `${stat.dev}:${stat.ino}`;
@@ -106,10 +118,13 @@ class TreeReader {
       );
     }
     this.#options.onEntry();
+    if (stat.isFile() && !isShared && leavesOut?.(name, stat.size)) return undefined;
     const found = this.#find(at, stat, path, depth);
     if (found === undefined) return undefined;
     const slot = new Slot(found);
     if (isShared) this.#linked.set(key, slot);
+    if (found.as !== undefined) slot.finish(found.as);
+    else if (this.#pending.push(slot) >= BATCH) this.#finish();
     return slot;
   }
 
@@ -127,7 +142,6 @@ class TreeReader {
     const same = this.#sameAsKnown(stat);
     if (same) return { ...base, as: same, finish: () => same };
     if (stat.isFile()) {
-      if (stat.nlink === 1n && this.#options.leavesOut?.(path, stat.size)) return undefined;
       const { object, size } = this.#addFile(at, stat, path);
       const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
       return { ...base, finish: (attributes) => ({ ...attributes, kind: 'file', size, content }) };
@@ -170,16 +184,18 @@ class TreeReader {
     }
   }
 
-  #finish(slots: readonly Slot[]): void {
-    const open = slots.filter((slot) => !slot.isFinished);
-    const asked = open.filter(({ found }) => found.as === undefined && !found.stat.isSymbolicLink());
+  /** Gives those that wait their attributes. */
+  #finish(): void {
+    const slots = this.#pending;
+    this.#pending = [];
+    const asked = slots.filter(({ found }) => !found.stat.isSymbolicLink());
     const xattrs = readXattrs(
       this.#options.machine,
       asked.map(({ found }) => found.path),
     );
-    for (const slot of open) {
-      const { stat, path } = slot.found;
-      slot.finish(() => this.#attributes(stat, xattrs.get(path) ?? [], path));
+    for (const slot of slots) {
+      const { stat, path, finish } = slot.found;
+      slot.finish(finish(this.#attributes(stat, xattrs.get(path) ?? [], path)));
     }
   }
 
@@ -215,25 +231,24 @@ const NO_ATTRIBUTES: InodeAttributes = {
   xattrs: [],
 };
 
-/** An inode that becomes a node, once. */
+/** An inode that becomes a node, once, and has its names from then on. */
 class Slot {
   readonly found: Found;
+  readonly #names: (readonly [children: Map<string, ImageNode>, name: string])[] = [];
   #node: ImageNode | undefined;
 
   constructor(found: Found) {
     this.found = found;
   }
 
-  get isFinished(): boolean {
-    return this.#node !== undefined;
+  finish(node: ImageNode): void {
+    this.#node = node;
+    for (const [children, name] of this.#names.splice(0)) children.set(name, node);
   }
 
-  finish(attributes: () => InodeAttributes): void {
-    this.#node ??= this.found.as ?? this.found.finish(attributes());
-  }
-
-  node(): ImageNode {
-    if (this.#node === undefined) throw new ReferenceError('a node before it is finished');
-    return this.#node;
+  /** Gives it a name in a directory. */
+  put(children: Map<string, ImageNode>, name: string): void {
+    if (this.#node) children.set(name, this.#node);
+    else this.#names.push([children, name]);
   }
 }

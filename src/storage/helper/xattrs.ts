@@ -7,6 +7,8 @@ import type { SideMachine } from '../../sys/side-machine.ts';
 
 /** So many files in one program: steps, paths and lists of names have to fit. */
 const BATCH = 200;
+/** Of these the paths may be as long as they can be. */
+const BATCH_BELOW = 20;
 const LIST_BYTES = 256;
 const MAX_BYTES = 65_536;
 const MAX_PATH_BYTES = 400;
@@ -43,24 +45,36 @@ export function readXattrs(
 }
 
 /**
- * Returns the names of all attributes of a file or directory below a directory that the machine has open; undefined: more
- * than can be looked at. Of an upper layer these are also those that overlay keeps there.
+ * Returns the names of all attributes of files or directories below a directory that the machine has open, of those that
+ * have not more than can be looked at. Of an upper layer these are also those that overlay keeps there.
  */
 export function namesBelow(
   machine: SideMachine,
   directory: number,
-  path: string,
-): readonly string[] | undefined {
-  const p = machine.program();
-  const answer = machine.answer(p, 8 + LIST_BYTES);
-  const flags = p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC');
-  const fd = p.sys('openat', [directory, nulTerminated(path, ''), flags, 0]);
-  const length = p.sys('flistxattr', [fd, answer.at(8, LIST_BYTES), LIST_BYTES], { ignore: ['ERANGE'] });
-  p.store(answer.at(0, 4), length);
-  p.sys('close', [fd]);
-  const bytes = machine.run('list extended attributes', p, answer);
-  const count = machine.abi.littleEndian ? bytes.readInt32LE(0) : bytes.readInt32BE(0);
-  return count < 0 ? undefined : bytes.toString('latin1', 8, 8 + count).split('\0');
+  paths: readonly string[],
+): ReadonlyMap<string, readonly string[]> {
+  const found = new Map<string, readonly string[]>();
+  for (let from = 0; from < paths.length; from += BATCH_BELOW) {
+    const batch = paths.slice(from, from + BATCH_BELOW);
+    const p = machine.program();
+    const size = 8 + LIST_BYTES;
+    const answer = machine.answer(p, batch.length * size);
+    const flags = p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC');
+    batch.forEach((path, i) => {
+      const place = answer.at(i * size);
+      const fd = p.sys('openat', [directory, nulTerminated(path, ''), flags, 0]);
+      const length = p.sys('flistxattr', [fd, place.at(8, LIST_BYTES), LIST_BYTES], { ignore: ['ERANGE'] });
+      p.store(place.at(0, 4), length);
+      p.sys('close', [fd]);
+    });
+    const bytes = machine.run('list extended attributes', p, answer);
+    batch.forEach((path, i) => {
+      const at = i * size;
+      const count = machine.abi.littleEndian ? bytes.readInt32LE(at) : bytes.readInt32BE(at);
+      if (count >= 0) found.set(path, bytes.toString('latin1', at + 8, at + 8 + count).split('\0'));
+    });
+  }
+  return found;
 }
 
 /** Whether an attribute belongs to a file, not to who keeps it. */
