@@ -139,7 +139,8 @@ export function accountGuests(
   });
 }
 
-function unlessGone<T>(look: () => T): T | undefined {
+/** Returns what was looked at; undefined: the guest has just ended. */
+export function unlessGone<T>(look: () => T): T | undefined {
   try {
     return look();
   } catch (error) {

@@ -16,8 +16,10 @@ import {
   unenforced,
 } from '../resources/limit-rows.ts';
 import { parseProcStatus } from '../spec/proc-status.ts';
+import type { LimitLine } from '../spec/virtual-files.ts';
 import { lockedBytesOf, locksOf, totalsOf, virtualPagesOf } from '../sys/process-totals.ts';
 import { StepError } from '../sys/syscalld.ts';
+import { unlessGone } from './accounting.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import type { Guest, LimitMark, LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
@@ -107,15 +109,34 @@ export async function resetRows(
       ...(what.hits ? { hits } : {}),
       ...(what.minMax ? { peak, min: current, max: current } : {}),
     };
-    if (what.minMax) guest.seenLimits.delete(name);
   }
+  if (what.minMax) guest.seenLimits.clear();
   return marks;
+}
+
+/** The original counted mapped pages and never limited them: a line of its Proc-FS, and no row of ours. */
+const MAPPED = 'RMAP';
+
+/** Reads the line of mapped pages of a guest. */
+export function readMappedLine(host: Host, guest: Guest): LimitLine {
+  const bytes = unlessGone(() => host.cgroups.read(guest.xid))?.memoryMappedBytes;
+  const current = bytes === undefined ? undefined : Math.ceil(bytes / host.abi.pageBytes);
+  const { min, max } = seen(guest, MAPPED, { current });
+  return {
+    row: MAPPED,
+    current: current ?? null,
+    min: min ?? null,
+    max: max ?? null,
+    soft: 'max',
+    hard: 'max',
+    hits: null,
+  };
 }
 
 /** The kernel keeps a peak for ever: after a reset it says something again once it is higher than it was then. */
 function seen(
   guest: Guest,
-  name: LimitRowName,
+  name: LimitRowName | typeof MAPPED,
   { current, peak, hits }: Reading,
 ): Reading & Partial<Extremes> {
   const mark = guest.live?.limitMarks?.[name];

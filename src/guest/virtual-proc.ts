@@ -22,9 +22,11 @@ import {
   formatNetworksStatus,
   formatScheduler,
   formatVirtualization,
+  type LimitLine,
   type Transfer,
 } from '../spec/virtual-files.ts';
 import { type Guest, isActive, type LiveRecord } from './guest.ts';
+import { readMappedLine } from './guest-limits.ts';
 import type { Manager } from './manager.ts';
 import { capabilityBound, rawAccess } from './spec.ts';
 
@@ -152,6 +154,13 @@ async function readContext(
   return found && (await readContextFile(manager, found, second, viewer));
 }
 
+/** In the order of the original. */
+async function limitLines(manager: Manager, guest: Guest): Promise<readonly LimitLine[]> {
+  const rows: readonly LimitLine[] = await manager.changes.limitRows(guest);
+  const behind = 1 + rows.findIndex(({ row }) => row === 'ANON');
+  return rows.toSpliced(behind, 0, readMappedLine(manager.host, guest));
+}
+
 async function readContextFile(
   manager: Manager,
   running: Running,
@@ -165,7 +174,7 @@ async function readContextFile(
     case 'status':
       return statusOf(manager, running);
     case 'limit':
-      return formatLimits(await manager.changes.limitRows(guest));
+      return formatLimits(await limitLines(manager, guest));
     case 'sched':
       return schedulerOf(manager, running);
     case 'cvirt':

@@ -125,6 +125,12 @@ describe('Proc-FS as files', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.ok(one.uptimeSeconds >= 0 && one.uptimeSeconds < 60, `up ${one.uptimeSeconds} s`);
     assert.deepEqual(one.sockets.get('INET'), [0, 0, 0, 0, 0, 0]);
     assert.ok((one.limits.get('RSS')?.current ?? 0) > 0);
+    assert.equal(
+      [...one.limits.keys()].join(' '),
+      'PROC VM VML RSS ANON RMAP FILES OFD LOCKS SOCK MSGQ SHM SEMA SEMS DENT',
+    );
+    const mapped = one.limits.get('RMAP');
+    assert.ok(mapped && mapped.current >= 0 && mapped.max >= mapped.current, JSON.stringify(mapped));
     // The same as `vserver stat`, whose columns are those of vserver-stat.
     const row = (await v.ok(['stat'])).split('\n').find((line) => line.startsWith('4242 '));
     assert.equal(row?.split(/ +/)[1], String(one.limits.get('PROC')?.current));
