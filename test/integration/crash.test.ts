@@ -80,7 +80,9 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await killSyscalld(both);
   };
   const usable = async (name: string): Promise<void> => {
-    assert.match(await v.ok(['list']), new RegExp(`^${name} .* running `, 'm'));
+    // Its command may write before the end of its start is known.
+    const isRunning = new RegExp(`^${name} .* running `, 'm');
+    await eventually(`${name} runs`, async () => isRunning.test(await v.ok(['list'])) || undefined);
     assert.equal(await v.ok(['exec', name, 'echo', 'hi']), 'hi\n');
     assert.equal((await v.run(['status', name])).code, 0);
   };

@@ -79,6 +79,7 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     await eventually('the end of the guest', async () =>
       (await v.ok(['list', '-q'])) === '' ? true : undefined,
     );
+    await v.ok(['delete', 'one', 'two']);
   });
 
   test('from creation to deletion', async () => {
