@@ -64,7 +64,13 @@ const TIERS = {
     lanes: 1,
     alone: [],
     fileTimeoutMs: 2_000_000,
-    packages: { busybox: 'busybox-static', qemu: 'qemu-system-x86', dmsetup: 'dmsetup', quota: 'quota' },
+    packages: {
+      busybox: 'busybox-static',
+      qemu: 'qemu-system-x86',
+      dmsetup: 'dmsetup',
+      quota: 'quota',
+      xfs: 'xfsprogs',
+    },
   },
 } as const satisfies Readonly<Record<string, Tier>>;
 

@@ -317,8 +317,12 @@ export function planQuotaService(h: Program, { files, xid }: QuotaService): void
     answers(QUOTA_STATE.compatBytes);
   });
   on('Q_SYNC', () => {});
-  for (const refused of ['Q_SETINFO', 'Q_QUOTAON', 'Q_QUOTAOFF'])
-    planIfCommand(h, command, refused, exits.to('EPERM'));
+  on('Q_QUOTAON', () => {
+    rootOnly();
+    // As the kernel says of what is on.
+    h.jump(exits.to('EBUSY'));
+  });
+  for (const refused of ['Q_SETINFO', 'Q_QUOTAOFF']) planIfCommand(h, command, refused, exits.to('EPERM'));
   h.jump(exits.to('EINVAL'));
   exits.place();
   h.place(send);

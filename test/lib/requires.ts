@@ -31,6 +31,7 @@ export type Requirement =
   | 'erofs-utils'
   | 'dmsetup'
   | 'quota'
+  | 'xfs'
   | 'nginx'
   | 'postgresql'
   | 'redis'
@@ -113,6 +114,7 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   /** What others say of our images: fsck.erofs. */
   'erofs-utils': () => succeeds('fsck.erofs', ['-V']),
   dmsetup: () => succeeds('dmsetup', ['--help']),
+  xfs: () => succeeds('mkfs.xfs', ['-V']),
   quota: () => succeeds('setquota', ['--version']),
   /** It, and a mirror of Debian's packages. */
   mmdebstrap: () =>
