@@ -386,6 +386,37 @@ describe('clone', { skip: unmet(...NEEDS) }, () => {
     });
   });
 
+  test('and its source change nothing of each other by memory, other names, cuts, renames and modes', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'h', '--', 'sleep', '1000']);
+      await v.ok(['start', 'h']);
+      const make =
+        'cd /srv; for name in mapped cut moved mode owner; do seq 2000 > $name; echo $name >> $name; done; seq 3000 > first; ln first second';
+      await v.ok(['exec', 'h', 'sh', '-c', make]);
+      await v.ok(['stop', '-t', '0', 'h']);
+      for (const name of ['a', 'b']) await v.ok(['clone', 'h', name]);
+      await v.ok(['start', 'a', 'b']);
+      const show = async (name: string): Promise<string> =>
+        await v.ok(['exec', name, 'sh', '-c', 'cd /srv; stat -c "%n %a %u %g %h %s %y" *; md5sum *']);
+      const before = await show('a');
+      assert.equal(await show('b'), before);
+      const map =
+        'import mmap, os; f = os.open("/srv/mapped", os.O_RDWR); m = mmap.mmap(f, 0); m[0:4] = b"OVER"; m.flush()';
+      await v.ok(['exec', 'a', 'python3', '-c', map]);
+      const change =
+        'cd /srv; echo more >> first; : > cut; mv moved other; chmod 4700 mode; chown 5:6 owner; ln owner again';
+      await v.ok(['exec', 'a', 'sh', '-c', change]);
+      const own =
+        'cd /srv; head -c 4 mapped; tail -n 1 second; stat -c %h first; wc -c < cut; stat -c "%a %u" mode owner';
+      assert.equal(await v.ok(['exec', 'a', 'sh', '-c', own]), 'OVERmore\n2\n0\n4700 0\n644 5\n');
+      assert.equal(await show('b'), before);
+      await v.ok(['clone', 'b', 'c']);
+      await v.ok(['start', 'c']);
+      assert.equal(await show('c'), before);
+      await checkStore(v);
+    });
+  });
+
   test('takes no address over', async () => {
     await withInstance(async (v) => {
       await v.ok(['create', 'a', '--ip', '10.66.0.1', '--template', 'busybox', '--', 'sleep', '1000']);
