@@ -18,6 +18,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { eventually, type Instance, withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { type Member, tar } from '../lib/tar-writer.ts';
+import { openTerminal } from '../lib/terminal.ts';
 
 const NEEDS = ['root', 'cgroup2', 'overlay', 'userns', 'busybox'] as const;
 
@@ -376,6 +377,42 @@ describe('build', { skip: unmet(...NEEDS) }, () => {
       });
       await v.ok([...words.slice(0, -1), archive]);
       await v.ok(['store', 'check']);
+    });
+  });
+
+  test('shows how far it is on a terminal, where Ctrl-C leaves nothing of it, whatever the method', async () => {
+    await withInstance(async (v) => {
+      const [tree, way, archive] = [
+        join(v.scratch, 'tree'),
+        join(v.scratch, 'way'),
+        join(v.scratch, 'big.tar'),
+      ];
+      mkdirSync(join(tree, 'etc'), { recursive: true });
+      // Holes, which take long to be hashed.
+      assert.equal(spawnSync('truncate', ['-s', '50G', join(tree, 'etc/hole')]).status, 0);
+      const hole = { 'GNU.sparse.size': String(50 * 1024 ** 3), 'GNU.sparse.map': '0,0' };
+      writeFileSync(archive, tar([...busyboxRoot(), { name: 'srv/hole', pax: hole }]));
+      writeFileSync(way, '#!/bin/sh\nexec sleep 4242\n', { mode: 0o755 });
+      const methods = [
+        [`-m template --command x -- -t ${archive}`, /\[#+-*\] \d+ %.* files/],
+        [`-m directory --command x -- ${tree}`, /read files/],
+        [`-m rsync --command x -- -s host:/tree -o --rsh=${way}`, /copy host:\/tree/],
+      ] as const;
+      for (const [words, line] of methods) {
+        const terminal = await openTerminal(v, `trap : INT; "$V" build a ${words}; echo "end $?"`);
+        try {
+          await terminal.see(line);
+          terminal.type('\u0003');
+          await terminal.see(/found it cancelled/);
+          await terminal.see(/end [1-9]/);
+        } finally {
+          await terminal.close();
+        }
+        await eventually('nothing half-made', () => (halfMade(v).length === 0 ? true : undefined));
+        assert.equal(await v.ok(['list', '--all', '--quiet']), '', words);
+        assert.notEqual(spawnSync('pgrep', ['-fx', 'sleep 4242']).status, 0, words);
+      }
+      assert.equal(JSON.parse(await v.ok(['store', 'stat', '--json'])).images, 0);
     });
   });
 });
