@@ -3,8 +3,9 @@ import type { PlacedProgram } from '../sys/bpf/load.ts';
 import { connectProgram, sendProgram } from './fence-addresses.ts';
 import { bindProgram } from './fence-bind.ts';
 import type { FenceTarget } from './fence-code.ts';
+import { lookupProgram } from './fence-lookup.ts';
 import { ownNameProgram, peerNameProgram } from './fence-names.ts';
-import { lookupProgram, packetProgram } from './fence-packets.ts';
+import { packetProgram } from './fence-packets.ts';
 import {
   createProgram,
   listenProgram,
