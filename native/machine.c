@@ -130,7 +130,7 @@ static _Noreturn void broker(int control, const void *handler, size_t len)
 	int epoll = epoll_create1(EPOLL_CLOEXEC), count = 1;
 	title_set("broker");
 	memmove(message, handler, len);
-	madvise(message + HANDLER_MAX, sizeof message - HANDLER_MAX, MADV_DONTNEED); /* the worker's */
+	madvise(message + len + -len % 4096, sizeof message - len - -len % 4096, MADV_DONTNEED); /* the worker's */
 	if (len > HANDLER_MAX || program_decode(message, len, &m.p) || m.p.header->import_count != 1 ||
 	    epoll_ctl(epoll, EPOLL_CTL_ADD, control, &ev))
 		_exit(1);
