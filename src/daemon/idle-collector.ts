@@ -12,11 +12,17 @@ const AGAIN_MS = 2 * IDLE_MS;
 
 /** Collects garbage after bursts; needs Node's --expose-gc. */
 export class IdleCollector {
+  readonly #isBusy: () => boolean;
   readonly #lull = setTimeout(() => {
     void globalThis.gc?.({ type: 'minor' });
   }, LULL_MS).unref();
-  readonly #idle = setTimeout(collectAll, IDLE_MS).unref();
-  readonly #again = setTimeout(collectAll, AGAIN_MS).unref();
+  readonly #idle: NodeJS.Timeout = setTimeout(() => this.#collectAll(this.#idle), IDLE_MS).unref();
+  readonly #again: NodeJS.Timeout = setTimeout(() => this.#collectAll(this.#again), AGAIN_MS).unref();
+
+  /** @param isBusy whether guests are just starting, or ending: one client may have a thousand started */
+  constructor(isBusy: () => boolean) {
+    this.#isBusy = isBusy;
+  }
 
   /** A client has been served. */
   served(): void {
@@ -24,8 +30,10 @@ export class IdleCollector {
     this.#idle.refresh();
     this.#again.refresh();
   }
-}
 
-function collectAll(): void {
-  void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  /** Takes 40 ms, and what is young then would be collected in small steps for a while: not in the midst of a burst. */
+  #collectAll(timer: NodeJS.Timeout): void {
+    if (this.#isBusy()) timer.refresh();
+    else void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  }
 }

@@ -75,7 +75,7 @@ async function serve(): Promise<void> {
     },
   };
   const sessions = new Map<number, Session>();
-  const collector = new IdleCollector();
+  const collector = new IdleCollector(() => manager.isBusy());
   const services: Services = { manager, controlPlane, history };
   // Clients that come before the repair is done wait in their session.
   const repaired = Promise.withResolvers<void>();

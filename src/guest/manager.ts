@@ -99,6 +99,11 @@ export class Manager extends Instance {
     this.restarts.begin();
   }
 
+  /** Whether guests are just starting, or ending. */
+  isBusy(): boolean {
+    return this.registry.list().some(({ state }) => state === 'starting' || state === 'stopping');
+  }
+
   /** Starts nothing by itself until `startDue`. */
   holdDue(): void {
     this.restarts.hold();
