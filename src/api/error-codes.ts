@@ -261,7 +261,7 @@ export const ERROR_CODES = {
   'read-failed': {
     status: 500,
     exit: 1,
-    meaning: 'a disk does not give the bytes of a file',
+    meaning: 'a disk, or an object that is sealed, does not give its bytes',
   },
   'seccomp-filter-too-long': {
     status: 400,

@@ -999,7 +999,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
   store: {
     summary: 'look after what guests share on disk',
     description:
-      'Says what the store of images and files holds; checks every byte of it; or deletes images that no guest and no snapshot needs, and files of no image. Images of templates stay, unless their trust domain has no guest any more. There is a store for each trust domain.',
+      'Says what the store of images and files holds; checks every byte of it, but for objects that the file system vouches for by fs-verity; or deletes images that no guest and no snapshot needs, and files of no image. Images of templates stay, unless their trust domain has no guest any more. There is a store for each trust domain.',
     operands: [
       {
         name: 'ACTION',
@@ -1013,11 +1013,13 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     command: 'none',
     options: {
       dryRun: flag('only say what would be deleted (gc)'),
+      full: flag('read also what the file system vouches for (check)'),
       trustDomain: value('NAME', 'the store of this trust domain alone', parseText),
     },
     examples: [
       ['vserver store stat', 'what there is, and how much is shared'],
       ['vserver store check', 'read everything and compare'],
+      ['vserver store check --full', 'objects sealed by fs-verity too'],
       ['vserver store gc --dry-run', 'what nobody needs'],
     ],
     exits: [],

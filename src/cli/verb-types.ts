@@ -257,7 +257,11 @@ export interface VerbOptions {
     readonly maxSize: number | undefined;
   };
   readonly unify: AllOptions & { readonly dryRun: boolean };
-  readonly store: { readonly dryRun: boolean; readonly trustDomain: string | undefined };
+  readonly store: {
+    readonly dryRun: boolean;
+    readonly full: boolean;
+    readonly trustDomain: string | undefined;
+  };
   readonly version: object;
   readonly completion: object;
   readonly daemon: {

@@ -169,8 +169,11 @@ function planHelper<T extends HelperTask>(
   messages: string,
 ): ReturnType<typeof runHostCommand> {
   const at = p.flags('AT_FDCWD');
-  const store = openDirectory(p, workDir);
-  const tree = openTree?.(p) ?? store;
+  const work = openDirectory(p, workDir);
+  const store = p.sys('openat', [work, '..', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
+    about: 'store',
+  });
+  const tree = openTree?.(p) ?? work;
   const own = openOwn?.(p);
   const { archive: end, target }: Partial<ArchiveEnds> = openArchive?.(p) ?? {};
   // What comes from a client may have a number that is to be another one's.

@@ -423,9 +423,10 @@ export class ImageStore {
     }
   }
 
-  /** Counts what there is, or checks it. */
-  async examine(kind: 'stat' | 'check', options: HelperOptions = {}): Promise<StoreResult> {
-    return await this.#run({ kind, isDryRun: true }, options);
+  /** Counts what there is, or checks it; `full check`: what the kernel vouches for is read too. */
+  async examine(kind: 'stat' | 'check' | 'full check', options: HelperOptions = {}): Promise<StoreResult> {
+    const isFull = kind === 'full check';
+    return await this.#run({ kind: isFull ? 'check' : kind, isDryRun: true, isFull }, options);
   }
 
   /**
@@ -451,7 +452,7 @@ export class ImageStore {
         for (const name of images) rmSync(this.#image(name).path);
         if (images.length > 0) syncDirectory(join(this.directory, 'images'));
       }
-      const result = await this.#run({ kind: 'gc', isDryRun }, options);
+      const result = await this.#run({ kind: 'gc', isDryRun, isFull: false }, options);
       if (!isDryRun && existsSync(this.cache)) await this.#discard('cache');
       if (!isDryRun && isNeeded === undefined) await this.#remove();
       return { images, result };
@@ -512,7 +513,10 @@ export class ImageStore {
     await removeDirectory(this.#machine, `delete "${name}" of the store`, this.directory, name);
   }
 
-  async #run(task: Pick<StoreTask, 'kind' | 'isDryRun'>, options: HelperOptions): Promise<StoreResult> {
+  async #run(
+    task: Pick<StoreTask, 'kind' | 'isDryRun' | 'isFull'>,
+    options: HelperOptions,
+  ): Promise<StoreResult> {
     // Not with those who add, for whom deleting waits.
     return await this.withWorkDir(
       async (workDir) =>

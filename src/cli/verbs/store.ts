@@ -24,7 +24,7 @@ interface StoreView extends Omit<DomainView, 'trustDomain'> {
 export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Services): Promise<VerbResult> {
   const { storage, snapshots, registry } = manager;
   const [action = 'stat'] = parsed.operands;
-  const { dryRun, trustDomain } = parsed.options;
+  const { dryRun, full, trustDomain } = parsed.options;
   const domains = storage.domains();
   if (trustDomain !== undefined && !domains.includes(trustDomain)) {
     throw new UserError(
@@ -50,8 +50,10 @@ export async function store(parsed: ParsedVerb<'store'>, io: Io, { manager }: Se
 
   async function examine(domain: string): Promise<Omit<DomainView, 'trustDomain'>> {
     const one = storage.store(domain);
-    if (action !== 'gc')
-      return { ...(await one.examine(action === 'check' ? 'check' : 'stat', options)), deletedImages: [] };
+    if (action !== 'gc') {
+      const kind = action === 'check' ? (full ? 'full check' : 'check') : 'stat';
+      return { ...(await one.examine(kind, options)), deletedImages: [] };
+    }
     const needed = async (): Promise<((image: string) => boolean) | undefined> => {
       await storage.publishAll();
       return storage.isNeeded(
@@ -73,6 +75,7 @@ function sumOf(views: readonly DomainView[]): StoreView {
     imageBytes: sum(({ imageBytes }) => imageBytes),
     objects: sum(({ objects }) => objects),
     objectBytes: sum(({ objectBytes }) => objectBytes),
+    sealedObjects: sum(({ sealedObjects }) => sealedObjects),
     apparentBytes: sum(({ apparentBytes }) => apparentBytes),
     unusedObjects: sum(({ unusedObjects }) => unusedObjects),
     unusedBytes: sum(({ unusedBytes }) => unusedBytes),
@@ -91,6 +94,7 @@ function formatDomain(view: DomainView, wasCleaned: boolean): readonly (readonly
   return [
     ['images', String(images), size(imageBytes)],
     ['objects', String(objects), size(objectBytes)],
+    ['sealed objects', String(view.sealedObjects), ''],
     ['files of all images', '', size(apparentBytes)],
     [wasCleaned ? 'deleted objects' : 'objects of no image', String(unusedObjects), size(unusedBytes)],
     [wasCleaned ? 'deleted cache of builds' : 'cache of builds', '', size(cacheBytes)],

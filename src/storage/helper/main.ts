@@ -5,7 +5,7 @@
 
 import { hash } from 'node:crypto';
 import { readFileSync, writeFileSync, writeSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { StateError, UserError, VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
 import { writeErofs } from '../../spec/erofs-writer.ts';
@@ -19,7 +19,8 @@ import { hideStore } from './hidden-store.ts';
 import { carryFiles, FileKeeper, NOTHING_KEPT } from './keep-files.ts';
 import { ObjectWriter } from './object-writer.ts';
 import { readTree } from './read-tree.ts';
-import { linkFiles, publishStaged } from './staged-objects.ts';
+import { objectInStore, sealFiles } from './seal.ts';
+import { linkFiles, publishStaged, readStaged } from './staged-objects.ts';
 import {
   type AdoptTask,
   type CaptureResult,
@@ -77,7 +78,7 @@ function capture(task: CaptureTask): CaptureResult {
     onEntry: advance,
     maxEntries: task.maxEntries,
   });
-  objects.stageLeft((files) => linkFiles(machine, basename(task.staging), files));
+  objects.stageLeft((files) => linkFiles(machine, inStore(task.staging), files));
   const ownBytes = own === undefined ? 0 : diskUsage(own).bytes;
   const kept = keeper?.kept(root) ?? NOTHING_KEPT;
   return { ...addImage(root, objects, task, machine), ownBytes, kept };
@@ -157,7 +158,7 @@ function addImage(
   } else if (!isDryRun) {
     // The bytes of all objects at once, and of the image.
     sync(machine);
-    objects.publish();
+    sealFiles(machine, [inStore(path), ...objects.publish().map(objectInStore)]);
     // And their names, before an image of that name speaks of them.
     if (totals.objects > 0) sync(machine);
   }
@@ -175,6 +176,11 @@ function addImage(
       mtimeNanoseconds: root.mtimeNanoseconds,
     },
   };
+}
+
+/** Returns the path of something in the working directory, relative to the store. */
+function inStore(path: string): string {
+  return join(basename(dirname(path)), basename(path));
 }
 
 /** The machine has the store's directory open, beside its root. */
@@ -240,6 +246,8 @@ async function run(task: HelperTask): Promise<unknown> {
     case 'publish': {
       const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
       const totals = publishStaged(task, machine);
+      const image = join(dirname(task.list), 'image');
+      sealFiles(machine, [image, ...readStaged(task).map(([hex]) => objectInStore(hex))]);
       sync(machine);
       return totals;
     }
@@ -248,7 +256,7 @@ async function run(task: HelperTask): Promise<unknown> {
       return await spoolArchive(task, HELPER_FD.archive, advance);
     }
     default:
-      return examineStore(task, advance);
+      return examineStore(task, new SideMachine(loadAbi(), HELPER_FD.machine), advance);
   }
 }
 
@@ -264,7 +272,7 @@ function failureOf(error: unknown): HelperLine {
     case 'EIO':
       return state(
         'read-failed',
-        `cannot read a file: found ${found}; need a sound disk, and vserver store check to tell what is damaged`,
+        `cannot read a file: found ${found}; need a sound disk, and vserver store check --full to tell what is damaged`,
       );
     default: {
       const message = error instanceof Error ? (error.stack ?? found) : found;

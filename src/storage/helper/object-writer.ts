@@ -135,8 +135,8 @@ export class ObjectWriter {
     return { objects: this.#pending.size, bytes: this.#bytes };
   }
 
-  /** Gives the added files their names; their bytes must be on the disk. */
-  publish(): void {
+  /** Gives the added files their names, and returns these; their bytes must be on the disk. */
+  publish(): readonly string[] {
     const made = new Set<string>();
     for (const [hex, { from, size }] of this.#pending) {
       const to = join(this.#objects, objectPath(hex));
@@ -151,7 +151,9 @@ export class ObjectWriter {
       // Somebody may have been first; what has another size is no object, but what a broken disk made of one.
       if (sizeOf(to) !== size) renameSync(from, to);
     }
+    const hashes = [...this.#pending.keys()];
     this.#pending.clear();
+    return hashes;
   }
 
   #isNew(hex: string, size: number): boolean {

@@ -23,7 +23,7 @@ const UNTOUCHED = 1;
 export interface FileToLink {
   /** Of the upper layer that the machine has open, relative to it, in latin1. */
   readonly path: string;
-  /** In the directory `staging` of the one that the machine has open as the store. */
+  /** In the directory for the new names. */
   readonly name: string;
 }
 
@@ -69,9 +69,14 @@ export function linkFiles<F extends FileToLink>(
   );
 }
 
+/** Reads which objects are staged. */
+export function readStaged({ root, list }: PublishTask): StagedObjects {
+  return JSON.parse(readFileSync(join(root, list), 'utf8')) as StagedObjects; // written by main.ts
+}
+
 /** Gives staged files their names in the store. May be done again when it was not done to the end. */
 export function publishStaged(task: PublishTask, machine: SideMachine): ObjectTotals {
-  const all = JSON.parse(readFileSync(join(task.root, task.list), 'utf8')) as StagedObjects; // written by main.ts
+  const all = readStaged(task);
   for (const prefix of new Set(all.map(([hex]) => dirname(objectPath(hex)))))
     mkdirSync(join(task.root, task.objects, prefix), { recursive: true, mode: 0o700 });
   const added = inBatches(

@@ -278,13 +278,15 @@ export interface CarryTask {
 
 /** Looks at a whole store. */
 export interface StoreTask {
-  /** `gc`: delete objects of no image; `check`: read everything; `stat`: count. */
+  /** `gc`: delete objects of no image; `check`: read what is not sealed, and compare; `stat`: count. */
   readonly kind: 'gc' | 'check' | 'stat';
   readonly objects: string;
   readonly images: string;
   readonly cache: string;
   /** `gc` only says what it would do. */
   readonly isDryRun: boolean;
+  /** `check` reads what is sealed too (seal.ts). */
+  readonly isFull: boolean;
 }
 
 /** What there is in a store, and what is wrong with it. */
@@ -293,6 +295,8 @@ export interface StoreResult {
   readonly imageBytes: number;
   readonly objects: number;
   readonly objectBytes: number;
+  /** Objects that the kernel compares with what they were whenever they are read (seal.ts). */
+  readonly sealedObjects: number;
   /** Bytes of all files of all images, as if nothing were shared. */
   readonly apparentBytes: number;
   /** Objects of no image. */
