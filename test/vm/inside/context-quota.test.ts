@@ -97,7 +97,7 @@ describe('quotas of users in guests', options, () => {
       const { code, stdout, stderr } = await sh('a', refused);
       assert.notEqual(`${code}${stdout}${stderr}`, '0', refused);
     }
-    assert.match(await asRoot('a', 'repquota -un /'), /12000/);
+    assert.match(await asRoot('a', 'repquota -unv /'), /12000/);
   });
 
   for (const abi of ['native', 'i386']) {
