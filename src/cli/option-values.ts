@@ -14,7 +14,8 @@ import {
 } from '../base/units.ts';
 import { parseCapability, parseCapabilityExpression } from '../context/capabilities.ts';
 import { parseUlimit, type RlimitName } from '../context/rlimits.ts';
-import { isMark, MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
+import { isMark } from '../guest/config-kinds.ts';
+import { MAX_RETRIES, RESTART_POLICIES } from '../guest/config-schema.ts';
 import type { GuestMountValues, RestartPolicy, Rlimit, SeccompChoice } from '../guest/config-types.ts';
 import { parseDependency } from '../guest/dependencies.ts';
 import type { QuotaUnit } from '../guest/quota-period.ts';

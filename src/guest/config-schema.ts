@@ -1,3 +1,4 @@
+/** A guest's configuration as a whole: its keys, the rules between them, and its JSON schema. */
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
 import { isGuestName, isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
@@ -9,9 +10,8 @@ import {
   isUnicast,
   parseIpPrefix,
 } from '../base/ip.ts';
-import { parseShellWords } from '../base/shell-words.ts';
 import { parseSignal } from '../base/signals.ts';
-import { parseCpus, parseDuration, parseSize } from '../base/units.ts';
+import { parseCpus, parseDuration } from '../base/units.ts';
 import { CONTEXT_CAPABILITIES, parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
 import type { Bandwidth } from '../network/rules.ts';
@@ -22,6 +22,31 @@ import type { DiskLimit } from '../storage/disk-limit.ts';
 import { parseTemplateSpec } from '../storage/template-spec.ts';
 import { DEFAULT_DOMAIN, isTrustDomain } from '../storage/trust-domain.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
+import {
+  boolean,
+  choice,
+  command,
+  countOrMax,
+  dropAbsent,
+  duration,
+  hostname,
+  integer,
+  isAccepted,
+  isHostname,
+  isMark,
+  isPlainPath,
+  NEED_HOSTNAME,
+  NEED_MAP,
+  NEED_MARK,
+  NEED_PATH,
+  parsed,
+  path,
+  size,
+  sizeOrMax,
+  target,
+  text,
+  textMap,
+} from './config-kinds.ts';
 import type {
   GuestConfig,
   GuestHooks,
@@ -34,11 +59,6 @@ import type {
 } from './config-types.ts';
 import { HOST_IDS, SHARED_IDS } from './config-types.ts';
 import { parseDependency } from './dependencies.ts';
-
-/** Whether a word can be a mark. */
-export function isMark(word: string): boolean {
-  return /^[\w.-]{1,64}$/.test(word);
-}
 
 /** One thing wrong with a configuration's values. */
 export interface ConfigIssue {
@@ -70,66 +90,9 @@ const DEFAULT_TMPFS_BYTES = 64 * 1024 ** 2;
 const MIN_LOG_BYTES = 4096;
 /** `PID_MAX_LIMIT`, include/linux/threads.h. */
 const MAX_PIDS = 4_194_304;
-/** `__NEW_UTS_LEN`, include/uapi/linux/utsname.h. */
-const MAX_HOSTNAME = 64;
 /** More than any sensible bucket: a day of one CPU. */
 const MAX_TOKENS = 86_400_000;
 const DEFAULT_OWN_INIT: readonly string[] = ['/sbin/init'];
-
-const NEED_SIZE = 'a size in bytes or text such as 512m';
-
-function parsed<Out>(
-  schema: z.ZodType<string | number>,
-  need: string,
-  parse: (text: string) => Out,
-): z.ZodType<Out> {
-  return schema.transform((value, context) => {
-    try {
-      return parse(String(value));
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      context.addIssue({ code: 'custom', message: need });
-      return z.NEVER;
-    }
-  });
-}
-
-function text(need: string, isValid: (value: string) => boolean): z.ZodType<string> {
-  return z
-    .string({ error: need })
-    .refine((value) => !value.includes('\0') && isValid(value), { error: need });
-}
-
-function integer(need: string, min: number, max: number): z.ZodType<number> {
-  return z.int({ error: need }).min(min, { error: need }).max(max, { error: need });
-}
-
-function choice<const Name extends string>(names: readonly [Name, ...Name[]]): z.ZodType<Name> {
-  return z.enum(names, { error: names.map((name) => `"${name}"`).join(' or ') });
-}
-
-function size(minBytes: number): z.ZodType<number> {
-  const need = minBytes === 0 ? NEED_SIZE : `${NEED_SIZE}, at least ${minBytes} bytes`;
-  const bytes = parsed(z.union([z.int(), z.string()], { error: need }), need, parseSize);
-  return bytes.refine((value) => value >= minBytes, { error: need });
-}
-
-function sizeOrMax(minBytes: number): z.ZodType<number | 'max'> {
-  const need = `${NEED_SIZE}, at least ${minBytes} bytes, or "max"`;
-  const limit = parsed(z.union([z.int(), z.string()], { error: need }), need, (value) =>
-    value === 'max' ? ('max' as const) : parseSize(value),
-  );
-  return limit.refine((value) => value === 'max' || value >= minBytes, { error: need });
-}
-
-function countOrMax(min: number): z.ZodType<number | 'max'> {
-  const need = `a whole number of ${min} or more, or "max"`;
-  return z.union([integer(need, min, Number.MAX_SAFE_INTEGER), z.literal('max')], { error: need });
-}
-
-function duration(initial: string): z.ZodPrefault<z.ZodType<number>> {
-  return parsed(z.string({ error: NEED_DURATION }), NEED_DURATION, parseDuration).prefault(initial);
-}
 
 const NEED_CHECK_DURATION = 'a duration from 1ms, for example 10s';
 function checkDuration(initial: string): z.ZodPrefault<z.ZodType<number>> {
@@ -137,53 +100,6 @@ function checkDuration(initial: string): z.ZodPrefault<z.ZodType<number>> {
     .refine((durationMs) => durationMs > 0, { error: NEED_CHECK_DURATION })
     .prefault(initial);
 }
-
-const boolean = z.boolean({ error: 'true or false' });
-const NEED_PATH = 'an absolute path without "." and ".."';
-const path = text(NEED_PATH, isPlainPath);
-const NEED_TARGET = 'an absolute path below the guest\'s root without "." and ".."';
-const target = text(NEED_TARGET, (value) => isPlainPath(value) && value !== '/');
-
-function isPlainPath(value: string): boolean {
-  if (!value.startsWith('/')) return false;
-  return (
-    value === '/' ||
-    value
-      .slice(1)
-      .split('/')
-      .every((part) => part !== '' && part !== '.' && part !== '..')
-  );
-}
-
-const NEED_WORD = 'text, numbers and words such as yes in quotes where they could be misread';
-/** A fraction is refused: YAML reads 1.10 as 1.1, which is not what was written. */
-const scalarText: z.ZodType<string> = z
-  .union([z.string(), z.int(), z.boolean()], { error: NEED_WORD })
-  .transform(String)
-  .refine((value) => !value.includes('\0'), { error: NEED_WORD });
-
-const NEED_MAP = 'a mapping of keys to values';
-
-function textMap(need: string, isKey: (key: string) => boolean): z.ZodType<Record<string, string>> {
-  return z.record(z.string().refine(isKey, { error: need }), scalarText, { error: NEED_MAP });
-}
-
-const NEED_COMMAND = 'a list of words, or text that is split as the shell does but not expanded';
-const command: z.ZodType<string[]> = z
-  .union([z.string(), z.array(z.string({ error: NEED_COMMAND }), { error: NEED_COMMAND })], {
-    error: NEED_COMMAND,
-  })
-  .transform((value, context) => {
-    try {
-      const words = typeof value === 'string' ? parseShellWords(value) : value;
-      if (words[0] !== undefined && words[0] !== '' && !words.some((word) => word.includes('\0')))
-        return words;
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-    }
-    context.addIssue({ code: 'custom', message: NEED_COMMAND });
-    return z.NEVER;
-  });
 
 const NEED_BCAP = 'a capability, for example +NET_RAW to add it or -NET_RAW to remove it';
 const NEED_BCAPS = 'each with "+" or "-" (changes of the default), or none with it (the whole set)';
@@ -195,16 +111,6 @@ const bcaps: z.ZodType<string[]> = z
     { error: 'a list of capabilities' },
   )
   .refine((words) => isAccepted(() => parseCapabilityExpression(words.join(' '))), { error: NEED_BCAPS });
-
-function isAccepted(parse: () => unknown): boolean {
-  try {
-    parse();
-    return true;
-  } catch (error) {
-    if (error instanceof UserError) return false;
-    throw error;
-  }
-}
 
 const NEED_RLIMIT = 'a whole number, "unlimited", or soft and hard of such values with soft not above hard';
 const rlimitValue = z.union([integer(NEED_RLIMIT, 0, Number.MAX_SAFE_INTEGER), z.literal('unlimited')], {
@@ -308,22 +214,12 @@ const mount: z.ZodType<GuestMount> = z
 const SYSCTL_KEY =
   /^(kernel\.(shmmax|shmall|shmmni|shm_rmid_forced|msgmax|msgmnb|msgmni|sem)|fs\.mqueue\.[a-z_]+|net(\.[a-zA-Z0-9_-]+)+)$/;
 
-const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/;
-const NEED_HOSTNAME = `a host name of at most ${MAX_HOSTNAME} letters, digits, "-" and "."`;
-const hostname = text(NEED_HOSTNAME, isHostname);
-
-function isHostname(value: string): boolean {
-  return value.length <= MAX_HOSTNAME && HOSTNAME.test(value);
-}
-
 const NEED_TEMPLATE =
   '"host", "busybox", "skeleton", "directory:/PATH", "tarball:/PATH" or the absolute path of a directory or archive';
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
-const NEED_DURATION = 'a duration with units, for example 10s';
 const NEED_DEPENDENCY = 'the name of a guest, or a name and ":healthy"';
 const NEED_PEER = 'the name of a guest';
-const NEED_MARK = 'a word of letters, digits, "_", "." and "-"';
 const NEED_RETRIES = 'a whole number from 1';
 const NEED_CPUS = 'a number of CPUs from 0.01, for example 1.5';
 
@@ -1178,14 +1074,6 @@ function withoutAbsent(policy: NonNullable<Parsed['network']['policy']>): GuestN
   const egress = policy.egress?.map((rule) => dropAbsent(rule));
   return dropAbsent({ ...policy, egress });
 }
-
-function dropAbsent<Fields extends object>(fields: Fields): Present<Fields> {
-  return Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== undefined),
-  ) as Present<Fields>; // that is what is left
-}
-
-type Present<Fields> = { [Name in keyof Fields]: Exclude<Fields[Name], undefined> };
 
 function completeHealth({ test, ...rest }: Parsed['health']): Pick<GuestConfig, 'health'> {
   if (test === undefined) return {};

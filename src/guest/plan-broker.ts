@@ -28,6 +28,7 @@ import type { LiveBroker } from './guest.ts';
 import { planCapset, planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
+import { planSocketPair } from './plan-paths.ts';
 import { planQuotaService, type QuotaSpec } from './plan-quota-service.ts';
 import { WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './plan-views.ts';
@@ -121,7 +122,7 @@ export function planBroker(p: Program, spec: BrokerSpec): Result {
   });
   const leaf = openLeaf(p, spec.cgroup);
   for (const path of spec.joins) planJoin(p, path);
-  const { near: ours, far: its } = planPair(p, 'control of the broker');
+  const { worker: ours, child: its } = planSocketPair(p, 'control of the broker');
   const init = spec.init === undefined ? undefined : p.import(spec.init);
   const imports = fence && {
     sockets: p.import(fence.sockets),
@@ -182,8 +183,8 @@ function isInside({ measure, quota }: BrokerSpec): boolean {
 function planRawMaker(p: Program, { uid, sockets, objects }: BrokerSpec, leaf: Result): Result | undefined {
   const fence = sockets?.fence;
   if (objects.rawMaker === undefined || fence?.raw === undefined) return undefined;
-  const control = planPair(p, 'control of the raw maker');
-  const calls = planPair(p, 'calls for raw sockets');
+  const control = planSocketPair(p, 'control of the raw maker');
+  const calls = planSocketPair(p, 'calls for raw sockets');
   const from = {
     sockets: p.import(fence.sockets),
     link: p.import(fence.link),
@@ -197,12 +198,12 @@ function planRawMaker(p: Program, { uid, sockets, objects }: BrokerSpec, leaf: R
     raw: { uid, networks: number('networks'), nid: fence.raw.nid },
   });
   p.spawn('raw maker', { cgroup: leaf, object: objects.rawMaker }, () => {
-    planDescriptors(p, held, { ...from, control: control.far });
+    planDescriptors(p, held, { ...from, control: control.child });
     planServe(p, held, { user: uid, capabilities: CAP_NET_RAW }, handler.encode().bytes);
   });
-  planSendFds(p, control.near, p.data(8), [calls.far], 'calls to the raw maker');
-  for (const fd of [control.near, control.far, calls.far]) p.sys('close', [fd]);
-  return calls.near;
+  planSendFds(p, control.worker, p.data(8), [calls.child], 'calls to the raw maker');
+  for (const fd of [control.worker, control.child, calls.child]) p.sys('close', [fd]);
+  return calls.worker;
 }
 
 /** Adds the steps that give a call for a raw socket to who makes them. Other sockets fall through. */
@@ -229,12 +230,6 @@ function planRawHandler(h: Program, maker: SocketMaker): void {
   planMakeSocket(h, call, maker);
   h.place(call.end);
   h.sys('close', [listener]);
-}
-
-function planPair(p: Program, about: string): { readonly near: Result; readonly far: Result } {
-  const ends = p.data(8);
-  p.sys('socketpair', [p.flags('AF_UNIX'), p.flags('SOCK_SEQPACKET', 'SOCK_CLOEXEC'), 0, ends], { about });
-  return { near: p.load(ends), far: p.load(ends.at(4, 4)) };
 }
 
 /** Adds the steps that put descriptors where a handler expects them. */

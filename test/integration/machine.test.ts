@@ -724,10 +724,12 @@ function logs(): void {
           await machine.syscalld.run('test', emptyProgram(machine.abi));
           times.push(performance.now() - begin);
         }
-        const perSecond = ((bytesRead() - began) / (performance.now() - startMs)) * 1000;
+        // A turn that began before the first look, and one that ends after the last, are in it as well.
+        const turns = (20 * (performance.now() - startMs)) / 1000 + 2;
+        const perTurn = (bytesRead() - began) / turns;
         const median = times.toSorted((a, b) => a - b)[50]!;
         assert.ok(median < 300, `${median} ms`);
-        assert.ok(perSecond < 3 * 2 * 20 * 600 * 1024, `${perSecond} bytes/s`);
+        assert.ok(perTurn < 3 * 2 * 600 * 1024, `${perTurn} bytes in a turn`);
         for (const { object, process } of flooded) {
           machine.syscalld.drop(object);
           machine.syscalld.signal(process, SIGKILL);
