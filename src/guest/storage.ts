@@ -444,8 +444,8 @@ export class GuestStorage {
     const stays =
       guest.config.disk === undefined && record?.project === (await this.#projectFor(guest, record));
     const kept = stays ? exclude : [];
-    const origin = record?.project === undefined ? 'left' : 'still';
     const request = { ...(await this.#treeOf(guest, template)), exclude: kept };
+    const origin = request.own === undefined || record?.project !== undefined ? 'still' : 'left';
     const captured = await retryWhileBusy(async () => await capture(request, origin));
     return { pin: { ...pin, pinned: captured.image.name }, root: captured.root, captured };
   }

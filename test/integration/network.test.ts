@@ -307,7 +307,7 @@ for path in ['tcp', 'dev', 'sockstat', 'unix', 'netlink']: print('=', open('/pro
       assert.match(connections, /: 0100007F:\w{4} 0100007F:0050 01 /);
       const [, received, sent] = /eth0: *(\d+)(?: +\d+){7} +(\d+)/.exec(dev) ?? [];
       assert.ok(Number(received) > 5000 && Number(sent) > 5000, dev);
-      assert.match(sums, /^TCP: inuse 4 orphan 0 tw 0 alloc 4 /m);
+      assert.match(sums, /^TCP: inuse 4 orphan 0 tw \d+ alloc 4 /m); // another test's may be among the ended ones
       assert.match(unix, / @mine$/m);
       assert.match(head, /^sk /);
     });

@@ -41,7 +41,7 @@ const TEXT_BYTES = 1024 * 1024;
 const TEXT_DEPTH = 2;
 
 let done = 0;
-let toldMs = 0;
+let toldMs = Number.NEGATIVE_INFINITY;
 
 function tell(line: HelperLine): void {
   writeSync(HELPER_FD.out, `${JSON.stringify(line)}\n`);
