@@ -51,6 +51,8 @@ export interface ViewLink {
   readonly target: string;
 }
 
+/** The tick by which the start of a process is told: one that seems to have started after the uptime has no age. */
+const TICK_MS = 10;
 /**
  * Sooner than anybody can tell; the kernel itself brings a cgroup's memory.stat up to date every 2 s. All that is told of
  * time is in one text, so shares of it are right whatever its age.
@@ -164,7 +166,7 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 5, name: 'cpuinfo', path: '/proc/cpuinfo', group: 'cpu', holdMs: SELDOM_MS },
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },
   { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SOON_MS },
-  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: SOON_MS },
+  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: TICK_MS },
   { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: SOON_MS },
   { number: 9, name: 'diskstats', path: '/proc/diskstats', group: 'disk', holdMs: SOON_MS },
   {
