@@ -115,6 +115,23 @@ export const reg = (register: Register): Operand => ({ register });
 /** How a program gets at its socket, and so what it is about. */
 export type Hook = 'address' | 'socket' | 'option' | 'packet';
 
+/**
+ * r0 = owner of an address on the stack (`OWNER`), or on to a label. Ranges are looked for only where a context has one: the
+ * host's own datagrams come by here too.
+ */
+export function findOwner(a: EbpfAssembler, at: number, none: string): void {
+  const hit = a.fresh('owned');
+  a.loadMap(1, 'addresses').move(2, reg(10)).alu(2, '+', at).call('map_lookup_elem').jumpIf(0, '!=', 0, hit);
+  a.loadMapValue(1, 'globals')
+    .load(1, 1, GLOBALS.flags, 4)
+    .and(1, GLOBAL_FLAG.ranges)
+    .jumpIf(1, '==', 0, none);
+  a.store(10, FRAME.prefixKey, 128, 4);
+  for (const i of [0, 4, 8, 12]) a.load(1, 10, at + i, 4).store(10, FRAME.prefixKey + 4 + i, reg(1), 4);
+  a.loadMap(1, 'ranges').move(2, reg(10)).alu(2, '+', FRAME.prefixKey).call('map_lookup_elem');
+  a.jumpIf(0, '==', 0, none).label(hit);
+}
+
 /** Builds one program of the fence. */
 export class FenceCode {
   readonly a: EbpfAssembler = new EbpfAssembler();
@@ -282,18 +299,9 @@ export class FenceCode {
   /** r9 = nid of the context an address on the stack belongs to, or 0; its flags are then in the frame. */
   ownerOf(at: number): this {
     const { a } = this;
-    const [hit, none, done] = [a.fresh('owned'), a.fresh('not owned'), a.fresh('owner known')];
-    this.lookup('addresses', at);
-    a.jumpIf(0, '!=', 0, hit);
-    a.loadMapValue(1, 'globals')
-      .load(1, 1, GLOBALS.flags, 4)
-      .and(1, GLOBAL_FLAG.ranges)
-      .jumpIf(1, '==', 0, none);
-    a.store(10, FRAME.prefixKey, 128, 4);
-    for (const i of [0, 4, 8, 12]) a.load(1, 10, at + i, 4).store(10, FRAME.prefixKey + 4 + i, reg(1), 4);
-    this.lookup('ranges', FRAME.prefixKey);
-    a.jumpIf(0, '==', 0, none);
-    a.label(hit).load(9, 0, OWNER.nid, 4).load(1, 0, OWNER.flags, 4).store(10, FRAME.ownerFlags, reg(1), 8);
+    const [none, done] = [a.fresh('not owned'), a.fresh('owner known')];
+    findOwner(a, at, none);
+    a.load(9, 0, OWNER.nid, 4).load(1, 0, OWNER.flags, 4).store(10, FRAME.ownerFlags, reg(1), 8);
     a.goto(done).label(none).move(9, 0).store(10, FRAME.ownerFlags, 0, 8).label(done);
     return this;
   }

@@ -1,18 +1,8 @@
 /** The program of the fence that finds who gets what arrives. */
 import { EbpfAssembler, type EbpfProgram } from '../sys/bpf/assembler.ts';
 import { SK_LOOKUP } from '../sys/bpf/uapi.ts';
-import { AF_INET, FRAME, networkOrder, PROTOCOL, reg } from './fence-code.ts';
-import {
-  BINDING,
-  FENCE_MAP_NAMES,
-  GLOBAL_FLAG,
-  GLOBALS,
-  KIND,
-  LISTENER_SLOTS,
-  OWNER,
-  OWNER_FLAG,
-  PORT,
-} from './fence-maps.ts';
+import { AF_INET, FRAME, findOwner, networkOrder, PROTOCOL, reg } from './fence-code.ts';
+import { BINDING, FENCE_MAP_NAMES, KIND, LISTENER_SLOTS, OWNER, OWNER_FLAG, PORT } from './fence-maps.ts';
 
 /** Where the ports begin that the kernel gives to clients (net.ipv4.ip_local_port_range has it so by default). */
 const FIRST_OWN_PORT = 32_768;
@@ -41,11 +31,11 @@ class LookupCode {
       for (const i of [0, 4, 8, 12]) a.load(1, 6, field + i, 4).store(10, at + i, reg(1), 4);
     }
     a.label('addresses');
-    this.#ownerOf(FRAME.own, 'pass');
+    findOwner(a, FRAME.own, 'pass');
     a.load(9, 0, OWNER.nid, 4).load(7, 0, OWNER.flags, 4);
     // A context's loopback is for itself.
     a.move(1, reg(7)).and(1, OWNER_FLAG.loopback).jumpIf(1, '==', 0, 'may be reached');
-    this.#ownerOf(FRAME.remote, 'drop');
+    findOwner(a, FRAME.remote, 'drop');
     a.load(1, 0, OWNER.nid, 4).jumpIf(1, '!=', reg(9), 'drop').label('may be reached');
     a.store(10, FRAME.portKey + PORT.nid, reg(9), 4);
     a.load(1, 6, SK_LOOKUP.localPort, 4).store(10, FRAME.portKey + PORT.port, reg(1), 2);
@@ -75,7 +65,7 @@ class LookupCode {
     // A process of the host that talks to the context over IPv6 does so from the context's own address: that is the source
     // the kernel prefers. What comes back to it must find it.
     a.load(1, 6, SK_LOOKUP.localPort, 4).jumpIf(1, '<', FIRST_OWN_PORT, 'nobody');
-    this.#ownerOf(FRAME.remote, 'nobody');
+    findOwner(a, FRAME.remote, 'nobody');
     a.load(1, 0, OWNER.nid, 4).jumpIf(1, '==', reg(9), 'pass').goto('nobody');
     a.label('datagram socket').load(1, 0, BINDING.cookie, 8);
     a.store(10, FRAME.small, reg(1), 8);
@@ -94,26 +84,6 @@ class LookupCode {
       .store(10, at, 0, 8)
       .store(10, at + 8, networkOrder(0xffff), 4);
     a.store(10, at + 12, reg(1), 4);
-  }
-
-  /** r0 = owner of an address, or on to a label. */
-  #ownerOf(at: number, none: string): void {
-    const { a } = this;
-    const hit = a.fresh('owned');
-    a.loadMap(1, 'addresses')
-      .move(2, reg(10))
-      .alu(2, '+', at)
-      .call('map_lookup_elem')
-      .jumpIf(0, '!=', 0, hit);
-    // The host's own datagrams come by here too.
-    a.loadMapValue(1, 'globals')
-      .load(1, 1, GLOBALS.flags, 4)
-      .and(1, GLOBAL_FLAG.ranges)
-      .jumpIf(1, '==', 0, none);
-    a.store(10, FRAME.prefixKey, 128, 4);
-    for (const i of [0, 4, 8, 12]) a.load(1, 10, at + i, 4).store(10, FRAME.prefixKey + 4 + i, reg(1), 4);
-    a.loadMap(1, 'ranges').move(2, reg(10)).alu(2, '+', FRAME.prefixKey).call('map_lookup_elem');
-    a.jumpIf(0, '==', 0, none).label(hit);
   }
 
   #setAddress(isExact: boolean): void {
