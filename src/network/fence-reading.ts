@@ -29,7 +29,7 @@ export function parseCounters(bytes: Uint8Array, cpus: number): NetworkCounters 
 }
 
 /** Says how many elements are in one batch. */
-export function batchCount(bytes: Uint8Array, layout: BatchLayout): number {
+function batchCount(bytes: Uint8Array, layout: BatchLayout): number {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(layout.count, LE);
 }
 

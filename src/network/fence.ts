@@ -9,14 +9,8 @@ import { endianness } from 'node:os';
 import { StateError, UserError } from '../base/errors.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { planAttached } from '../sys/bpf/load.ts';
-import {
-  type BatchLayout,
-  planDelete,
-  planLookup,
-  planLookupBatch,
-  planOpenMap,
-  planUpdate,
-} from '../sys/bpf/map.ts';
+import { planDelete, planLookup, planOpenMap, planUpdate } from '../sys/bpf/map.ts';
+import { type MapBatch, readMap } from '../sys/bpf/read-map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
 import { type Import, Program, type Result } from '../sys/program.ts';
@@ -55,14 +49,7 @@ import {
   USAGE,
 } from './fence-maps.ts';
 import { fencePrograms, lookupSpec } from './fence-programs.ts';
-import {
-  batchCount,
-  parseAllCounters,
-  parseCounters,
-  parseDenials,
-  parseSockets,
-  parseSpent,
-} from './fence-reading.ts';
+import { parseAllCounters, parseCounters, parseDenials, parseSockets, parseSpent } from './fence-reading.ts';
 import {
   asDatagramBound,
   bindingKeys,
@@ -355,20 +342,15 @@ export class Fence {
   }
 
   /** Yields a map's elements, `most` at a time. */
-  async *#readMap(
+  #readMap(
     map: FenceMap,
     spec: { readonly keyBytes: number; readonly valueBytes: number },
     most: number,
-  ): AsyncGenerator<{ readonly out: Uint8Array; readonly layout: BatchLayout }> {
-    let position: Uint8Array | undefined;
-    for (;;) {
+  ): AsyncGenerator<MapBatch> {
+    return readMap(this.#syscalld, `read ${map}`, spec, most, () => {
       const p = this.#program();
-      const layout = planLookupBatch(p, this.#map(p, map), spec, most, { position });
-      const { out } = await this.#syscalld.run(`read ${map}`, p);
-      yield { out, layout };
-      if (batchCount(out, layout) < most) return;
-      position = out.slice(layout.position, layout.position + BATCH_POSITION_BYTES);
-    }
+      return { p, map: this.#map(p, map) };
+    });
   }
 
   #program(): Program {
@@ -483,7 +465,6 @@ const DENIALS_BATCH = 1024;
 const COUNTERS_BATCH = 128;
 const SPENT_BATCH = 1024;
 const USAGE_BATCH = 1024;
-const BATCH_POSITION_BYTES = 8;
 
 function indexed(elements: readonly Element[]): ReadonlyMap<string, Element> {
   const index = new Map<string, Element>();

@@ -8,7 +8,8 @@ import { StateError } from '../base/errors.ts';
 import { EbpfAssembler, type EbpfProgram } from '../sys/bpf/assembler.ts';
 import { KernelTypes } from '../sys/bpf/kernel-types.ts';
 import { type ProgramSpec, planLoad, planMapTable, planRawTracepoint } from '../sys/bpf/load.ts';
-import { type BatchLayout, planCreateMap, planLookupBatch } from '../sys/bpf/map.ts';
+import { planCreateMap } from '../sys/bpf/map.ts';
+import { type MapBatch, readMap } from '../sys/bpf/read-map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { Program } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
@@ -19,7 +20,6 @@ const MAP = { type: 'lruHash', keyBytes: 16, valueBytes: 32, entries: 4096 } as 
 const KEY = { cgroup: 0, major: 8, minor: 12 } as const;
 const VALUE = { reads: 0, readBytes: 8, writes: 16, writeBytes: 24 } as const;
 const READ_BATCH = 256;
-const POSITION_BYTES = 8;
 const STACK = { key: -16, value: -48, word: -56 } as const;
 /** include/linux/blk_types.h: REQ_OP_BITS, REQ_OP_READ, REQ_OP_WRITE. */
 const OPERATION = { mask: 0xff, read: 0, write: 1 } as const;
@@ -65,20 +65,17 @@ export class DiskCounter {
   /** Returns what was counted. */
   async read(): Promise<DiskCounts> {
     const counts = new Map<bigint, Map<string, DiskReading>>();
-    for (let position: Uint8Array | undefined; ; ) {
+    const batches = readMap(this.#syscalld, 'read the counts of disks', MAP, READ_BATCH, () => {
       const p = new Program(this.#syscalld.abi);
-      const layout = planLookupBatch(p, p.import(this.objects.map), MAP, READ_BATCH, { position });
-      const { out } = await this.#syscalld.run('read the counts of disks', p);
-      const count = this.#take(out, layout, counts);
-      if (count < READ_BATCH) return counts;
-      position = out.slice(layout.position, layout.position + POSITION_BYTES);
-    }
+      return { p, map: p.import(this.objects.map) };
+    });
+    for await (const batch of batches) this.#take(batch, counts);
+    return counts;
   }
 
-  /** Adds what came of the map. Returns how much that was. */
-  #take(out: Buffer, layout: BatchLayout, counts: Map<bigint, Map<string, DiskReading>>): number {
+  /** Adds what came of the map. */
+  #take({ out, layout, count }: MapBatch, counts: Map<bigint, Map<string, DiskReading>>): void {
     const view = new DataView(out.buffer, out.byteOffset, out.length);
-    const count = view.getUint32(layout.count, LE);
     for (let i = 0; i < count; i++) {
       const [key, value] = [layout.keys + MAP.keyBytes * i, layout.values + MAP.valueBytes * i];
       const of = (field: number): number => Number(view.getBigUint64(value + field, LE));
@@ -92,7 +89,6 @@ export class DiskCounter {
         writeBytes: of(VALUE.writeBytes),
       });
     }
-    return count;
   }
 
   /** Ends to count. */

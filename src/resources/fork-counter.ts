@@ -8,7 +8,8 @@
 import { endianness } from 'node:os';
 import { EbpfAssembler, type EbpfProgram } from '../sys/bpf/assembler.ts';
 import { type ProgramSpec, planLoad, planMapTable, planRawTracepoint } from '../sys/bpf/load.ts';
-import { planCreateMap, planDelete, planLookupBatch } from '../sys/bpf/map.ts';
+import { planCreateMap, planDelete } from '../sys/bpf/map.ts';
+import { readMap } from '../sys/bpf/read-map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { Program } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
@@ -17,7 +18,6 @@ import type { Syscalld } from '../sys/syscalld.ts';
 const MAP = { type: 'hash', keyBytes: 8, valueBytes: 8, entries: 16_384, isPreallocated: true } as const;
 const READ_BATCH = 4096;
 const DELETE_BATCH = 500;
-const POSITION_BYTES = 8;
 const STACK = { key: -8, value: -16 } as const;
 const LE = endianness() === 'LE';
 
@@ -58,19 +58,18 @@ export class ForkCounter {
   /** Returns how often the processes of each guest's cgroup have forked. */
   async read(): Promise<ReadonlyMap<bigint, number>> {
     const counts = new Map<bigint, number>();
-    for (let position: Uint8Array | undefined; ; ) {
+    const batches = readMap(this.#syscalld, 'read the counts of forks', MAP, READ_BATCH, () => {
       const p = new Program(this.#syscalld.abi);
-      const layout = planLookupBatch(p, p.import(this.objects.map), MAP, READ_BATCH, { position });
-      const { out } = await this.#syscalld.run('read the counts of forks', p);
+      return { p, map: p.import(this.objects.map) };
+    });
+    for await (const { out, layout, count } of batches) {
       const view = new DataView(out.buffer, out.byteOffset, out.length);
-      const count = view.getUint32(layout.count, LE);
       for (let i = 0; i < count; i++) {
         const forks = view.getBigUint64(layout.values + MAP.valueBytes * i, LE);
         counts.set(view.getBigUint64(layout.keys + MAP.keyBytes * i, LE), Number(forks));
       }
-      if (count < READ_BATCH) return counts;
-      position = out.slice(layout.position, layout.position + POSITION_BYTES);
     }
+    return counts;
   }
 
   /** Makes room: forgets cgroups that are gone. */
