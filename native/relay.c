@@ -100,7 +100,7 @@ static void request_take(const struct request *r)
 		if (late ? kept != NULL : told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
 			return;
 		if (told) /* so that who reads on and on never waits, not even when the next text takes a while */
-			t->renewed = true, t->until_ms += 4 * t->hold_ms;
+			t->renewed = true, t->until_ms += t->hold_ms;
 		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
 		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
 		copy->ahead = told || late;

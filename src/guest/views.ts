@@ -35,6 +35,7 @@ import {
   type NetworkTable,
   NODES,
   QUOTA_FILES,
+  UPTIME_AHEAD_SECONDS,
   VIEW_FILES,
   VIEW_GROUPS,
   type ViewFile,
@@ -428,7 +429,7 @@ export class Views implements FuseTree {
     if (name !== 'uptime' && name !== 'stat') return text;
     const { uptimeSeconds } = this.#cpu(guest);
     if (name === 'stat') return text.replace(/^btime .*$/m, `btime ${this.#bootSeconds(uptimeSeconds)}`);
-    return text.replace(/^[\d.]+/, uptimeSeconds.toFixed(2));
+    return text.replace(/^[\d.]+/, (uptimeSeconds + UPTIME_AHEAD_SECONDS).toFixed(2));
   }
 
   #text(name: string, guest: Guest): string {
@@ -456,7 +457,7 @@ export class Views implements FuseTree {
       case 'loadavg':
         return formatLoadavg(this.#loads.last(guest) ?? this.#noLoad(xid));
       case 'uptime':
-        return formatUptime(this.#cpu(guest));
+        return formatUptime(this.#cpu(guest), UPTIME_AHEAD_SECONDS);
       case 'init-stat': {
         const pid = guest.live?.initPid ?? 0;
         return formatInitStat(readFileSync(`/proc/${pid}/stat`, 'latin1'), pid);

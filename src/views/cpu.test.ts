@@ -39,8 +39,8 @@ describe('cpuinfo', () => {
 });
 
 test('uptime counts what the CPUs did not do', () => {
-  assert.equal(formatUptime(SAMPLE), '10.00 16.00\n');
-  assert.equal(formatUptime({ ...SAMPLE, userUs: 1e9 }), '10.00 0.00\n');
+  assert.equal(formatUptime(SAMPLE, 0.25), '10.25 16.50\n');
+  assert.equal(formatUptime({ ...SAMPLE, userUs: 1e9 }, 0), '10.00 0.00\n');
 });
 
 test('stat shares time among the CPUs, and tells nothing of devices', () => {

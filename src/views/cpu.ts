@@ -44,11 +44,12 @@ export function formatCpuinfo(hostText: string, { cpus }: Pick<CpuSample, 'cpus'
     .join('');
 }
 
-/** Returns /proc/uptime of a guest. */
-export function formatUptime(sample: CpuSample): string {
+/** Returns what /proc/uptime of a guest will be so many seconds after the sample. */
+export function formatUptime(sample: CpuSample, aheadSeconds: number): string {
+  const uptimeSeconds = sample.uptimeSeconds + aheadSeconds;
   const busySeconds = (sample.userUs + sample.systemUs) / 1e6;
-  const idle = Math.max(0, sample.uptimeSeconds * sample.cpus.length - busySeconds);
-  return `${sample.uptimeSeconds.toFixed(2)} ${idle.toFixed(2)}\n`;
+  const idle = Math.max(0, uptimeSeconds * sample.cpus.length - busySeconds);
+  return `${uptimeSeconds.toFixed(2)} ${idle.toFixed(2)}\n`;
 }
 
 /**

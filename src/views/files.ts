@@ -51,8 +51,10 @@ export interface ViewLink {
   readonly target: string;
 }
 
-/** The tick by which the start of a process is told: one that seems to have started after the uptime has no age. */
-const TICK_MS = 10;
+/** To `ps` a process that seems to have started after the uptime has no age. */
+const UPTIME_MS = 25;
+/** So uptime is told for when its text is told last: the relay tells one twice as long while it waits for the next. */
+export const UPTIME_AHEAD_SECONDS: number = (2 * UPTIME_MS) / 1000;
 /**
  * Sooner than anybody can tell; the kernel itself brings a cgroup's memory.stat up to date every 2 s. All that is told of
  * time is in one text, so shares of it are right whatever its age.
@@ -166,7 +168,7 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 5, name: 'cpuinfo', path: '/proc/cpuinfo', group: 'cpu', holdMs: SELDOM_MS },
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },
   { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SOON_MS },
-  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: TICK_MS },
+  { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: UPTIME_MS },
   { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: SOON_MS },
   { number: 9, name: 'diskstats', path: '/proc/diskstats', group: 'disk', holdMs: SOON_MS },
   {

@@ -69,6 +69,17 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
     assert.match(ages, /^ *1 /m, 'process 1 is among them');
   });
 
+  test('no process seems to have started after the uptime that it reads', async () => {
+    const out = await inGuest(
+      'i=0; while [ $((i += 1)) -le 400 ]; do ' +
+        "sh -c 'read -r up idle </proc/uptime; read -r stat </proc/self/stat; set -- $stat; shift 21; echo $up $1'; done",
+    );
+    for (const line of out.trim().split('\n')) {
+      const [uptime = Number.NaN, ticks = Number.NaN] = line.split(' ').map(Number);
+      assert.ok(ticks / 100 <= uptime, `started after ${ticks / 100} s, up ${uptime} s`);
+    }
+  });
+
   test('uptime, w and top tell its own load and tasks', async () => {
     const out = await inGuest('uptime; w | head -1; top -bn1 | sed -n 1,3p');
     const [uptime = '', w = '', top = '', tasks = '', cpus = ''] = out.split('\n');
