@@ -5,6 +5,7 @@
 import { UserError } from '../base/errors.ts';
 import { type GuestName, isGuestName } from '../base/ids.ts';
 import { isSnapshotName } from './snapshots.ts';
+import { isQuotaKind, type KeptQuota } from './user-quotas.ts';
 
 /** Name of the file. */
 export const MANIFEST_FILE = 'vserver.json';
@@ -16,6 +17,8 @@ export const ROOT_DIRECTORY = 'rootfs';
 const FORMAT = 'vserver-guest';
 const VERSION = 1;
 const SHA256 = /^[\da-f]{64}$/;
+/** Ids of a guest (src/context/id-map.ts). */
+const IDS = 65_536;
 
 /** A snapshot in an archive. */
 export interface ArchivedSnapshot {
@@ -24,6 +27,8 @@ export interface ArchivedSnapshot {
   readonly takenAt: string;
   readonly wasRunning: boolean;
   readonly hostUsr: boolean;
+  /** Undefined: the archive, or the snapshot in it, is older than that these were kept. */
+  readonly quotas: readonly KeptQuota[] | undefined;
 }
 
 /** What an archive says of itself. */
@@ -36,6 +41,8 @@ export interface ArchiveManifest {
   readonly wasRunning: boolean;
   /** Its /usr is that of the host, and not in the archive. */
   readonly hostUsr: boolean;
+  /** Limits of its users and groups, likewise. */
+  readonly quotas: readonly KeptQuota[] | undefined;
   readonly snapshots: readonly ArchivedSnapshot[];
   /** sha256 of the listing of each tree, by its directory. */
   readonly trees: Readonly<Record<string, string>>;
@@ -78,13 +85,14 @@ export function parseManifest(text: string): ArchiveManifest {
     exportedAt,
     wasRunning: manifest['wasRunning'] === true,
     hostUsr: manifest['hostUsr'] === true,
+    quotas: quotasOf(manifest['quotas'], fail),
     snapshots: list.map((one) => {
       const snapshot = recordOf(one) ?? fail('no snapshot');
       const { name: its, takenAt } = snapshot;
       if (typeof its !== 'string' || !isSnapshotName(its)) return fail('no name of a snapshot');
       if (!isTime(takenAt)) return fail('no time of a snapshot');
       const flags = { wasRunning: snapshot['wasRunning'] === true, hostUsr: snapshot['hostUsr'] === true };
-      return { name: its, takenAt, ...flags };
+      return { name: its, takenAt, ...flags, quotas: quotasOf(snapshot['quotas'], fail) };
     }),
     trees: treesOf(recordOf(manifest['trees']) ?? fail('no trees'), fail),
   };
@@ -100,6 +108,25 @@ function treesOf(
       return typeof sha256 === 'string' && SHA256.test(sha256) ? [prefix, sha256] : fail('no hash of a tree');
     }),
   );
+}
+
+function quotasOf(quotas: unknown, fail: (found: string) => never): readonly KeptQuota[] | undefined {
+  if (quotas === undefined) return undefined;
+  const list: readonly unknown[] = Array.isArray(quotas) ? quotas : fail('no list of quotas');
+  return list.map((one) => {
+    const quota = recordOf(one) ?? fail('no quota');
+    const count = (key: string): number => {
+      const value = quota[key];
+      return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
+        ? value
+        : fail(`no number as ${key} of a quota`);
+    };
+    const [kind, id] = [quota['kind'], count('id')];
+    if (!isQuotaKind(kind)) return fail('a quota of neither user nor group');
+    if (id >= IDS) return fail(`id ${id} in a quota`);
+    const space = { spaceSoftBytes: count('spaceSoftBytes'), spaceBytes: count('spaceBytes') };
+    return { kind, id, ...space, inodesSoft: count('inodesSoft'), inodes: count('inodes') };
+  });
 }
 
 function recordOf(value: unknown): Readonly<Record<string, unknown>> | undefined {

@@ -40,6 +40,7 @@ import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { Snapshot } from './snapshots.ts';
 import type { FlatGuest, Pin } from './storage.ts';
+import { forgetQuotas, type KeptQuota, keptQuotas, putQuotas } from './user-quotas.ts';
 
 /** Where an archive goes or comes from: a file, by its absolute path, or a standard descriptor of a client. */
 export type ArchivePlace =
@@ -66,6 +67,13 @@ export interface ImportRequest {
   readonly isTrusted: boolean;
   /** Most that its files may be. */
   readonly maxBytes: number | undefined;
+}
+
+/** What came of an archive. */
+export interface Imported {
+  readonly guest: Guest;
+  /** Quotas of its users and groups that no file system here holds anybody to. */
+  readonly unheld: readonly KeptQuota[];
 }
 
 /** What a snapshot says of its trust domain never counts (`Copies.rollback`). */
@@ -98,11 +106,13 @@ export class Archives {
         exportedAt: exportedAt.toISOString(),
         wasRunning,
         hostUsr: flat.pin.hostUsr ?? false,
-        snapshots: kept.map(({ name, takenAt, wasRunning: ran, pin }) => ({
+        quotas: await keptQuotas(storage.users, guest.xid),
+        snapshots: kept.map(({ name, takenAt, wasRunning: ran, pin, quotas }) => ({
           name,
           takenAt,
           wasRunning: ran,
           hostUsr: pin.hostUsr ?? false,
+          quotas,
         })),
       });
       const texts = kept.map((one) => ({
@@ -136,7 +146,7 @@ export class Archives {
    * @throws UserError invalid-archive, archive-too-big, foreign-owner, archive-reaches-host, invalid-config
    * @throws StateError guest-exists, xid-in-use, address-in-use, archive-damaged, cancelled
    */
-  async import(request: ImportRequest, options: HelperOptions): Promise<Guest> {
+  async import(request: ImportRequest, options: HelperOptions): Promise<Imported> {
     const limits = { ...DEFAULT_IMPORT_LIMITS, maxBytes: request.maxBytes ?? DEFAULT_IMPORT_LIMITS.maxBytes };
     // The store of guests of no domain stays, whatever domain the archive turns out to be for.
     const store = this.#manager.storage.store(DEFAULT_DOMAIN);
@@ -171,7 +181,7 @@ export class Archives {
     return to;
   }
 
-  async #create(request: ImportRequest, archive: StagedArchive, options: HelperOptions): Promise<Guest> {
+  async #create(request: ImportRequest, archive: StagedArchive, options: HelperOptions): Promise<Imported> {
     const manager = this.#manager;
     const { registry, storage, networks, snapshots } = manager;
     const manifest = parseManifest(textOf(archive, MANIFEST_FILE));
@@ -191,7 +201,7 @@ export class Archives {
         if (!request.isTrusted) checkReach(parseGuestConfig(config, `${directory}/${CONFIG_FILE}`), STAYS);
         const flat = await adopt(store, archive, manifest, `${directory}/${ROOT_DIRECTORY}`, options);
         const pin = { name: asked.template, pinned: flat.image.name, hostUsr: one.hostUsr };
-        const { takenAt, wasRunning } = one;
+        const { takenAt, wasRunning, quotas } = one;
         kept.push({
           name: one.name,
           takenAt,
@@ -199,6 +209,7 @@ export class Archives {
           pin,
           root: flat.root,
           config,
+          quotas,
           newBytes: flat.newBytes,
         });
       }
@@ -215,11 +226,14 @@ export class Archives {
       await createGuestDirs(paths, idRangeOf(xid).hostBase);
       undo.defer('directories', () => manager.removeFiles(name));
       for (const snapshot of kept) snapshots.add(name, snapshot);
+      const { quotas = [] } = manifest;
+      if (quotas.length > 0) undo.defer('quotas', () => forgetQuotas(storage.users, xid));
+      const unheld = quotas.length > 0 ? await putQuotas(storage.users, xid, quotas) : [];
       // The configuration file comes last: what has one exists, what has none is swept at the next start.
       await storage.furnish(guest, pin, edited, root);
       undo.commit();
       manager.making.created(guest);
-      return guest;
+      return { guest, unheld };
     });
   }
 }

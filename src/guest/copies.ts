@@ -22,6 +22,7 @@ import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { Snapshot } from './snapshots.ts';
 import type { FlatGuest } from './storage.ts';
+import { forgetQuotas, type KeptQuota, keptQuotas, putQuotas } from './user-quotas.ts';
 
 /** What unification did to a guest, or would do. */
 export interface Unified {
@@ -35,6 +36,13 @@ export interface Unified {
   readonly savedBytes: number;
 }
 
+/** What a guest was given back. */
+export interface RolledBack {
+  readonly snapshot: Snapshot;
+  /** Quotas that no file system here holds anybody to. */
+  readonly unheld: readonly KeptQuota[];
+}
+
 const NOTHING = { ownBytes: 0, keptBytes: 0, newBytes: 0, savedBytes: 0 } as const;
 
 /** Makes copies of guests. */
@@ -46,7 +54,7 @@ export class Copies {
   }
 
   /**
-   * Creates a guest with the files and the configuration of another one, which may run.
+   * Creates a guest with the files, the configuration and the quotas of users of another one, which may run.
    *
    * @param changes of the configuration; the clone has no addresses unless they give it some
    * @throws StateError guest-exists, guest-ephemeral, xid-in-use, cancelled; UserError invalid-config, trust-domain-fixed
@@ -79,9 +87,16 @@ export class Copies {
       storage.checkDomain(source.name, config);
       await manager.networks.check(guest, guest.config);
       await storage.storeOf(source).withoutDeleting(async () => {
-        const { pin, root } = await this.#flatten(source, options);
+        const [{ pin, root }, quotas] = await Promise.all([
+          this.#flatten(source, options),
+          keptQuotas(storage.users, source.xid),
+        ]);
         await createGuestDirs(paths, idRangeOf(xid).hostBase);
         undo.defer('directories', () => manager.removeFiles(name));
+        if (quotas.length > 0) {
+          undo.defer('quotas', () => forgetQuotas(storage.users, xid));
+          await putQuotas(storage.users, xid, quotas);
+        }
         await storage.furnish(guest, { ...pin, name: config.template }, edited, root);
       });
       undo.commit();
@@ -111,6 +126,7 @@ export class Copies {
       return await storage.storeOf(guest).withoutDeleting(async () => {
         const wasRunning = isActive(guest);
         const { pin, root, captured } = await this.#flatten(guest, options);
+        const quotas = await keptQuotas(storage.users, guest.xid);
         const snapshot = {
           name: chosen,
           takenAt,
@@ -118,6 +134,7 @@ export class Copies {
           pin,
           root,
           config,
+          quotas,
           newBytes: captured?.newBytes ?? 0,
         };
         snapshots.add(guest.name, snapshot);
@@ -130,12 +147,13 @@ export class Copies {
   }
 
   /**
-   * Gives a guest the files and the configuration of a snapshot. What it has now is lost. Allowed in: stopped.
+   * Gives a guest the files, the configuration and the quotas of users of a snapshot. What it has now is lost. Allowed in:
+   * stopped.
    *
-   * @param keepConfig its configuration stays as it is
+   * @param keepConfig its configuration and its quotas stay as they are
    * @throws StateError guest-running; UserError snapshot-not-found
    */
-  async rollback(guest: Guest, name: string, keepConfig: boolean): Promise<Snapshot> {
+  async rollback(guest: Guest, name: string, keepConfig: boolean): Promise<RolledBack> {
     const { storage, snapshots, networks, host } = this.#manager;
     return await this.#manager.exclusive(guest, async () => {
       const snapshot = snapshots.find(guest.name, name);
@@ -153,7 +171,9 @@ export class Copies {
       await storage.replace(guest, { ...snapshot, pin: { ...snapshot.pin, name: config.template } }, true);
       writeDurable(paths.config, edited);
       guest.config = config;
-      return snapshot;
+      const { quotas } = snapshot;
+      const unheld = keepConfig || !quotas ? [] : await putQuotas(storage.users, guest.xid, quotas);
+      return { snapshot, unheld };
     });
   }
 

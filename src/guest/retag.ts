@@ -14,7 +14,7 @@ import type { Guest } from './guest.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { GuestStorage } from './storage.ts';
-import { copyQuotas, forgetQuotas } from './user-quotas.ts';
+import { forgetQuotas, keptQuotas, putQuotas } from './user-quotas.ts';
 
 /**
  * Gives a guest another xid. What it sees does not change. Allowed in: stopped.
@@ -42,8 +42,7 @@ export async function retag(manager: Manager, guest: Guest, xid: Xid, options: H
         await copies.settle(guest, options);
       }
       const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], path);
-      await forgetQuotas(storage.users, xid);
-      await copyQuotas(storage.users, guest.xid, xid);
+      await putQuotas(storage.users, xid, await keptQuotas(storage.users, guest.xid));
       const former = guest.xid;
       // Taken from here on: nobody is given it meanwhile.
       registry.renumber(guest, xid);

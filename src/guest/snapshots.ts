@@ -1,5 +1,5 @@
 /**
- * Snapshots of guests: an image of the files, and the configuration they had, under a name.
+ * Snapshots of guests: an image of the files, the configuration and the quotas of users they had, under a name.
  *
  *     lib/guests/NAME/snapshots/SNAPSHOT.json
  */
@@ -11,6 +11,7 @@ import { readIfThere, removeDurable, syncDirectory, writeDurable } from '../sys/
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import type { Pin } from './storage.ts';
+import type { KeptQuota } from './user-quotas.ts';
 
 /** A snapshot, as its file has it. */
 export interface Snapshot {
@@ -23,6 +24,8 @@ export interface Snapshot {
   readonly root: RootAttributes;
   /** Text of the configuration file. */
   readonly config: string;
+  /** Limits of the guest's users and groups; without, the snapshot is older than that these were kept. */
+  readonly quotas?: readonly KeptQuota[] | undefined;
   /** Files in it, and bytes that had to be added to the store for it. */
   readonly newBytes: number;
 }

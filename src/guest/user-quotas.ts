@@ -12,8 +12,20 @@ const QUOTA_KINDS = ['user', 'group'] as const;
 const NUMBER = /^\d+$/;
 const NO_LIMITS: QuotaLimits = { spaceSoftBytes: 0, spaceBytes: 0, inodesSoft: 0, inodes: 0 };
 
+/** Whether it is one. */
+export function isQuotaKind(value: unknown): value is QuotaKind {
+  return QUOTA_KINDS.some((kind) => kind === value);
+}
+
 /** What one user or group of a guest has. */
 export interface OwnQuota extends QuotaUse {
+  readonly kind: QuotaKind;
+  /** In the guest. */
+  readonly id: number;
+}
+
+/** Limits of a user or group of a guest, as a copy of the guest takes them along. */
+export interface KeptQuota extends QuotaLimits {
   readonly kind: QuotaKind;
   /** In the guest. */
   readonly id: number;
@@ -57,22 +69,40 @@ export async function setQuota(
 
 /** Takes the limits from all ids of a context: another guest may get them. */
 export async function forgetQuotas(users: UserQuota, xid: Xid): Promise<void> {
-  const state = await users.state();
-  for (const kind of QUOTA_KINDS) {
-    if (!state[kind]) continue;
-    for (const { id, ...use } of await ownQuotas(users, xid, kind))
-      if (isLimited(use)) await users.set(kind, toHostId(idRangeOf(xid), id), NO_LIMITS);
-  }
+  await putQuotas(users, xid, []);
 }
 
-/** Gives ids of a context the limits of another one's. */
-export async function copyQuotas(users: UserQuota, from: Xid, to: Xid): Promise<void> {
+/** Returns the limits of all ids of a context, for a copy of its guest. */
+export async function keptQuotas(users: UserQuota, xid: Xid): Promise<readonly KeptQuota[]> {
+  const kept: KeptQuota[] = [];
   const state = await users.state();
   for (const kind of QUOTA_KINDS) {
     if (!state[kind]) continue;
-    for (const { id, ...use } of await ownQuotas(users, from, kind))
-      if (isLimited(use) && id < idRangeOf(to).count) await users.set(kind, toHostId(idRangeOf(to), id), use);
+    for (const { id, spaceSoftBytes, spaceBytes, inodesSoft, inodes } of await ownQuotas(users, xid, kind)) {
+      const limits = { spaceSoftBytes, spaceBytes, inodesSoft, inodes };
+      if (isLimited(limits)) kept.push({ kind, id, ...limits });
+    }
   }
+  return kept;
+}
+
+/** Gives ids of a context these limits, and all others none. Returns those that no file system here holds anybody to. */
+export async function putQuotas(
+  users: UserQuota,
+  xid: Xid,
+  kept: readonly KeptQuota[],
+): Promise<readonly KeptQuota[]> {
+  const range = idRangeOf(xid);
+  const state = await users.state();
+  for (const kind of QUOTA_KINDS) {
+    if (!state[kind]) continue;
+    const wanted = new Map(kept.filter((one) => one.kind === kind).map((one) => [one.id, one]));
+    for (const { id, ...use } of await ownQuotas(users, xid, kind))
+      if (isLimited(use) && !wanted.has(id)) await users.set(kind, toHostId(range, id), NO_LIMITS);
+    for (const [id, limits] of wanted)
+      if (id < range.count) await users.set(kind, toHostId(range, id), limits);
+  }
+  return kept.filter(({ kind }) => !state[kind]);
 }
 
 async function ownQuotas(users: UserQuota, xid: Xid, kind: QuotaKind): Promise<readonly OwnQuota[]> {

@@ -198,6 +198,11 @@ describe('export and import', { skip: unmet(...NEEDS) }, () => {
           config('command: [a]\nmounts: [{ source: /, target: /mnt }]\n'),
           /reaches the host by/,
         ],
+        [
+          'a quota of nobody',
+          tar([manifest({ quotas: [{ kind: 'all', id: 1 }] }), CONFIG, ROOTFS]),
+          /neither user nor group/,
+        ],
         ['hooks', config('command: [a]\nhooks: { preStart: /bin/true }\n'), /reaches the host by/],
         ["the host's network", config('command: [a]\nnetwork: { mode: host }\n'), /reaches the host by/],
         ['capabilities', config('command: [a]\nbcaps: [+SYS_ADMIN]\n'), /reaches the host by/],

@@ -447,7 +447,14 @@ describe('snapshots', { skip: unmet(...NEEDS) }, () => {
       assert.equal((await v.run(['snapshot', 'a', 'second'])).code, 1);
       assert.equal((await v.run(['snapshot', 'a', '../x'])).code, 2);
       assert.equal((await v.run(['rollback', 'a', 'missing'])).code, 2);
-      await v.ok(['rollback', 'a', 'first']);
+      // Limits of its users that it had, and has no more where nothing enforces them.
+      const file = join(v.root, 'lib/guests/a/snapshots/first.json');
+      const limits = { spaceSoftBytes: 0, spaceBytes: 1024, inodesSoft: 0, inodes: 0 };
+      const quotas = [{ kind: 'user', id: 1000, ...limits }];
+      writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), quotas }));
+      const hasQuotas = (await v.run(['quota', 'a'])).code === 0;
+      const { code, stderr } = await v.run(['rollback', 'a', 'first']);
+      assert.deepEqual([code, /1 quotas of users and groups .* left out/.test(stderr)], [0, !hasQuotas]);
       assert.equal(await showStopped(v, 'a'), first);
       assert.match(await v.ok(['inspect', 'a']), /"labels": \{\}/);
       await v.ok(['unify', 'a']);

@@ -2,6 +2,9 @@ import { resolve } from 'node:path';
 import { UserError } from '../../base/errors.ts';
 import { parseGuestName } from '../../base/ids.ts';
 import { type ArchivePlace, Archives } from '../../guest/archives.ts';
+import type { Guest } from '../../guest/guest.ts';
+import type { KeptQuota } from '../../guest/user-quotas.ts';
+import { warn } from '../for-each.ts';
 import { viewGuest } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
@@ -23,7 +26,7 @@ export async function importGuest(
     ...(ip.length > 0 ? [{ path: ['network', 'addresses'], value: ip } as const] : []),
   ];
   await using progress = new Progress(io, parsed.global, `import ${file === '-' ? 'a guest' : file}`);
-  const guest = await new Archives(services.manager).import(
+  const { guest, unheld } = await new Archives(services.manager).import(
     {
       from: file === '-' ? standardInput(io) : { kind: 'file', path: resolve(io.cwd, file) },
       name: name === undefined ? undefined : parseGuestName(name),
@@ -35,8 +38,19 @@ export async function importGuest(
     progress.options,
   );
   progress.clear();
+  await warnOfQuotas(io, guest, unheld);
   await io.out(parsed.global.json ? formatJson(viewGuest(guest, services)) : `${guest.name}\n`);
   return 0;
+}
+
+/** Tells of limits of a guest's users and groups that it was to have, and that nothing enforces here. */
+export async function warnOfQuotas(io: Io, guest: Guest, unheld: readonly KeptQuota[]): Promise<void> {
+  if (unheld.length === 0) return;
+  await warn(
+    io,
+    `${unheld.length} quotas of users and groups of guest "${guest.name}" are left out: ` +
+      'found no such quotas in force where its files are; see `vserver quota --help`',
+  );
 }
 
 function standardInput(io: Io): ArchivePlace {

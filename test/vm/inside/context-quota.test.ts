@@ -93,11 +93,34 @@ describe('quotas of users in guests', options, () => {
     assert.match(inGroup.stderr, /quota exceeded/i);
     assert.match(inGroup.stdout, /^5120000$[\s\S]* 5000\* +0 +5000 /m);
     await asRoot('a', 'rm /srv/d/g');
-    for (const refused of ['setquota -t 60 60 /', 'quotaoff /']) {
-      const { code, stdout, stderr } = await sh('a', refused);
-      assert.notEqual(`${code}${stdout}${stderr}`, '0', refused);
-    }
     assert.match(await asRoot('a', 'repquota -unv /'), /12000/);
+  });
+
+  test('tools are told what is on, what there is to check, and what is of the host', async () => {
+    for (const [script, code, said] of [
+      [
+        'quotaon -p /',
+        2,
+        /^group quota on \/ \(\/dev\/hdv1\) is on\nuser quota on \/ \(\/dev\/hdv1\) is on$/m,
+      ],
+      ['quotaon -a', 2, /Device or resource busy/],
+      ['quotaoff -a', 2, /Operation not permitted/],
+      ['quotacheck -ugm /', 1, /Cannot find filesystem to check/],
+      ['quotacheck -augm', 0, /^$/],
+      ['setquota -t 60 60 /', 1, /Operation not permitted/],
+      ["EDITOR='sed -i s/7days/3days/' edquota -t", 1, /Operation not permitted/],
+      ['repquota -a', 0, /Report for user quotas on device \/dev\/hdv1/],
+    ] as const) {
+      const ended = await sh('a', script);
+      assert.equal(ended.code, code, `${script}\n${ended.stdout}${ended.stderr}`);
+      assert.match(`${ended.stdout}${ended.stderr}`, said, script);
+    }
+    // What is left to one user, who has more than the soft limit.
+    await asRoot('a', 'setquota -u 1001 100 9000 0 0 /');
+    await sh('a', 'dd if=/dev/zero of=/srv/d/soft bs=64k count=32', '1001:1001');
+    await asRoot('a', 'setquota -T -u 1001 7200 unset /');
+    assert.match(await asRoot('a', 'quota -s -u 1001 || true'), /2048K\* +100K +9000K +0[12]:\d\d/);
+    await asRoot('a', 'rm /srv/d/soft');
   });
 
   for (const abi of ['native', 'i386']) {
@@ -163,6 +186,44 @@ describe('quotas of users in guests', options, () => {
     assert.match(await ok('quota', 'c'), /user +0 +\S+ +- +- +- /);
     const wrong = await v.run(['quota', 'c', '--user', '65536', '--space', '1m'], { timeoutMs: TIMEOUT_MS });
     assert.equal(wrong.code, 2);
+  });
+
+  test('copies of a guest have its limits, snapshots bring them back, archives carry them', async () => {
+    const limitsOf = async (name: string): Promise<string> =>
+      (await quotasOf(name))
+        .filter(({ inodes, spaceBytes }) => inodes + spaceBytes > 0)
+        .map(({ kind, id, spaceBytes, spaceSoftBytes, inodes }) =>
+          [kind, id, spaceBytes / KIB, spaceSoftBytes / KIB, inodes].join(' '),
+        )
+        .join(', ');
+    const set = async (...args: readonly string[]): Promise<string> => await ok('quota', 'e', ...args);
+    await ok('create', 'e', '--template', 'busybox', '--', 'true');
+    await set('--user', '1000', '--space', '4m', '--space-soft', '1m', '--inodes', '99');
+    await set('--group', '5', '--space', '8m');
+    const before = 'user 1000 4096 1024 99, group 5 8192 0 0';
+    assert.equal(await limitsOf('e'), before);
+    await ok('snapshot', 'e', 'one');
+    await ok('clone', 'e', 'f');
+    assert.equal(await limitsOf('f'), before);
+    await set('--user', '1000', '--space', '0', '--inodes', '0', '--space-soft', '0');
+    await set('--user', '7', '--space', '1m');
+    assert.equal(await limitsOf('e'), 'user 7 1024 0 0, group 5 8192 0 0');
+    await ok('rollback', 'e', 'one', '--keep-config');
+    assert.equal(await limitsOf('e'), 'user 7 1024 0 0, group 5 8192 0 0');
+    const archive = `${v.scratch}/e.tar`;
+    await ok('export', 'e', '--snapshots', '-o', archive);
+    await ok('rollback', 'e', 'one');
+    assert.equal(await limitsOf('e'), before);
+    assert.equal(await limitsOf('f'), before);
+    await ok('import', archive, 'g');
+    assert.equal(await limitsOf('g'), 'user 7 1024 0 0, group 5 8192 0 0');
+    await ok('rollback', 'g', 'one');
+    assert.equal(await limitsOf('g'), before);
+    await ok('retag', 'g', '4321');
+    assert.equal(await limitsOf('g'), before);
+    await ok('delete', 'g');
+    await ok('create', 'g', '--xid', '4321', '--template', 'busybox', '--', 'true');
+    assert.equal(await limitsOf('g'), '');
   });
 
   test('commands to come have another service when one is killed', async () => {
