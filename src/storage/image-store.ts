@@ -16,6 +16,7 @@ import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { type ContainedCommand, runContained } from './contained-command.ts';
+import { discardUnfinished } from './fetch-cache.ts';
 import type {
   Archive,
   CaptureResult,
@@ -413,7 +414,11 @@ export class ImageStore {
     const work = (async (): Promise<T> => {
       await before?.catch(() => undefined); // told to who began it
       this.#prepare();
-      return await body(join(this.cache, name));
+      try {
+        return await body(join(this.cache, name));
+      } finally {
+        discardUnfinished(this.cache, name);
+      }
     })();
     this.#caches.set(name, work);
     try {
@@ -471,6 +476,7 @@ export class ImageStore {
   async sweep(): Promise<readonly string[]> {
     const names = this.leftovers();
     for (const name of names) await this.#discard(name);
+    discardUnfinished(this.cache);
     return names;
   }
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer, request } from 'node:http';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
@@ -44,6 +46,43 @@ function busyboxRoot(): readonly Member[] {
 function halfMade(v: Instance): readonly string[] {
   const store = join(v.root, 'lib/store/default');
   return existsSync(store) ? readdirSync(store).filter((name) => name.startsWith('new-')) : [];
+}
+
+/** Runs a build until `isBegun` says so, and makes an end of it; returns what the client said. */
+async function breakOff(
+  v: Instance,
+  words: readonly string[],
+  killed: 'SIGINT' | 'SIGKILL' | 'vserverd',
+  isBegun: () => boolean,
+): Promise<void> {
+  const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+  const client = v.spawn(['build', 'a', ...words]);
+  const ended = new Promise((done) => client.once('exit', done));
+  const what = `${killed} ${words.join(' ')}`;
+  await eventually(`in the making: ${what}`, () => (isBegun() ? true : undefined));
+  if (killed === 'vserverd') process.kill(vserverdPid, 'SIGKILL');
+  else client.kill(killed);
+  await ended;
+}
+
+const WAYS_TO_END = ['SIGINT', 'SIGKILL', 'vserverd'] as const;
+
+/** What is in the store's cache that is no finished part of anything. */
+function fetchedOf(v: Instance): readonly string[] {
+  const cache = join(v.root, 'lib/store/default/cache');
+  return existsSync(cache)
+    ? readdirSync(cache, { recursive: true, encoding: 'utf8' }).filter((name) =>
+        /tmp|log-|oci-put/.test(name),
+      )
+    : [];
+}
+
+/** A way to another host on which nothing comes, and whether it is taken. */
+function silentWay(v: Instance): { readonly path: string; readonly isTaken: () => boolean } {
+  const path = join(v.scratch, 'way');
+  const seconds = 400_000 + process.pid;
+  writeFileSync(path, `#!/bin/sh\nexec sleep ${seconds}\n`, { mode: 0o755 });
+  return { path, isTaken: () => spawnSync('pgrep', ['-fx', `sleep ${seconds}`]).status === 0 };
 }
 
 async function inside(v: Instance, name: string, script: string): Promise<string> {
@@ -114,6 +153,98 @@ function writeLayout(directory: string, layers: readonly Layer[], options: Image
     join(directory, 'index.json'),
     JSON.stringify({ schemaVersion: 2, manifests: [{ ...top, annotations }] }),
   );
+}
+
+/** Digests of the layers in a layout of one image. */
+function layersOf(layout: string): readonly string[] {
+  const read = (path: string): unknown => JSON.parse(readFileSync(path, 'utf8'));
+  const { manifests } = read(join(layout, 'index.json')) as { manifests: readonly { digest: string }[] };
+  const path = join(layout, 'blobs', manifests[0]?.digest.replace(':', '/') ?? '');
+  return (read(path) as { layers: readonly { digest: string }[] }).layers.map(({ digest }) => digest);
+}
+
+/** A registry on the loopback interface, with the image of a layout. */
+async function startRegistry(
+  directory: string,
+  layout: string,
+): Promise<{ readonly port: number; readonly image: string; close(): void }> {
+  const port = 20_000 + (process.pid % 10_000);
+  const config = join(directory, 'registry.yml');
+  const root = join(directory, 'registry');
+  writeFileSync(
+    config,
+    `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${root}\nhttp:\n  addr: 127.0.0.1:${port}\n`,
+  );
+  const server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
+  const image = `127.0.0.1:${port}/it:1`;
+  const words = [
+    '--insecure-policy',
+    'copy',
+    '--dest-tls-verify=false',
+    `oci:${layout}:it`,
+    `docker://${image}`,
+  ];
+  await eventually('the registry listens', () =>
+    spawnSync('skopeo', words).status === 0 ? true : undefined,
+  );
+  return { port, image, close: () => server.kill() };
+}
+
+/** A way to a registry on which one blob stops half-way until it is lifted. */
+interface Gate extends AsyncDisposable {
+  readonly port: number;
+  /** Times that the blob was asked for and held; other layers that passed; requests that are under way. */
+  readonly held: number;
+  readonly passed: number;
+  readonly open: number;
+  lift(): void;
+}
+
+async function openGate(port: number, digest: string): Promise<Gate> {
+  let [held, passed, open, isLifted] = [0, 0, 0, false];
+  const server = createServer((asked, answer) => {
+    open++;
+    answer.once('close', () => open--);
+    const { method, url: path = '', headers } = asked;
+    const isHeld = method === 'GET' && path.endsWith(digest) && !isLifted;
+    const onward = request({ port, host: '127.0.0.1', method, path, headers }, (told) => {
+      answer.writeHead(told.statusCode ?? 500, told.headers);
+      const isLayer = Number(told.headers['content-length']) > 100_000;
+      if (method === 'GET' && isLayer && !isHeld) passed++;
+      if (!isHeld) told.pipe(answer);
+      else
+        told.once('data', (piece: Buffer) => {
+          answer.write(piece.subarray(0, piece.length >> 1));
+          told.destroy();
+          held++;
+        });
+    });
+    onward.on('error', () => answer.destroy());
+    asked.pipe(onward);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  return {
+    port: typeof address === 'object' && address ? address.port : 0,
+    get held() {
+      return held;
+    },
+    get passed() {
+      return passed;
+    },
+    get open() {
+      return open;
+    },
+    lift: () => {
+      isLifted = true;
+    },
+    [Symbol.asyncDispose]: async () => {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    },
+  };
 }
 
 const UPPER: Layer = {
@@ -344,59 +475,60 @@ describe('build', { skip: unmet(...NEEDS) }, () => {
     });
   });
 
-  test('an interrupted build leaves nothing, and neither does one whose vserverd is killed', async () => {
+  test('whatever the method and whoever is killed, a build that does not end leaves nothing', async () => {
     await withInstance(async (v) => {
       // Zeros that are in no archive, and take long to be hashed.
       const hole = { 'GNU.sparse.size': String(50 * 1024 ** 3), 'GNU.sparse.map': '0,0' };
-      const [endless, archive] = [join(v.scratch, 'endless.tar'), join(v.scratch, 'root.tar')];
-      writeFileSync(endless, tar([...busyboxRoot(), { name: 'srv/hole', pax: hole }]));
-      writeFileSync(archive, tar(busyboxRoot()));
-      const words = ['build', 'a', '-m', 'template', '--command', '/bin/busybox true', '--', '-t', endless];
-      const begun = async (): Promise<true> =>
-        await eventually('a build is in the making', () => (halfMade(v).length > 0 ? true : undefined));
-      await v.ok(['daemon', 'start']);
-      const client = v.spawn(words);
-      const ended = new Promise((done) => client.once('exit', done));
-      await begun();
-      client.kill('SIGINT');
-      await ended;
-      await eventually('nothing half-made', () => (halfMade(v).length === 0 ? true : undefined));
-      assert.equal(await v.ok(['list', '--all', '--quiet']), '');
-
-      const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as {
-        vserverdPid: number;
-      };
-      const other = v.spawn(words);
-      const otherEnded = new Promise((done) => other.once('exit', done));
-      await begun();
-      process.kill(vserverdPid, 'SIGKILL');
-      await otherEnded;
-      await eventually('nothing half-made', async () => {
-        const { code } = await v.run(['list', '--all', '--quiet']);
-        return code === 0 && halfMade(v).length === 0 ? true : undefined;
-      });
-      await v.ok([...words.slice(0, -1), archive]);
+      const endless: readonly Member[] = [...busyboxRoot(), { name: 'srv/hole', pax: hole }];
+      const place = (name: string): string => join(v.scratch, name);
+      writeFileSync(place('endless.tar'), tar(endless));
+      writeFileSync(place('root.tar'), tar(busyboxRoot()));
+      writeLayout(place('layout'), [{ members: endless }], { platforms: [ARCHITECTURE] });
+      mkdirSync(place('tree/etc'), { recursive: true });
+      assert.equal(spawnSync('truncate', ['-s', '50G', place('tree/etc/hole')]).status, 0);
+      await v.ok(['create', 'source', '--template', 'busybox', '--', 'sleep', '1000']);
+      await v.ok(['start', 'source']);
+      await v.ok(['exec', 'source', 'truncate', '-s', String(50 * 1024 ** 3), '/srv/hole']);
+      await v.ok(['stop', '-t', '0', 'source']);
+      const store = async (): Promise<unknown> => JSON.parse(await v.ok(['store', 'stat', '--json']));
+      const guests = (): readonly string[] => readdirSync(join(v.root, 'lib/guests')).sort();
+      const before = [await store(), guests()];
+      const command = ['--command', '/bin/busybox true', '--'];
+      const template = ['-m', 'template', ...command, '-t'];
+      for (const words of [
+        [...template, place('endless.tar')],
+        ['-m', 'directory', ...command, '-s', place('tree')],
+        ['-m', 'oci', ...command, `oci:${place('layout')}:it`],
+        ['-m', 'clone', '--', '-s', 'source'],
+      ]) {
+        for (const killed of WAYS_TO_END) {
+          const what = `${killed} ${words.join(' ')}`;
+          await breakOff(v, words, killed, () => halfMade(v).length > 0);
+          await eventually(`nothing half-made: ${what}`, async () => {
+            const { code, stdout } = await v.run(['list', '--all', '--quiet']);
+            return code === 0 && stdout === 'source\n' && halfMade(v).length === 0 ? true : undefined;
+          });
+          assert.deepEqual([await store(), guests()], before, what);
+        }
+      }
+      await v.ok(['build', 'a', ...template, place('root.tar')]);
       await v.ok(['store', 'check']);
     });
   });
 
   test('shows how far it is on a terminal, where Ctrl-C leaves nothing of it, whatever the method', async () => {
     await withInstance(async (v) => {
-      const [tree, way, archive] = [
-        join(v.scratch, 'tree'),
-        join(v.scratch, 'way'),
-        join(v.scratch, 'big.tar'),
-      ];
+      const [tree, archive] = [join(v.scratch, 'tree'), join(v.scratch, 'big.tar')];
+      const way = silentWay(v);
       mkdirSync(join(tree, 'etc'), { recursive: true });
       // Holes, which take long to be hashed.
       assert.equal(spawnSync('truncate', ['-s', '50G', join(tree, 'etc/hole')]).status, 0);
       const hole = { 'GNU.sparse.size': String(50 * 1024 ** 3), 'GNU.sparse.map': '0,0' };
       writeFileSync(archive, tar([...busyboxRoot(), { name: 'srv/hole', pax: hole }]));
-      writeFileSync(way, '#!/bin/sh\nexec sleep 4242\n', { mode: 0o755 });
       const methods = [
         [`-m template --command x -- -t ${archive}`, /\[#+-*\] \d+ %.* files/],
         [`-m directory --command x -- ${tree}`, /read files/],
-        [`-m rsync --command x -- -s host:/tree -o --rsh=${way}`, /copy host:\/tree/],
+        [`-m rsync --command x -- -s host:/tree -o --rsh=${way.path}`, /copy host:\/tree/],
       ] as const;
       for (const [words, line] of methods) {
         const terminal = await openTerminal(v, `trap : INT; "$V" build a ${words}; echo "end $?"`);
@@ -410,7 +542,7 @@ describe('build', { skip: unmet(...NEEDS) }, () => {
         }
         await eventually('nothing half-made', () => (halfMade(v).length === 0 ? true : undefined));
         assert.equal(await v.ok(['list', '--all', '--quiet']), '', words);
-        assert.notEqual(spawnSync('pgrep', ['-fx', 'sleep 4242']).status, 0, words);
+        assert.ok(!way.isTaken(), words);
       }
       assert.equal(JSON.parse(await v.ok(['store', 'stat', '--json'])).images, 0);
     });
@@ -455,6 +587,23 @@ describe('build with rsync', { skip: unmet(...NEEDS, 'rsync') }, () => {
   });
 });
 
+describe('build from other hosts', { skip: unmet(...NEEDS, 'rsync') }, () => {
+  test('does not go on when who asked for it, or vserverd, is gone', async () => {
+    await withInstance(async (v) => {
+      const way = silentWay(v);
+      const words = ['-m', 'rsync', '--command', 'x', '--', '-s', 'host:/tree', '-o', `--rsh=${way.path}`];
+      for (const killed of WAYS_TO_END) {
+        await breakOff(v, words, killed, way.isTaken);
+        await eventually(`nobody waits: ${killed}`, async () => {
+          const { code, stdout } = await v.run(['list', '--all', '--quiet']);
+          return code === 0 && stdout === '' && !way.isTaken() && halfMade(v).length === 0 ? true : undefined;
+        });
+        assert.deepEqual(fetchedOf(v), [], killed);
+      }
+    });
+  });
+});
+
 describe('build from a registry and from archives of images', {
   skip: unmet(...NEEDS, 'skopeo', 'registry'),
 }, () => {
@@ -476,26 +625,9 @@ describe('build from a registry and from archives of images', {
       await v.ok(['build', 'b', '-m', 'oci', '--', `oci-archive:${oci}:it`]);
       for (const name of ['a', 'b']) assert.equal(await inside(v, name, 'ls /srv'), 'again\nkeep\n');
 
-      const port = 20_000 + (process.pid % 10_000);
-      const registry = join(v.scratch, 'registry');
-      const config = join(v.scratch, 'registry.yml');
-      writeFileSync(
-        config,
-        `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${registry}\nhttp:\n  addr: 127.0.0.1:${port}\n`,
-      );
-      const server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
+      const registry = await startRegistry(v.scratch, layout);
       try {
-        const image = `127.0.0.1:${port}/it:1`;
-        await eventually('the registry listens', () => {
-          const { status } = spawnSync('skopeo', [
-            '--insecure-policy',
-            'copy',
-            '--dest-tls-verify=false',
-            `oci:${layout}:it`,
-            `docker://${image}`,
-          ]);
-          return status === 0 ? true : undefined;
-        });
+        const { image, port } = registry;
         const words = ['-m', 'oci', '--', '--tls-verify=false', image];
         await v.ok(['build', 'c', ...words], { timeoutMs: 60_000 });
         assert.equal(await inside(v, 'c', 'ls /srv'), 'again\nkeep\n');
@@ -523,9 +655,47 @@ describe('build from a registry and from archives of images', {
         ]);
         assert.match(missing.stderr, /cannot fetch image .*: found exit code 1 of \/usr\/bin\/skopeo/);
       } finally {
-        server.kill();
+        registry.close();
       }
       assert.deepEqual(halfMade(v), []);
+    });
+  });
+
+  test('goes on where it was interrupted, whoever was killed, and leaves nothing half-fetched', async () => {
+    await withInstance(async (v) => {
+      const layout = join(v.scratch, 'layout');
+      // Two large layers, of which the second does not come to its end.
+      const bytes = Array.from({ length: 300_000 }, (_, i) => `${(i * 7919) % 1_000_003}`).join(' ');
+      const large: Layer = { members: [{ name: 'srv/large', content: bytes }], compression: 'gzip' };
+      writeLayout(layout, [{ members: busyboxRoot(), compression: 'gzip' }, large], {
+        platforms: [ARCHITECTURE],
+      });
+      const [first = '', second = ''] = layersOf(layout);
+      const fetched = join(v.root, 'lib/store/default/cache/oci/blobs', first.replace(':', '/'));
+      const registry = await startRegistry(v.scratch, layout);
+      await using gate = await openGate(registry.port, second);
+      try {
+        const words = ['-m', 'oci', '--', '--tls-verify=false', `127.0.0.1:${gate.port}/it:1`];
+        for (const killed of WAYS_TO_END) {
+          const held = gate.held;
+          await breakOff(v, words, killed, () => gate.held > held && existsSync(fetched));
+          await eventually(`skopeo is gone: ${killed}`, async () => {
+            const { code, stdout } = await v.run(['list', '--all', '--quiet']);
+            return code === 0 && stdout === '' && gate.open === 0 && halfMade(v).length === 0
+              ? true
+              : undefined;
+          });
+          assert.deepEqual(fetchedOf(v), [], killed);
+        }
+        const before = gate.passed;
+        gate.lift();
+        await v.ok(['build', 'a', ...words], { timeoutMs: 60_000 });
+        assert.equal(await inside(v, 'a', '/bin/busybox wc -c </srv/large'), `${bytes.length}\n`);
+        // The first layer was there after the first time.
+        assert.deepEqual([before, gate.passed], [1, 2]);
+      } finally {
+        registry.close();
+      }
     });
   });
 });
