@@ -8,7 +8,7 @@
 #include <linux/fuse.h>
 
 #define PATIENCE_MS 8000 /* then an old text has to do, or EIO: who is killed waits for its answer too */
-#define HASTE_MS 1000    /* the same for who has opened the file not to wait (O_NONBLOCK) */
+#define HASTE_MS 1000    /* then an old text has to do for who has opened the file not to wait (O_NONBLOCK) */
 #define AT_ONCE 64       /* requests, before it is looked whether others have something to say */
 #define TEXTS_MAX 8192   /* some 30 MiB: if guests keep more, by open files, what they have read may change before its end */
 
@@ -33,11 +33,9 @@ struct request {
 
 static int fuse, peer = -1;
 static int64_t now, lost_ms;
-static uint64_t connection;
-static bool silent; /* who could not wait has not been answered: others like that need not try it before something comes */
+static uint64_t connection, texts;
 static struct request *kept;
 #define is_hasty(r) ((r)->head.opcode == FUSE_READ && (r)->read.flags & O_NONBLOCK && !(r)->ahead)
-static uint32_t texts;
 static struct text *recent[4096]; /* by node; a handle, too, is a pointer to a text, and its address the kernel's name for it */
 #define recent_of(node) (&recent[((node) ^ (node) >> 12) % (sizeof recent / sizeof *recent)])
 static struct { struct fuse_out_header head; uint32_t hold_ms; uint8_t bytes[1024 * 1024]; } in;
@@ -79,6 +77,14 @@ static bool read_answer(const struct request *r, bool any_age)
 	return true;
 }
 
+/* Whether a file's text has been asked for by one of these; `ahead`: by one that nobody waits for. */
+static bool is_asked(const struct request *r, uint64_t node, bool ahead)
+{
+	while (r && !(r->head.opcode == FUSE_READ && r->head.nodeid == node && r->ahead >= ahead))
+		r = r->next;
+	return r;
+}
+
 static void request_take(const struct request *r)
 {
 	struct text **has = (void *)(uintptr_t)r->read.fh;
@@ -93,11 +99,10 @@ static void request_take(const struct request *r)
 		free(has);
 		answer(r, 0, NULL, 0);
 	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET) {
-		bool told = r->head.opcode == FUSE_READ && read_answer(r, false), late = !told && is_hasty(r) && (silent || peer < 0);
+		bool told = r->head.opcode == FUSE_READ && read_answer(r, false), asked = is_asked(kept, r->head.nodeid, true);
+		bool late = !told && is_hasty(r) && (asked || peer < 0) && read_answer(r, true);
 		struct text *t = *recent_of(r->head.nodeid);
-		if (late && !read_answer(r, true))
-			answer(r, EIO, NULL, 0);
-		if (late ? kept != NULL : told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
+		if (late ? asked : told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
 			return;
 		if (told) /* so that who reads on and on never waits, not even when the next text takes a while */
 			t->renewed = true, t->until_ms += t->hold_ms;
@@ -132,7 +137,6 @@ static void peer_read(void)
 		peer = -1, lost_ms = now;
 		return;
 	}
-	silent = false;
 	for (struct request **at = &kept, *r; (r = *at); at = &r->next)
 		if (r->head.unique == in.head.unique) {
 			answered(r, len);
@@ -145,19 +149,18 @@ static void peer_read(void)
 /* What others have been told answers, or it gets too late; the rest goes to vserverd, one READ for all of the same file. */
 static void kept_go_on(void)
 {
-	for (struct request **at = &kept, *r, *o; (r = *at);) {
-		bool is_read = r->head.opcode == FUSE_READ, hasty = is_hasty(r), late = r->since_ms + (hasty ? HASTE_MS : PATIENCE_MS) < now;
-		bool told = (is_read && !r->ahead && read_answer(r, late)) || (late && (answer(r, EIO, NULL, 0), true));
-		if (told && late && hasty) {
-			r->ahead = silent = true; /* what comes yet is for the next */
-		} else if (told) {
+	for (struct request **at = &kept, *r; (r = *at);) {
+		bool is_read = r->head.opcode == FUSE_READ, hasty = is_hasty(r), late = r->since_ms + PATIENCE_MS < now;
+		bool old = late || (hasty && r->since_ms + HASTE_MS < now);
+		bool told = (is_read && !r->ahead && read_answer(r, old)) || (late && (answer(r, EIO, NULL, 0), true));
+		if (told && !(old && hasty)) {
 			*at = r->next;
 			free(r);
 			continue;
 		}
-		for (o = r->next; o && !(is_read && o->head.opcode == FUSE_READ && o->head.nodeid == r->head.nodeid); o = o->next)
-			;
-		if (!o && r->sent != connection && send(peer, &r->head, r->head.len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+		r->ahead |= told; /* what comes yet is for the next */
+		bool joins = is_read && is_asked(r->next, r->head.nodeid, false);
+		if (!joins && r->sent != connection && send(peer, &r->head, r->head.len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
 			r->sent = connection;
 		at = &r->next;
 	}
@@ -178,9 +181,7 @@ _Noreturn void relay_main(int dev, int listener)
 			request_take(&r);
 		if (p[1].revents)
 			peer_read();
-		if (p[2].revents) {
-			close(peer);
-			peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC), connection++;
-		}
+		if (p[2].revents)
+			close(peer), peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC), connection++;
 	}
 }

@@ -77,16 +77,17 @@ export class Execs {
   }
 
   async #planExec(guest: Guest, request: ExecRequest, connection: Connection): Promise<PlannedExec> {
-    const live = this.#instance.running('run a command in', guest);
+    const { config, initPid: pid, initObject } = this.#instance.running('run a command in', guest);
     if (guest.state === 'paused') {
       throw new StateError(
         'guest-paused',
         `cannot run a command in guest "${guest.name}": found it paused; need \`vserver resume ${guest.name}\``,
       );
     }
-    const { config } = live;
-    const root = { kind: 'process', pid: live.initPid, initObject: live.initObject } as const;
+    const root = { kind: 'process', pid, initObject } as const;
     const user = await findUser(this.#host, request.user ?? config.user, root, idRangeOf(guest.xid).count);
+    // Of now: meanwhile it may have ended, or have got another broker.
+    const live = this.#instance.running('run a command in', guest);
     const command = commandSpec(this.#host, config, config.hostname ?? guest.name, request, user, connection);
     const { leaf, joins } = this.#host.cgroups.plan(guest.xid, limitsOf(config));
     const object = this.#host.syscalld.newObject();

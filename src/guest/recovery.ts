@@ -84,9 +84,7 @@ export class Recovery {
     void this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
       this.#instance.exclusive(guest, async () => {
         const { broker } = guest.live ?? {};
-        if (!broker || !isOf(broker) || !isActive(guest)) return;
-        this.#instance.brokers.drop(broker);
-        await this.#restartBroker(guest);
+        if (broker && isOf(broker) && isActive(guest)) await this.#replaceBroker(guest, broker);
       }),
     );
   }
@@ -96,9 +94,8 @@ export class Recovery {
     for (const guest of this.#instance.registry.list())
       await this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
         this.#instance.exclusive(guest, async () => {
-          if (!guest.live?.broker || !isActive(guest)) return;
-          this.#instance.brokers.drop(guest.live.broker);
-          await this.#restartBroker(guest);
+          const { broker } = guest.live ?? {};
+          if (broker && isActive(guest)) await this.#replaceBroker(guest, broker);
         }),
       );
   }
@@ -174,6 +171,12 @@ export class Recovery {
   async #restartBroker(guest: Guest): Promise<void> {
     const broker = guest.live && (await this.#instance.brokers.restart(guest, guest.live.initObject));
     if (broker && guest.live) this.#instance.remember(guest, { ...guest.live, broker });
+  }
+
+  /** Commands that come meanwhile have the former one. */
+  async #replaceBroker(guest: Guest, former: LiveBroker): Promise<void> {
+    await this.#restartBroker(guest);
+    this.#instance.brokers.drop(former);
   }
 
   /** The guest has the pipes to its log open for reading too, so what it wrote in between is still in there. */

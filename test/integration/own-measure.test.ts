@@ -1,9 +1,11 @@
 /** What a guest is told of memory, load and CPUs by system calls: the same as by its views. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { chmodSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import type { LiveRecord } from '../../src/guest/guest.ts';
 import { instanceCgroupName } from '../../src/resources/cgroup-layout.ts';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { openNetwork, type TestNetwork } from '../lib/network.ts';
@@ -50,6 +52,10 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
 
   const daemons = async (): Promise<{ readonly vserverdPid: number }> =>
     JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { readonly vserverdPid: number };
+
+  const relayPid = (): number =>
+    (JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }).relay
+      .pid;
 
   /** Numbers of the processes that answer calls of a guest that runs. */
   const brokersOf = async (name: string): Promise<readonly number[]> => {
@@ -177,6 +183,40 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
     assert.ok(!(await brokersOf('web')).includes(maker));
   });
 
+  test('are right from the first one on, also when vserverd does not answer for a while', async () => {
+    chmodSync(v.scratch, 0o755);
+    const gate = ['--volume', `${v.scratch}:/gate:ro`];
+    const script = `until [ -e /gate/open ]; do sleep 0.05; done; exec ${PROBE} measure native`;
+    await v.ok(['run', '-d', '--name', 'web', ...WITH_PROBE, ...gate, ...LIMITS, '--', 'sh', '-c', script]);
+    const { vserverdPid } = await daemons();
+    process.kill(vserverdPid, 'SIGSTOP');
+    writeFileSync(join(v.scratch, 'open'), '');
+    setTimeout(() => process.kill(vserverdPid, 'SIGCONT'), 2000);
+    await v.ok(['wait', 'web']);
+    assert.equal(parseFindings(await v.ok(['logs', 'web']))['total'], 307_200);
+  });
+
+  test('leave no command without who answers while others take over', async () => {
+    const guests = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
+    const brokerOf = (name: string): unknown =>
+      (JSON.parse(readFileSync(join(v.root, `run/guests/${name}.json`), 'utf8')) as LiveRecord).broker
+        ?.control;
+    for (const name of guests) await v.ok(['run', '-d', '--name', name, ...LIMITS, '--', 'sleep', '1000']);
+    const before = guests.map(brokerOf);
+    const renewed = (): number => guests.filter((name, i) => brokerOf(name) !== before[i]).length;
+    process.kill(relayPid(), 'SIGKILL');
+    while (renewed() === 0) await setImmediate();
+    // With one of the others it is in the middle now, and stays there: a broker opens the answers.
+    const relay = relayPid();
+    process.kill(relay, 'SIGSTOP');
+    try {
+      for (const name of guests) await v.ok(['exec', name, 'true']);
+    } finally {
+      process.kill(relay, 'SIGCONT');
+    }
+    await eventually('the others', () => (renewed() === guests.length ? true : undefined));
+  });
+
   test('do not fail when vserverd is killed or does not answer, nor when nobody has the answers any more', async () => {
     await v.ok(['run', '-d', '--name', 'web', ...WITH_PROBE, ...LIMITS, '--', 'sleep', '1000']);
     const calling = async (during: () => Promise<void>): Promise<Findings> => {
@@ -204,12 +244,9 @@ describe('system calls', { skip: unmet('root', 'overlay', 'fuse', 'busybox', 'ne
     assert.equal(stopped['failures'], 0);
     // One waits for a moment, and no other: who reads a view waits for 8 s.
     assert.ok(Number(stopped['calls']) > 50 && Number(stopped['longest ms']) < 7000, JSON.stringify(stopped));
-    const relay = (
-      JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }
-    ).relay.pid;
     const alone = await calling(async () => {
       await started();
-      process.kill(relay, 'SIGKILL');
+      process.kill(relayPid(), 'SIGKILL');
     });
     assert.equal(alone['failures'], 0);
     await eventually('answers from the next one', async () =>
