@@ -117,6 +117,7 @@ async function serve(): Promise<void> {
   });
   await manager.recovery.recover(objects);
   await host.prepare();
+  await manager.storage.spread();
   await manager.views.prepare();
   await manager.forks.prepare();
   await endBuildGuests(manager);

@@ -29,7 +29,7 @@ import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { growMounted, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
-import type { GuestFiles } from '../storage/guest-dirs.ts';
+import { type GuestFiles, spreadDirectories } from '../storage/guest-dirs.ts';
 import type {
   ImageOfTree,
   KeptFiles,
@@ -114,6 +114,11 @@ export class GuestStorage {
     const directory = join(host.paths.lib, 'guests');
     this.#quota = new ProjectQuota(host.syscalld, directory, instanceNumber(host.paths.root));
     this.users = new UserQuota(host.syscalld, directory);
+  }
+
+  /** Prepares the place of guests' files. Called once objects have ids of their own. */
+  async spread(): Promise<void> {
+    await spreadDirectories(this.#host.syscalld, join(this.#host.paths.lib, 'guests'));
   }
 
   /** Prepares the template of a guest that is to be created in a trust domain. */

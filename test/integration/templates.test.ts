@@ -13,6 +13,7 @@ import {
   readlinkSync,
   realpathSync,
   rmSync,
+  statfsSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -22,7 +23,7 @@ import { describe, type TestContext, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { VserverError } from '../../src/base/errors.ts';
 import { planMergedView } from '../../src/guest/plan-mounts.ts';
-import { createGuestDirs, removeGuestDirs } from '../../src/storage/guest-dirs.ts';
+import { createGuestDirs, removeGuestDirs, spreadDirectories } from '../../src/storage/guest-dirs.ts';
 import type { HelperProgress } from '../../src/storage/helper/tasks.ts';
 import { ImageMounts } from '../../src/storage/image-mounts.ts';
 import { ImageStore } from '../../src/storage/image-store.ts';
@@ -36,6 +37,9 @@ import { Program } from '../../src/sys/program.ts';
 import { type Machine, withMachine } from '../lib/machine.ts';
 import { requires, unmet } from '../lib/requires.ts';
 import { type Member, tar } from '../lib/tar-writer.ts';
+
+/** ext4(5), linux/magic.h. */
+const EXT4_SUPER_MAGIC = 0xef53;
 
 interface Place {
   readonly dir: string;
@@ -597,6 +601,31 @@ test('half-made templates of an earlier life are deleted, and nothing they point
     assert.deepEqual(await place.store.sweep(), ['tarball-0123456789abcdef.new-0a1b2c']);
     assert.deepEqual(trees(place), ['tarball-0123456789abcdef']);
     assert.deepEqual(await place.store.sweep(), []);
+  });
+});
+
+test("guests' files are spread over the disk where the file system does that", async (t: TestContext) => {
+  if (!requires(t, 'root')) return;
+  await withStore(async (place) => {
+    const { syscalld } = place.machine;
+    const memory = mkdtempSync('/dev/shm/vserver-spread-');
+    try {
+      await spreadDirectories(syscalld, memory); // tmpfs does not
+    } finally {
+      rmSync(memory, { recursive: true });
+    }
+    if (statfsSync(place.libDir).type !== EXT4_SUPER_MAGIC) {
+      t.skip(`needs ext4: found another file system at ${place.libDir}`);
+      return;
+    }
+    const attributes = (): string =>
+      spawnSync('lsattr', ['-d', place.libDir], { encoding: 'utf8' }).stdout.split(' ')[0] ?? '';
+    spawnSync('chattr', ['+d', place.libDir]);
+    assert.match(attributes(), /^[^T]*d[^T]*$/);
+    for (let time = 0; time < 2; time++) {
+      await spreadDirectories(syscalld, place.libDir);
+      assert.match(attributes(), /d.*T|T.*d/, 'what else was said of the directory stays');
+    }
   });
 });
 
