@@ -9,6 +9,18 @@ import { report } from './reporter.ts';
 
 const PASSING = "import { test } from 'node:test';\ntest('passes', () => {});\n";
 const FAILING = "import { test } from 'node:test';\ntest('fails', () => { throw new Error('as told'); });\n";
+/** In a suite, between tests that pass; with more than is shown of a failure. */
+const BURIED = `
+import { describe, test } from 'node:test';
+describe('suite', () => {
+  test('before', () => {});
+  describe('inner', () => {
+    test('fails', () => { throw new Error('as told\\n' + 'line\\n'.repeat(500) + 'last'); });
+    test('throws nothing of worth', () => { throw undefined; });
+  });
+  test('after', () => {});
+});
+`;
 const SKIPPING =
   "import { test } from 'node:test';\ntest('skips', { skip: 'needs qemu: no qemu' }, () => {});\n";
 const UNNAMED = "import { test } from 'node:test';\ntest('hides', { skip: true }, () => {});\n";
@@ -52,6 +64,15 @@ test('a failure in any run fails the report', async (t) => {
   assert.equal(ok, false);
   assert.match(printed, /as told/);
   assert.match(printed, /\n# pass 1\n# fail 1\n/);
+});
+
+test('what failed is said last, with what it found', async (t) => {
+  const { printed } = await reported(t, [BURIED, PASSING], []);
+  const end = printed.slice(printed.indexOf('\nfailed: '));
+  assert.match(end, /^\nfailed: \S*0\.test\.mjs: suite > inner > fails\n {2}Error: as told\n {2}line\n/);
+  assert.match(end, /… \d+ more lines\n\nfailed: \S*0\.test\.mjs: suite > inner > throws nothing of worth\n/);
+  assert.equal(end.match(/failed: /g)?.length, 2, 'their suites failed of nothing else');
+  assert.ok(end.length < 3000 && /\n# tests 5\n/.test(end), end);
 });
 
 test('skips are grouped by reason and allowed outside the list', async (t) => {
