@@ -216,6 +216,18 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', '--force', 'bytes']);
   });
 
+  test('hands on up to 128 KiB of arguments and environment', async () => {
+    const words = Array.from({ length: 3 }, (_, i) => String(i).repeat(40_000));
+    const length = ['sh', '-c', 'echo $#; printf %s "$@" "$A" | wc -c', 'sh'];
+    const some = ['-e', 'A', '--', ...length, ...words];
+    assert.equal(await v.ok(['run', ...some], { env: { A: 'x'.repeat(5000) } }), '3\n125000\n');
+    const more = await v.run(['run', ...some], { env: { A: 'x'.repeat(20_000) } });
+    assert.deepEqual(
+      [more.code, more.stderr],
+      [125, 'vserver: cannot send the command: found more than 128 KiB of arguments and environment\n'],
+    );
+  });
+
   test('runs as the user that was asked for', async () => {
     const id = 'echo $(id -u):$(id -g):$(id -G)';
     assert.equal(await inGuest([], id), '0:0:0\n');
@@ -349,9 +361,9 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     assert.equal(
       await inGuest(
         [],
-        '(sleep 0.05 &) ; sleep 0.3; grep -l Z.*zombie /proc/[0-9]*/status 2>/dev/null | wc -l',
+        '(sleep 0.05 & echo $! >/tmp/orphan); while [ -e /proc/$(cat /tmp/orphan) ]; do sleep 0.05; done; echo reaped',
       ),
-      '0\n',
+      'reaped\n',
     );
     await inGuest([], 'sleep 1000 & :');
   });
@@ -423,6 +435,11 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     assert.match(name, /^guest-\d+$/);
     assert.equal(await v.ok(['run', '-d', '--name', 'mine', '--', 'sleep', '1000']), 'mine\n');
     assert.equal(await v.ok(['list', '-q']), `${name}\nmine\n`);
+    const xids = (JSON.parse(await v.ok(['inspect', name, 'mine'])) as { xid: number }[]).map(
+      ({ xid }) => xid,
+    );
+    assert.ok(xids[0]! >= 49_152 && xids[0]! <= 65_535, `${xids[0]} of one that goes`);
+    assert.ok(xids[1]! >= 1000 && xids[1]! < 49_152, `${xids[1]} of one that stays`);
     await eventually('its log', async () => ((await v.ok(['logs', name])) === 'text\n' ? true : undefined));
     await v.ok(['stop', '-t', '0', name, 'mine']);
     assert.equal(await v.ok(['list', '-a', '-q']), 'mine\n');
