@@ -273,21 +273,27 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
   test('is finished after a death when the guest has left its files and the store does not have them', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
-      const before = await showTree(v, 'a');
-      await v.ok(['stop', '-t', '0', 'a']);
       const pid = await vserverdPid(v);
       assert.ok(pid);
       const template = join(v.root, 'lib/guests/a/template.json');
-      const killed = Promise.withResolvers<void>();
-      const watcher = watch(join(v.root, 'lib/guests/a'), () => {
-        if (!readFileSync(template, 'utf8').includes('"staged"')) return;
-        process.kill(pid, 'SIGKILL');
-        killed.resolve();
-      });
-      const unifying = v.run(['unify', 'a']);
-      await killed.promise;
-      watcher.close();
-      assert.notEqual((await unifying).code, 0);
+      let before = '';
+      let wasKilled = false;
+      // On a busy machine it may be over before it is seen.
+      for (let turn = 0; !wasKilled && turn < 50; turn++) {
+        await v.ok(['exec', 'a', 'sh', '-c', 'head -c 300000 /dev/urandom > /srv/more; sync']);
+        before = await showTree(v, 'a');
+        await v.ok(['stop', '-t', '0', 'a']);
+        const watcher = watch(join(v.root, 'lib/guests/a'), () => {
+          if (wasKilled || !readFileSync(template, 'utf8').includes('"staged"')) return;
+          process.kill(pid, 'SIGKILL');
+          wasKilled = true;
+        });
+        const { code } = await v.run(['unify', 'a']);
+        watcher.close();
+        if (wasKilled) assert.notEqual(code, 0);
+        else await v.ok(['start', 'a']);
+      }
+      assert.ok(wasKilled);
       while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
       assert.ok(!readFileSync(template, 'utf8').includes('"staged"'));
       assert.deepEqual(filesOf(v, 'a').upper.toSorted(), KEPT);
@@ -327,11 +333,11 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
       const before = await showTree(v, 'a');
       await v.ok(['stop', '-t', '0', 'a']);
       let wasDone = false;
-      for (let afterMs = 5; !wasDone && afterMs < 6000; afterMs = Math.ceil(afterMs * 1.5)) {
+      for (let afterMs = 5; !wasDone && afterMs < 60_000; afterMs = Math.ceil(afterMs * 1.5)) {
         const unifying = v.run(['unify', 'a']);
         await sleep(afterMs);
-        const pid = await vserverdPid(v);
-        process.kill(pid ?? 0, 'SIGKILL');
+        const pid = (await vserverdPid(v)) ?? assert.fail('no vserverd');
+        process.kill(pid, 'SIGKILL');
         wasDone = (await unifying).code === 0;
         while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
         assert.equal(await showStopped(v, 'a'), before, `killed after ${afterMs} ms`);
@@ -648,8 +654,8 @@ describe('retag', { skip: unmet(...NEEDS) }, () => {
         }
         const moving = v.run(['retag', 'a', String(++xid)]);
         await sleep(afterMs);
-        const pid = await vserverdPid(v);
-        process.kill(pid ?? 0, 'SIGKILL');
+        const pid = (await vserverdPid(v)) ?? assert.fail('no vserverd');
+        process.kill(pid, 'SIGKILL');
         const { code } = await moving;
         while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
         const now = JSON.parse(await v.ok(['inspect', 'a']))[0].xid as number;

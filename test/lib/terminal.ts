@@ -10,6 +10,8 @@ import { eventually, type Instance } from './instance.ts';
 import { PATIENCE } from './patience.ts';
 
 const DEADLINE_MS = 10_000 * PATIENCE;
+/** Characters, of what a terminal shows instead of what was waited for. */
+const SHOWN_MAX = 2000;
 
 /** A shell script running on a terminal. */
 export interface Terminal {
@@ -75,7 +77,7 @@ export async function openTerminal(v: Instance, script: string): Promise<Termina
         },
         DEADLINE_MS,
       ).catch((error: unknown) =>
-        assert.fail(`${String(error)}; it shows:\n${JSON.stringify(shown.slice(seen))}`),
+        assert.fail(`${String(error)}; it shows:\n${JSON.stringify(shown.slice(seen).slice(-SHOWN_MAX))}`),
       ),
     resize: (rows, columns) => {
       execFileSync('stty', ['-F', path, 'rows', String(rows), 'cols', String(columns)]);

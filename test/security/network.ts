@@ -86,7 +86,7 @@ import socket, sys
 for at in sys.argv[2:]:
     for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
         s = socket.socket(socket.AF_INET6 if ':' in at else socket.AF_INET, kind)
-        s.settimeout(0.5)
+        s.settimeout(20)
         try:
             s.connect((at, int(sys.argv[1])))
             s.send(b'?')
@@ -293,7 +293,7 @@ tried('TCP_REPAIR', code(make('tcp', '').setsockopt, 6, 19, 1))
 c = socket.socket(socket.AF_UNIX); c.connect('/srv/passed')
 passed = [socket.socket(fileno=fd) for fd in socket.recv_fds(c, 1, 2)[1]]
 for s in passed:
-    s.settimeout(1)
+    s.settimeout(20)
     tried(f'bind a passed socket {s.type}', code(s.bind, ('${OWN[0]}', 0)))
     s.connect(to)
     answer = asked(s)
@@ -305,7 +305,7 @@ for family in 2, 10:
         except OSError: continue
         s.settimeout(0.3)
         tried(f'raw {family} {protocol}', code(s.sendto, b'x' * 40, (to if family == 2 else to6)[:1] + (0,)))
-s = make('udp', ''); needed('an ordinary datagram', who(s, lambda: s.sendto(b'x', to)).replace('own address', 'ok'))`);
+s = make('udp', ''); s.settimeout(20); needed('an ordinary datagram', who(s, lambda: s.sendto(b'x', to)).replace('own address', 'ok'))`);
 };
 
 const CONNECTS = (targets: readonly string[]): string => `
@@ -346,7 +346,7 @@ export const d4: NetworkCheck = async ({ attack }) =>
   await attack(`${CONNECTS(mapped([...METADATA, ...OTHER]))}
 for at in ${JSON.stringify(LINK)}:
     for kind in 'tcp', 'udp':
-        s = make(kind, at); needed(f'{kind} {at}', asked(s) if code(s.connect, (at, ${PORT})) == 'ok' else 'refused')`);
+        s = make(kind, at); s.settimeout(20); needed(f'{kind} {at}', asked(s) if code(s.connect, (at, ${PORT})) == 'ok' else 'refused')`);
 
 /** D5: interfaces, addresses, routes and neighbours of the host, to be seen or changed. */
 export const d5: NetworkCheck = async ({ attack }) =>
@@ -409,7 +409,7 @@ export const d7: NetworkCheck = async ({ v, start }) => {
 held = []
 for at in ${JSON.stringify([...OTHER, ...LINK])}:
     for kind in 'tcp', 'udp':
-        s = make(kind, at); s.connect((at, 7001)); needed(f'{kind} {at}', asked(s)); held.append((kind, at, s))
+        s = make(kind, at); s.settimeout(20); s.connect((at, 7001)); needed(f'{kind} {at}', asked(s)); held.append((kind, at, s))
 print('ready', flush=True)
 while not os.path.exists('/srv/changed'): time.sleep(0.02)
 for kind, at, s in held: tried(f'{kind} {at}, opened before', asked(s))
@@ -429,7 +429,7 @@ def packet(kind):
     total = sum(struct.unpack('!4H', body)); total = (total & 0xffff) + (total >> 16)
     return body[:2] + struct.pack('!H', ~total & 0xffff) + body[4:]
 def send(family, at, kind, source=None):
-    s = socket.socket(family, 3, 1 if family == 2 else 58); s.settimeout(1)
+    s = socket.socket(family, 3, 1 if family == 2 else 58); s.settimeout(20)
     if source: s.bind((source, 0))
     s.sendto(packet(kind), (at, 0))
 if os.getuid() == 0:

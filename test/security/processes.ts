@@ -3,9 +3,9 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { setTimeout } from 'node:timers/promises';
 import { cgroupsOf, eventually } from '../lib/instance.ts';
-import { buildProbe, parseFindings } from '../lib/probe.ts';
+import { PATIENCE } from '../lib/patience.ts';
+import { buildProbe, type Findings, parseFindings } from '../lib/probe.ts';
 import { type Check, IS_SLOW, PROBE, probe, sample, withProbe } from './places.ts';
 
 /** CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID NET_BIND_SERVICE SYS_CHROOT SYS_PTRACE SYS_BOOT
@@ -78,13 +78,17 @@ export const a3: Check = async (v, places) => {
   const breaches: string[] = [];
   for (const { name, verb, template } of places) {
     if (verb !== 'exec') continue;
-    const spy = v.spawn(['exec', template, '--', PROBE, 'spy', IS_SLOW ? '6' : '2']);
-    const output = text(spy.stdout!);
-    const ended = once(spy, 'exit');
-    await setTimeout(IS_SLOW ? 1000 : 100);
-    while (spy.exitCode === null && spy.signalCode === null) await v.run(['exec', template, '--', 'true']);
-    await ended;
-    const { seen, memory, traced, leak } = parseFindings(await output);
+    const spied = async (seconds: number): Promise<Findings> => {
+      const spy = v.spawn(['exec', template, '--', PROBE, 'spy', String(seconds)]);
+      const output = text(spy.stdout!);
+      const ended = once(spy, 'exit');
+      while (spy.exitCode === null && spy.signalCode === null) await v.run(['exec', template, '--', 'true']);
+      await ended;
+      return parseFindings(await output);
+    };
+    let found = await spied(IS_SLOW ? 6 : 2);
+    for (let seconds = 10; found['seen'] === 0 && seconds < 60; seconds *= 2) found = await spied(seconds);
+    const { seen, memory, traced, leak } = found;
     if (seen === 0) breaches.push(`${name}: saw no process, so the test says nothing`);
     if (memory !== 0 || traced !== 0 || leak !== '')
       breaches.push(`${name}: opened memory of ${memory}, traced ${traced}, found "${leak}"`);
@@ -291,7 +295,7 @@ async function inOwnPids(
   const shell = spawn('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', script], {
     env: { PATH: process.env['PATH'] ?? '', VSERVER_ROOT: root },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: 40_000,
+    timeout: 60_000 * PATIENCE,
     killSignal: 'SIGKILL',
   });
   const [stdout, stderr] = await Promise.all([text(shell.stdout), text(shell.stderr)]);
