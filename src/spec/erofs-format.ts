@@ -14,6 +14,11 @@ export const COMPAT_CHECKSUM = 1;
 export const COMPAT_MTIME = 2;
 export const INCOMPAT_CHUNKED_FILE = 4;
 
+/** Where the superblock has the volume's name, of 16 bytes at most. */
+export const LABEL_OFFSET: number = SUPER_OFFSET + 64;
+/** Name of a volume in which no file has an access control list; without a name it may be that one has. */
+export const NO_ACL_LABEL = 'no-acl';
+
 /** An inode's number is its place in the image, in units of this. */
 export const SLOT_BYTES = 32;
 /** An inode of the extended form. */

@@ -11,7 +11,9 @@ import {
   FILE_TYPES,
   INODE_BYTES,
   INODE_EXTENDED,
+  LABEL_OFFSET,
   LAYOUT,
+  NO_ACL_LABEL,
   SLOT_BYTES,
   SUPER_MAGIC,
   SUPER_OFFSET,
@@ -45,6 +47,11 @@ export function readErofs(image: Buffer): ReadImage {
     if (error instanceof RangeError) throw damaged('a reference beyond its end');
     throw error;
   }
+}
+
+/** Returns whether an image says of itself that no file has an access control list, given its first block. */
+export function isWithoutAcls(firstBlock: Buffer): boolean {
+  return firstBlock.toString('latin1', LABEL_OFFSET, LABEL_OFFSET + NO_ACL_LABEL.length) === NO_ACL_LABEL;
 }
 
 function damaged(found: string): StateError {

@@ -21,7 +21,9 @@ import {
   INCOMPAT_CHUNKED_FILE,
   INODE_BYTES,
   INODE_EXTENDED,
+  LABEL_OFFSET,
   LAYOUT,
+  NO_ACL_LABEL,
   NULL_ADDRESS,
   SLOT_BYTES,
   SUPER_MAGIC,
@@ -30,7 +32,7 @@ import {
   XATTR_HEADER_BYTES,
   XATTR_PREFIXES,
 } from './erofs-format.ts';
-import { type ImageDirectory, type ImageNode, objectPath, type Xattr } from './image-tree.ts';
+import { type ImageDirectory, type ImageNode, isAcl, objectPath, type Xattr } from './image-tree.ts';
 
 /** Attributes by which overlay finds a file's data in another layer (fs/overlayfs/overlayfs.h, Linux 4.19). */
 const METACOPY = 'trusted.overlay.metacopy';
@@ -92,7 +94,8 @@ export function writeErofs(root: ImageDirectory): Buffer {
   inodes.forEach((inode, i) => {
     writeInode(image, inode, i + 1, byNode);
   });
-  writeSuper(image, inodes.length, numberOf(inodes[0]), block);
+  const hasAcls = inodes.some(({ node }) => node.xattrs.some(isAcl));
+  writeSuper(image, inodes.length, numberOf(inodes[0]), block, hasAcls ? '' : NO_ACL_LABEL);
   return image;
 }
 
@@ -316,7 +319,13 @@ function writeDirents(
   });
 }
 
-function writeSuper(image: Buffer, inodeCount: number, rootNumber: number, blocks: number): void {
+function writeSuper(
+  image: Buffer,
+  inodeCount: number,
+  rootNumber: number,
+  blocks: number,
+  label: string,
+): void {
   const at = SUPER_OFFSET;
   image.writeUInt32LE(SUPER_MAGIC, at);
   image.writeUInt32LE(COMPAT_CHECKSUM | COMPAT_MTIME, at + 8);
@@ -324,6 +333,7 @@ function writeSuper(image: Buffer, inodeCount: number, rootNumber: number, block
   image.writeUInt16LE(rootNumber, at + 14);
   image.writeBigUInt64LE(BigInt(inodeCount), at + 16);
   image.writeUInt32LE(blocks, at + 36);
+  image.write(label, LABEL_OFFSET, 'latin1');
   image.writeUInt32LE(INCOMPAT_CHUNKED_FILE, at + 80);
   // Overlay with index=on tells its layers apart by their uuids: another tree, another uuid.
   const uuid = createHash('sha256').update(image).digest().subarray(0, 16);

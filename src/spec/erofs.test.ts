@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { BLOCK_BYTES, crc32c, SUPER_OFFSET } from './erofs-format.ts';
-import { readErofs } from './erofs-reader.ts';
+import { isWithoutAcls, readErofs } from './erofs-reader.ts';
 import { writeErofs } from './erofs-writer.ts';
-import type { ImageDirectory, ImageNode, InodeAttributes } from './image-tree.ts';
+import { type ImageDirectory, type ImageNode, type InodeAttributes, isAcl } from './image-tree.ts';
 
 const PLAIN: InodeAttributes = {
   mode: 0o755,
@@ -38,6 +38,10 @@ function plain(node: ImageNode): unknown {
     xattrs,
     content: 'bytes' in node.content ? Buffer.from(node.content.bytes).toString('hex') : node.content,
   };
+}
+
+function hasAcl(node: ImageNode): boolean {
+  return node.xattrs.some(isAcl) || (node.kind === 'directory' && [...node.children.values()].some(hasAcl));
 }
 
 const attributes = fc.record(
@@ -109,6 +113,7 @@ describe('an image', () => {
         const { root: read } = readErofs(image);
         assert.deepEqual(plain(read), plain(root));
         assert.deepEqual(writeErofs(read), image);
+        assert.equal(isWithoutAcls(image), !hasAcl(root));
       }),
       { numRuns: 60 },
     );

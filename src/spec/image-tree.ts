@@ -48,6 +48,11 @@ export function objectPath(hash: string): string {
   return `${hash.slice(0, 2)}/${hash.slice(2)}`;
 }
 
+/** Whether an extended attribute is an access control list (acl(5)). */
+export function isAcl([name]: Xattr): boolean {
+  return name === 'system.posix_acl_access' || name === 'system.posix_acl_default';
+}
+
 /** What stands for "no such file" in a layer of an overlay. */
 export function isWhiteout(node: ImageNode): boolean {
   return node.kind === 'character' && node.major === 0 && node.minor === 0;

@@ -1,16 +1,8 @@
-import {
-  chmodSync,
-  closeSync,
-  copyFileSync,
-  openSync,
-  readFileSync,
-  readSync,
-  unlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, copyFileSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import { isStaticElf } from '../spec/elf-interpreter.ts';
+import { readHead } from '../sys/files.ts';
 import { Program } from '../sys/program.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import { versionOf } from './host-files.ts';
@@ -29,26 +21,12 @@ const HEAD_BYTES = 4096;
  * @throws UserError busybox-missing
  */
 export function findBusybox(places: readonly string[] = PLACES): string {
-  const found = places.find((path) => isStaticElf(headOf(path)));
+  const found = places.find((path) => isStaticElf(readHead(path, HEAD_BYTES)));
   if (found !== undefined) return found;
   throw new UserError(
     'busybox-missing',
     'cannot prepare template "busybox": found no static busybox; need: apt-get install busybox-static',
   );
-}
-
-function headOf(path: string): Buffer {
-  const head = Buffer.alloc(HEAD_BYTES);
-  try {
-    const fd = openSync(path, 'r');
-    try {
-      return head.subarray(0, readSync(fd, head));
-    } finally {
-      closeSync(fd);
-    }
-  } catch {
-    return head.subarray(0, 0); // missing or unreadable: not static
-  }
 }
 
 /** Returns a text that changes when another busybox is there. */

@@ -4,6 +4,9 @@
  */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { BLOCK_BYTES } from '../spec/erofs-format.ts';
+import { isWithoutAcls } from '../spec/erofs-reader.ts';
+import { readHead } from '../sys/files.ts';
 import { Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { StoredImage } from './image-store.ts';
@@ -35,7 +38,8 @@ export function planImageMount(p: Program, path: string): Result {
   const file = p.sys('openat', [at, path, p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_CLOEXEC')], { about: path });
   // By descriptor: the kernel shows the source of a mount, and no guest shall read a path of the host there.
   p.sys('dup3', [file, IMAGE_FD, p.flags('O_CLOEXEC')]);
-  const direct = planErofs(p, `/proc/self/fd/${IMAGE_FD}`);
+  const flags = mountFlagsOf(path);
+  const direct = planErofs(p, `/proc/self/fd/${IMAGE_FD}`, flags);
   // ENOTBLK: this kernel wants a block device.
   p.sys('fsconfig', [direct, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {
     about: `mount image "${path}"`,
@@ -46,7 +50,7 @@ export function planImageMount(p: Program, path: string): Result {
   p.place(older);
   const device = planLoop(p, file, { isReadOnly: true });
   p.sys('dup3', [device, IMAGE_FD, p.flags('O_CLOEXEC')]);
-  const indirect = planErofs(p, `/proc/self/fd/${IMAGE_FD}`);
+  const indirect = planErofs(p, `/proc/self/fd/${IMAGE_FD}`, flags);
   p.sys('fsconfig', [indirect, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {
     about: `mount image "${path}" from a loop device`,
   });
@@ -61,11 +65,21 @@ export function planImageMount(p: Program, path: string): Result {
 /** Number by which the source of a mount is found. */
 const IMAGE_FD = 110;
 
+/**
+ * For whoever does not own a directory the kernel asks for its access control list, and where that would be in an idmapped
+ * layer, each name of a path is looked up the slow way, with locks (`do_ovl_get_acl`, fs/overlayfs/inode.c, Linux 5.19). A
+ * layer mounted without them is not asked.
+ */
+function mountFlagsOf(path: string): readonly string[] {
+  return isWithoutAcls(readHead(path, BLOCK_BYTES)) ? ['ro', 'noacl'] : ['ro'];
+}
+
 /** Adds the steps that prepare the mount of an image from a file or device. */
-export function planErofs(p: Program, source: string): Result {
+export function planErofs(p: Program, source: string, flags: readonly string[]): Result {
   const fs = p.sys('fsopen', ['erofs', p.flags('FSOPEN_CLOEXEC')], { about: 'erofs' });
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), 'source', source, 0], { about: 'erofs source' });
-  p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_FLAG'), 'ro', 0, 0], { about: 'erofs ro' });
+  for (const flag of flags)
+    p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_FLAG'), flag, 0, 0], { about: `erofs ${flag}` });
   return fs;
 }
 

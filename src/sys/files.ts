@@ -1,11 +1,12 @@
 /**
- * Files of our own that must be whole or not there.
+ * Files of our own that must be whole or not there; reading what may be missing.
  */
 import {
   closeSync,
   fsyncSync,
   openSync,
   readFileSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,
@@ -99,6 +100,21 @@ export function readIfThere(path: string): string | undefined {
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
     throw error;
+  }
+}
+
+/** Reads at most so many bytes of a file's beginning; none of one that is missing or cannot be read. */
+export function readHead(path: string, bytes: number): Buffer {
+  const head = Buffer.alloc(bytes);
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      return head.subarray(0, readSync(fd, head));
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return head.subarray(0, 0);
   }
 }
 

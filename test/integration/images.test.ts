@@ -23,10 +23,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { planMergedView } from '../../src/guest/plan-mounts.ts';
+import { planMergedView, planNamespace } from '../../src/guest/plan-mounts.ts';
+import { planAttach } from '../../src/guest/plan-paths.ts';
 import { readErofs } from '../../src/spec/erofs-reader.ts';
 import { objectPath } from '../../src/spec/image-tree.ts';
-import { type ImageLayer, planErofs } from '../../src/storage/image-mounts.ts';
+import { type ImageLayer, planErofs, planImageMount } from '../../src/storage/image-mounts.ts';
 import { type Captured, ImageStore } from '../../src/storage/image-store.ts';
 import { planLoop } from '../../src/storage/loop-device.ts';
 import { openDirectory } from '../../src/storage/machine.ts';
@@ -119,6 +120,17 @@ function makeHardCases(tree: string): void {
   utimesSync(at('etc'), -86_400, -86_400);
 }
 
+const READER = 1000;
+
+/** Lets one more user read a file (acl(5); `struct posix_acl_xattr_header`, linux/posix_acl_xattr.h). */
+function setAcl(path: string, uid: number): void {
+  const script =
+    'import os, struct, sys; rows = [(1, 6, -1), (2, 4, int(sys.argv[2])), (4, 0, -1), (16, 4, -1), (32, 0, -1)]; ' +
+    'os.setxattr(sys.argv[1], "system.posix_acl_access", struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *r) for r in rows))';
+  const { stderr } = spawnSync('python3', ['-c', script, path, String(uid)], { encoding: 'utf8' });
+  assert.equal(stderr, '');
+}
+
 /** Runs `body` with the path of what `open` opens in a worker. */
 async function withOpened(
   machine: Machine,
@@ -194,7 +206,7 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
           const file = p.sys('openat', [p.flags('AT_FDCWD'), image.path, p.flags('O_RDONLY'), 0]);
           const device = planLoop(p, file, { isReadOnly: true });
           p.sys('dup3', [device, 150, 0]);
-          const fs = planErofs(p, '/proc/self/fd/150');
+          const fs = planErofs(p, '/proc/self/fd/150', ['ro']);
           p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0]);
           const mount = p.sys('fsmount', [fs, 0, 0]);
           for (const fd of [device, 150]) p.sys('close', [fd]);
@@ -208,6 +220,47 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
       const deadlineMs = performance.now() + DEADLINE_MS;
       while (loopsOf(image.path).length > 0 && performance.now() < deadlineMs) await sleep(20);
       assert.deepEqual(loopsOf(image.path), []);
+    });
+  });
+
+  test('is mounted without access control lists if none of its files has one', async () => {
+    await withStore(async (place) => {
+      const attachAt = join(place.dir, 'attach');
+      mkdirSync(attachAt);
+      const optionsOf = async ({ image }: Captured): Promise<string> => {
+        let options = '';
+        await withOpened(
+          place.machine,
+          (p) => {
+            const mount = planImageMount(p, image.path);
+            planNamespace(p);
+            planAttach(p, mount, attachAt, 'image');
+            return mount;
+          },
+          (root) => {
+            const mounts = readFileSync(join('/proc', root.split('/')[2] ?? '', 'mountinfo'), 'utf8');
+            options = / - erofs \S+ (\S+)$/m.exec(mounts)?.[1] ?? '';
+          },
+        );
+        return options;
+      };
+      const secret = join(place.tree, 'secret');
+      writeFileSync(secret, 'told', { mode: 0o600 });
+      assert.match(await optionsOf(await capture(place)), /\bnoacl\b/);
+      setAcl(secret, READER);
+      const captured = await capture(place);
+      assert.doesNotMatch(await optionsOf(captured), /\bnoacl\b/);
+      const lower = layerOf(captured, false);
+      const view = { lower, upper: undefined, attachAt, detachedLayers: false, hostUsr: false };
+      const read = (cwd: string, uid: number): string =>
+        spawnSync('cat', ['secret'], { cwd, uid, gid: uid, encoding: 'utf8' }).stdout;
+      await withOpened(
+        place.machine,
+        (p) => planMergedView(p, view),
+        (root) => {
+          assert.deepEqual([read(root, READER), read(root, READER + 1)], ['told', '']);
+        },
+      );
     });
   });
 
