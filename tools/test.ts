@@ -3,7 +3,7 @@
  * tier needs where apt can; otherwise their tests skip and say so. `MUST_RUN` makes such a skip a failure.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { run } from 'node:test';
 import type { TestEvent } from 'node:test/reporters';
@@ -16,7 +16,7 @@ type Tier = {
   readonly globs: readonly string[];
   /** Files at once: each makes an instance of its own and looks for leaks there alone. */
   readonly lanes: number;
-  /** Files that run one after the other before these: they measure time, or ask for all processors. */
+  /** Files that run one after the other before these: they measure shares of processors, or ask for all there is. */
   readonly alone: readonly string[];
   readonly fileTimeoutMs: number;
   /** The Debian package that brings a requirement of the tier's tests. */
@@ -35,7 +35,7 @@ const TIERS = {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
     lanes: 2,
     alone: [
-      'test/integration/{accounting,crash,lifecycle,limit-table,load,machine,oom,run,scheduler,tty}.test.ts',
+      'test/integration/{load,scheduler}.test.ts',
       'test/security/{kernel,mutations}.test.ts', // mutations has two lanes of its own
     ],
     fileTimeoutMs: 600_000,
@@ -140,7 +140,10 @@ function runsOf(name: TierName): readonly AsyncIterable<TestEvent>[] {
   const { globs, lanes, alone } = TIERS[name];
   const files = filesOf(globs);
   const first = files.filter((file) => filesOf(alone).includes(file));
-  const others = files.filter((file) => !first.includes(file));
+  // The large ones first, which take the longest: at the end no lane waits for one of them.
+  const others = files
+    .filter((file) => !first.includes(file))
+    .toSorted((a, b) => statSync(b).size - statSync(a).size);
   const tookMs = new Map<string, number>();
   const start = (file: string): Run<TestEvent> => {
     const startedMs = performance.now();

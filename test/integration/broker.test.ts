@@ -10,6 +10,7 @@ import { planBrokerFilter } from '../../src/guest/plan-command.ts';
 import { parseMountInfo } from '../../src/spec/mountinfo.ts';
 import { type Arg, Program, type Result } from '../../src/sys/program.ts';
 import { type Machine, waitUntil, withMachine } from '../lib/machine.ts';
+import { makeNative } from '../lib/native.ts';
 import { buildProbe, type Findings, parseFindings } from '../lib/probe.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -214,8 +215,7 @@ const cgroup2 = (): string => {
 for (const { name, target, binary, skip } of BUILDS) {
   describe(`broker, ${name}`, { skip }, () => {
     before(() => {
-      const made = spawnSync('make', ['-s', '-C', join(ROOT, 'native'), target], { encoding: 'utf8' });
-      assert.equal(made.status, 0, made.stderr);
+      makeNative(target);
       process.env['VSERVER_SYSCALLD'] = join(ROOT, 'build', binary);
     });
 

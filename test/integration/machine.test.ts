@@ -19,6 +19,7 @@ import { MACHINE_LIMITS, Program, type Result } from '../../src/sys/program.ts';
 import { StepError } from '../../src/sys/syscalld.ts';
 import { EXIT_AGAIN } from '../../src/sys/wire.ts';
 import { emptyProgram, type Machine, waitUntil, withMachine } from '../lib/machine.ts';
+import { makeNative } from '../lib/native.ts';
 import { unmet } from '../lib/requires.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -73,15 +74,6 @@ function direntNames(bytes: Buffer): string[] {
 }
 
 /** Workers that wait or run: the children of syscalld that are not the control process. */
-const workers = (machine: Machine): readonly number[] =>
-  machine.children().filter((pid) => {
-    try {
-      return readFileSync(`/proc/${pid}/comm`, 'utf8') === 'worker\n';
-    } catch {
-      return false; // just gone
-    }
-  });
-
 const BUILDS = [
   { name: 'plain build', target: 'all', binary: 'syscalld', skip: unmet('root') },
   { name: 'sanitizer build', target: 'sanitize', binary: 'syscalld-asan', skip: unmet('root', 'sanitizer') },
@@ -90,8 +82,7 @@ const BUILDS = [
 for (const { name, target, binary, skip } of BUILDS) {
   describe(name, { skip }, () => {
     before(() => {
-      const made = spawnSync('make', ['-s', '-C', join(ROOT, 'native'), target], { encoding: 'utf8' });
-      assert.equal(made.status, 0, made.stderr);
+      makeNative(target);
       process.env['VSERVER_SYSCALLD'] = join(ROOT, 'build', binary);
     });
     steps();
@@ -577,9 +568,9 @@ function runs(): void {
 
     test('fail when their worker is killed', async () => {
       await withMachine(async (machine) => {
-        const [pid = 0] = workers(machine);
+        const [pid = 0] = machine.workers();
         const running = run(machine, (p) => void sleepForever(p));
-        await waitUntil(() => workers(machine).length === 2);
+        await waitUntil(() => machine.workers().length === 2);
         process.kill(pid, 'SIGKILL');
         await assert.rejects(running, /EIO/);
         await waitUntil(() => !existsSync(`/proc/${pid}`));
@@ -604,7 +595,7 @@ function runs(): void {
         }).then((outcome) => {
           pid = outcome.result({ number: 0 } as Result);
         });
-        const [busy = 0] = workers(machine);
+        const [busy = 0] = machine.workers();
         const lost = run(machine, (p) => {
           p.spawn('doomed', { object: doomed }, () => shell(p, 'exec sleep 1000'));
           sleepForever(p);

@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { test } from 'node:test';
+import { makeNative } from '../lib/native.ts';
 import { requires } from '../lib/requires.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -20,7 +21,7 @@ function succeed(command: string, args: readonly string[]): string {
 
 test('the corpus passes the sanitizers', (t) => {
   if (!requires(t, 'sanitizer')) return;
-  succeed('make', ['-s', '-C', join(ROOT, 'native'), 'replay']);
+  makeNative('replay');
   const files = readdirSync(CORPUS).map((name) => join(CORPUS, name));
   assert.ok(files.length >= 7, `${files.length} files`);
   succeed(join(ROOT, 'build/replay'), files);
@@ -31,7 +32,7 @@ test('the fuzzer finds nothing', (t) => {
   if (!requires(t, 'clang')) return;
   const directory = mkdtempSync(join(tmpdir(), 'vserver-fuzz-'));
   try {
-    succeed('make', ['-s', '-C', join(ROOT, 'native'), 'fuzz']);
+    makeNative('fuzz');
     const found = succeed(join(ROOT, 'build/fuzz'), [
       `-max_total_time=${SECONDS}`,
       '-max_len=8192',

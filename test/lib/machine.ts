@@ -53,6 +53,8 @@ export interface Machine {
   restart(whileDown?: () => Promise<void> | void): Promise<readonly HeldObject[]>;
   /** Processes whose parent is syscalld. */
   children(): readonly number[];
+  /** Those of them that run programs or wait for one. */
+  workers(): readonly number[];
 }
 
 /**
@@ -182,6 +184,7 @@ async function start(daemon: ChildProcess, server: Server, root: string): Promis
       return (await machine.syscalld.ready(listener)).objects;
     },
     children: () => childrenOf(pid),
+    workers: () => childrenOf(pid).filter((child) => textOf(child, 'comm') === 'worker\n'),
   };
   return machine;
 }
@@ -195,18 +198,25 @@ function isEqual(a: ReturnType<typeof holdings>, b: ReturnType<typeof holdings>)
   return a.fds === b.fds && a.children === b.children;
 }
 
-/** Whether syscalld and its children wait for something: none of them is about to make or to end anything. */
+/** Whether syscalld and its children wait for something, and a worker among them: nothing is about to be made or to end. */
 function isAtRest(_: unknown, machine: Machine): boolean {
-  return [machine.pid, ...machine.children()].every((pid) => stateOf(pid) === 'S');
+  return (
+    machine.workers().length > 0 && [machine.pid, ...machine.children()].every((pid) => stateOf(pid) === 'S')
+  );
 }
 
 /** The state of a process as a letter (proc_pid_stat(5)); undefined when it has ended. */
 function stateOf(pid: number): string | undefined {
+  const stat = textOf(pid, 'stat');
+  return stat[stat.lastIndexOf(')') + 2];
+}
+
+/** A file of a process in /proc; empty when it has ended. */
+function textOf(pid: number, file: string): string {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return stat[stat.lastIndexOf(')') + 2];
+    return readFileSync(`/proc/${pid}/${file}`, 'latin1');
   } catch {
-    return undefined;
+    return '';
   }
 }
 
