@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync, watch, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, statSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -66,6 +66,16 @@ function upperOf(v: Instance, name: string): string {
 function objectSizes(v: Instance): readonly number[] {
   const objects = join(v.root, 'lib/store/default/layer/obj');
   return readdirSync(objects, { recursive: true }).map((name) => statSync(join(objects, String(name))).size);
+}
+
+/** What is below a directory; a file with several names counts once. */
+function bytesOnDisk(directory: string): number {
+  const names = readdirSync(directory, { recursive: true, encoding: 'utf8' });
+  const found = names.map((name) => lstatSync(join(directory, name)));
+  return [...new Map(found.map((stat) => [stat.ino, stat])).values()].reduce(
+    (sum, { blocks }) => sum + blocks * 512,
+    0,
+  );
 }
 
 function objectOf(v: Instance, bytes: Uint8Array): string {
@@ -258,6 +268,10 @@ describe('unify', { skip: unmet(...NEEDS) }, () => {
       writeFileSync(busybox, bytes.with(bytes.length - 1, 1));
       const before = statSync(join(v.root, 'lib/guests/a/upper/srv/random'));
       assert.ok(before.uid > 65_536 && before.nlink > 1);
+      const [told] = JSON.parse(await v.ok(['unify', '--dry-run', '--json', 'a'])) as {
+        ownBytes: number;
+      }[];
+      assert.equal(told?.ownBytes, bytesOnDisk(join(v.root, 'lib/guests/a/upper')));
       await v.ok(['unify', 'a']);
       const copy = objectOf(v, bytes.with(bytes.length - 1, 1));
       assert.ok(readFileSync(copy).equals(bytes.with(bytes.length - 1, 1)));

@@ -13,7 +13,7 @@ import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import { hashTree } from '../../spec/tree-listing.ts';
 import { loadAbi } from '../../sys/abi.ts';
 import { SideMachine } from '../../sys/side-machine.ts';
-import { diskUsage } from './disk-usage.ts';
+import { OwnUsage } from './disk-usage.ts';
 import { examineStore } from './examine-store.ts';
 import { hideStore } from './hidden-store.ts';
 import { carryFiles, FileKeeper, NOTHING_KEPT } from './keep-files.ts';
@@ -62,26 +62,35 @@ function advance(): void {
 
 function capture(task: CaptureTask): CaptureResult {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
-  const known = task.base === undefined ? new Map() : readErofs(readFileSync(task.base)).inodes;
+  const known = task.base === undefined ? undefined : readErofs(readFileSync(task.base)).inodes;
   const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.origin);
   const { own, exclude } = task;
+  const usage = own === undefined ? undefined : new OwnUsage(own, known && sizesOf(known.values()));
   const keeper =
     own === undefined || exclude.length === 0
       ? undefined
       : new FileKeeper(HELPER_FD.tree, own, exclude, machine);
   const root = readTree(HELPER_FD.tree, {
     hostBase: task.hostBase,
-    known,
+    known: known ?? new Map(),
     machine,
     addFile: (fd, stat, path) => objects.add(fd, stat, path),
     leftOutOf: keeper && ((directory, names) => keeper.keptOf(directory, names)),
-    onEntry: advance,
+    onEntry: (stat, path, isKnown) => {
+      advance();
+      if (!isKnown) usage?.add(stat, path);
+    },
     maxEntries: task.maxEntries,
   });
   objects.stageLeft((files) => linkFiles(machine, inStore(task.staging), files));
-  const ownBytes = own === undefined ? 0 : diskUsage(own).bytes;
   const kept = keeper?.kept(root) ?? NOTHING_KEPT;
-  return { ...addImage(root, objects, task, machine), ownBytes, kept };
+  return { ...addImage(root, objects, task, machine), ownBytes: usage?.bytes ?? 0, kept };
+}
+
+function sizesOf(nodes: Iterable<ImageNode>): ReadonlySet<bigint> {
+  const sizes = new Set<bigint>();
+  for (const node of nodes) if (node.kind === 'file') sizes.add(BigInt(node.size));
+  return sizes;
 }
 
 async function unpackImage(task: UnpackTask): Promise<UnpackResult> {

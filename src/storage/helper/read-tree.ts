@@ -1,6 +1,9 @@
 /**
  * Reads a tree that nobody changes meanwhile into a value, and its files into the store. Every directory is reached by
  * its descriptor and no link is followed, so that nothing in the tree leads out of it.
+ *
+ * Files are read in the order of their inodes, which is about that of the disk, and a batch later than they are found: the
+ * disk brings the bytes of the next ones while those of these are hashed.
  */
 import {
   type BigIntStats,
@@ -35,8 +38,8 @@ export interface TreeOptions {
   readonly addFile: AddFile;
   /** Tells which files with one name of a directory are left out; paths and names in latin1. */
   readonly leftOutOf?: ((directory: string, names: readonly string[]) => LeavesOut | undefined) | undefined;
-  /** Called for each inode. */
-  readonly onEntry: () => void;
+  /** Called for each inode; `isKnown`: it is one of the image's as it is. */
+  readonly onEntry: (stat: BigIntStats, path: string, isKnown: boolean) => void;
   readonly maxEntries: number;
 }
 
@@ -44,13 +47,24 @@ export interface TreeOptions {
 interface Found {
   readonly stat: BigIntStats;
   readonly path: string;
+  /** Adds the file's bytes to the store. */
+  readonly read?: () => void;
   readonly finish: (attributes: InodeAttributes) => ImageNode;
   /** Undefined: it is one of the image's as it is. */
   readonly as: ImageNode | undefined;
 }
 
-/** So many inodes are asked for their attributes at once. */
+/** An entry of a directory. */
+interface Entry {
+  readonly name: string;
+  readonly at: Buffer;
+  readonly stat: BigIntStats;
+}
+
+/** So many inodes are asked for their attributes at once; as many wait to be read. */
 const BATCH = 200;
+/** So many entries of a directory are put in order at once. */
+const ENTRIES_AT_ONCE = 1000;
 const MAX_DEPTH = 500;
 const MAX_IDS = 65_536;
 const NS = 1_000_000_000n;
@@ -68,7 +82,12 @@ class TreeReader {
   readonly #options: TreeOptions;
   /** Inodes with several names, by device and number. */
   readonly #linked = new Map<string, Slot>();
-  #pending: Slot[] = [];
+  #found: Slot[] = [];
+  /** Those whose bytes are on their way, and their attributes. */
+  #asked: { readonly slots: readonly Slot[]; readonly xattrs: ReadonlyMap<string, readonly Xattr[]> } = {
+    slots: [],
+    xattrs: new Map(),
+  };
   #entries = 0;
 
   constructor(options: TreeOptions) {
@@ -77,13 +96,14 @@ class TreeReader {
 
   read(root: number): ImageDirectory {
     const stat = lstatSync(`/proc/self/fd/${root}/.`, { bigint: true });
-    const children = this.#children(root, '', 0);
+    const children = this.#children(new OpenDirectory(root), '', 0);
+    this.#ask();
     this.#finish();
-    const xattrs = readXattrs(this.#options.machine, ['']).get('') ?? [];
+    const xattrs = readXattrs(this.#options.machine, [{ path: '', readBytes: 0 }]).get('') ?? [];
     return { ...this.#attributes(stat, xattrs, '/'), kind: 'directory', children };
   }
 
-  #children(fd: number, path: string, depth: number): ReadonlyMap<string, ImageNode> {
+  #children(directory: OpenDirectory, path: string, depth: number): ReadonlyMap<string, ImageNode> {
     if (depth > MAX_DEPTH) {
       throw new StateError(
         'tree-too-deep',
@@ -91,22 +111,29 @@ class TreeReader {
       );
     }
     const children = new Map<string, ImageNode>();
-    const names = readdirSync(`/proc/self/fd/${fd}`, 'latin1');
+    const names = readdirSync(directory.path, 'latin1');
     const leavesOut = this.#options.leftOutOf?.(path, names);
-    for (const name of names)
-      this.#entry(fd, name, path === '' ? name : `${path}/${name}`, depth, leavesOut)?.put(children, name);
+    for (let from = 0; from < names.length; from += ENTRIES_AT_ONCE) {
+      const entries = names.slice(from, from + ENTRIES_AT_ONCE).map((name): Entry => {
+        const at = Buffer.from(`${directory.path}/${name}`, 'latin1');
+        return { name, at, stat: lstatSync(at, { bigint: true }) };
+      });
+      for (const entry of entries.sort(byPlace)) {
+        const { name } = entry;
+        const slot = this.#entry(directory, entry, path === '' ? name : `${path}/${name}`, depth, leavesOut);
+        slot?.put(children, name);
+      }
+    }
     return children;
   }
 
   #entry(
-    directory: number,
-    name: string,
+    directory: OpenDirectory,
+    { name, at, stat }: Entry,
     path: string,
     depth: number,
     leavesOut: LeavesOut | undefined,
   ): Slot | undefined {
-    const at = Buffer.from(`/proc/self/fd/${directory}/${name}`, 'latin1');
-    const stat = lstatSync(at, { bigint: true });
     const key = `${stat.dev}:${stat.ino}`;
     const isShared = !stat.isDirectory() && stat.nlink > 1n;
     const known = isShared ? this.#linked.get(key) : undefined;
@@ -117,34 +144,49 @@ class TreeReader {
         `cannot read a tree: found more than ${this.#options.maxEntries} files; need fewer`,
       );
     }
-    this.#options.onEntry();
+    const same = this.#sameAsKnown(stat);
+    this.#options.onEntry(stat, path, same !== undefined);
     if (stat.isFile() && !isShared && leavesOut?.(name, stat.size)) return undefined;
-    const found = this.#find(at, stat, path, depth);
+    const found = same
+      ? { stat, path, as: same, finish: () => same }
+      : this.#find(directory, at, stat, path, depth);
     if (found === undefined) return undefined;
     const slot = new Slot(found);
     if (isShared) this.#linked.set(key, slot);
     if (found.as !== undefined) slot.finish(found.as);
-    else if (this.#pending.push(slot) >= BATCH) this.#finish();
+    else if (this.#found.push(slot) >= BATCH) this.#ask();
     return slot;
   }
 
-  #find(at: Buffer, stat: BigIntStats, path: string, depth: number): Found | undefined {
+  #find(
+    directory: OpenDirectory,
+    at: Buffer,
+    stat: BigIntStats,
+    path: string,
+    depth: number,
+  ): Found | undefined {
     const base = { stat, path, as: undefined };
     if (stat.isDirectory()) {
-      const fd = openSync(at, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
-      try {
-        const children = this.#children(fd, path, depth + 1);
-        return { ...base, finish: (attributes) => ({ ...attributes, kind: 'directory', children }) };
-      } finally {
-        closeSync(fd);
-      }
+      const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+      const own = new OpenDirectory(openSync(at, flags));
+      const children = this.#children(own, path, depth + 1);
+      own.release();
+      return { ...base, finish: (attributes) => ({ ...attributes, kind: 'directory', children }) };
     }
-    const same = this.#sameAsKnown(stat);
-    if (same) return { ...base, as: same, finish: () => same };
     if (stat.isFile()) {
-      const { object, size } = this.#addFile(at, stat, path);
-      const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
-      return { ...base, finish: (attributes) => ({ ...attributes, kind: 'file', size, content }) };
+      let added: AddedFile = { object: '', size: 0 };
+      const finish = (attributes: InodeAttributes): ImageNode => {
+        const { object, size } = added;
+        const content = size === 0 ? { bytes: new Uint8Array(0) } : { object };
+        return { ...attributes, kind: 'file', size, content };
+      };
+      if (stat.size === 0n) return { ...base, finish };
+      directory.hold();
+      const read = (): void => {
+        added = this.#addFile(at, stat, path);
+        directory.release();
+      };
+      return { ...base, read, finish };
     }
     if (stat.isSymbolicLink()) {
       const target = readlinkSync(at, 'latin1');
@@ -174,7 +216,6 @@ class TreeReader {
   }
 
   #addFile(at: Buffer, stat: BigIntStats, path: string): AddedFile {
-    if (stat.size === 0n) return { object: '', size: 0 };
     // It is a regular file, so opening it waits for nobody.
     const fd = openSync(at, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
@@ -184,17 +225,25 @@ class TreeReader {
     }
   }
 
-  /** Gives those that wait their attributes. */
-  #finish(): void {
-    const slots = this.#pending;
-    this.#pending = [];
+  /** Asks for the attributes of those that were found, and the disk for their bytes; reads those it was asked for before. */
+  #ask(): void {
+    const slots = this.#found;
+    this.#found = [];
     const asked = slots.filter(({ found }) => !found.stat.isSymbolicLink());
     const xattrs = readXattrs(
       this.#options.machine,
-      asked.map(({ found }) => found.path),
+      asked.map(({ found: { path, read, stat } }) => ({ path, readBytes: read ? Number(stat.size) : 0 })),
     );
+    this.#finish();
+    this.#asked = { slots, xattrs };
+  }
+
+  /** Reads what was asked for. */
+  #finish(): void {
+    const { slots, xattrs } = this.#asked;
     for (const slot of slots) {
-      const { stat, path, finish } = slot.found;
+      const { stat, path, read, finish } = slot.found;
+      read?.();
       slot.finish(finish(this.#attributes(stat, xattrs.get(path) ?? [], path)));
     }
   }
@@ -230,6 +279,32 @@ const NO_ATTRIBUTES: InodeAttributes = {
   mtimeNanoseconds: 0,
   xattrs: [],
 };
+
+/** Files first, and what has a number close to another's is close to it on the disk. */
+function byPlace({ stat: a }: Entry, { stat: b }: Entry): number {
+  if (a.isDirectory() !== b.isDirectory()) return a.isDirectory() ? 1 : -1;
+  return a.ino < b.ino ? -1 : 1;
+}
+
+/** A directory of the tree, open as long as files of it are to be read. */
+class OpenDirectory {
+  readonly path: string;
+  readonly #fd: number;
+  #users = 1;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+    this.path = `/proc/self/fd/${fd}`;
+  }
+
+  hold(): void {
+    this.#users++;
+  }
+
+  release(): void {
+    if (--this.#users === 0) closeSync(this.#fd);
+  }
+}
 
 /** An inode that becomes a node, once, and has its names from then on. */
 class Slot {

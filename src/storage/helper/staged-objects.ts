@@ -2,7 +2,7 @@
  * Objects without a copy: files of an upper layer that its guest is about to leave get second names beside the store, and,
  * when the guest has left, their names in it. Until then nothing of the files changes, so that the guest can as well go on.
  */
-import { mkdirSync, readFileSync, renameSync, statSync, unlinkSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
 import type { Data } from '../../sys/program.ts';
@@ -13,8 +13,8 @@ import { HELPER_FD, type ObjectTotals, type PublishTask } from './tasks.ts';
 export const OBJECT_MODE = 0o400;
 /** A file of an upper layer whose bytes are elsewhere. */
 export const METACOPY = 'trusted.overlay.metacopy';
-/** So many files in one program. */
-const BATCH = 150;
+/** So many files in one program, which has at most 1,024 steps. */
+const BATCH = 100;
 const BATCH_BYTES = 32 * 1024;
 const RESULT_BYTES = 8;
 const UNTOUCHED = 1;
@@ -87,16 +87,23 @@ export function publishStaged(task: PublishTask, machine: SideMachine): ObjectTo
       const answer = machine.answer(p, batch.length * RESULT_BYTES);
       const at = p.flags('AT_FDCWD');
       const noReplace = p.flags('RENAME_NOREPLACE');
-      for (const [i, [hex]] of batch.entries()) {
-        const next = p.label();
+      const stat = p.struct('stat', {});
+      for (const [i, [hex, size]] of batch.entries()) {
+        const [add, next] = [p.label(), p.label()];
         const from = nulTerminated(`/${task.staging}/${hex}`);
+        const to = nulTerminated(`/${task.objects}/${objectPath(hex)}`);
         p.put(answer.at(i * RESULT_BYTES), UNTOUCHED);
+        // Of guests that are unified together each has staged what they have alike, and one is first.
+        p.sys('newfstatat', [at, to, stat, 0], { otherwise: { on: ['ENOENT'], to: add } });
+        const found = p.loadField(stat, 'stat', 'st_size');
+        p.expect(found, '==', size, 'ESTALE', 'size of an object', { otherwise: add });
+        p.jump(next);
+        p.place(add);
         // Its group's and its capabilities go with the owner, and setuid with the mode.
         p.sys('fchownat', [at, from, 0, 0, p.flags('AT_SYMLINK_NOFOLLOW')], {
           otherwise: { on: ['ENOENT'], to: next },
         });
         p.sys('fchmodat', [at, from, OBJECT_MODE]);
-        const to = nulTerminated(`/${task.objects}/${objectPath(hex)}`);
         const renamed = p.sys('renameat2', [at, from, at, to, noReplace], { ignore: ['EEXIST'] });
         p.store(answer.at(i * RESULT_BYTES, 4), renamed);
         p.place(next);
@@ -113,13 +120,11 @@ export function publishStaged(task: PublishTask, machine: SideMachine): ObjectTo
 /** Objects that wait to be published: hash and size. */
 export type StagedObjects = readonly (readonly [hex: string, size: number])[];
 
-/** Somebody was first; what has another size is no object, but what a broken disk made of one. */
+/** Somebody was first just now; what has another size is no object, but what a broken disk made of one. */
 function replace({ root, objects, staging }: PublishTask, [hex, size]: StagedObjects[number]): boolean {
-  const from = join(root, staging, hex);
   const to = join(root, objects, objectPath(hex));
   const isDamaged = statSync(to).size !== size;
-  if (isDamaged) renameSync(from, to);
-  else unlinkSync(from);
+  if (isDamaged) renameSync(join(root, staging, hex), to);
   return isDamaged;
 }
 

@@ -6,32 +6,41 @@ import type { Xattr } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
 
 /** So many files in one program: steps, paths and lists of names have to fit. */
-const BATCH = 200;
+const BATCH = 100;
 /** Of these the paths may be as long as they can be. */
 const BATCH_BELOW = 20;
 const LIST_BYTES = 256;
 const MAX_BYTES = 65_536;
 const MAX_PATH_BYTES = 400;
+/** Of what is about to be read, the disk is asked for so much; from there on the kernel sees that it is read in order. */
+const AHEAD_BYTES = 1024 * 1024;
 
 /** Attributes that belong to a file. What a host's security modules or overlay keep there does not. */
 const KEPT = /^(?:user\.|security\.capability$|system\.posix_acl_(?:access|default)$)/;
 
+/** A file to be asked for its attributes. */
+export interface AskedFile {
+  /** Relative to the tree's root, latin1; a link is not followed. */
+  readonly path: string;
+  /** Of a regular file that is about to be read, how much it has: the disk brings it meanwhile (readahead(2)). */
+  readonly readBytes: number;
+}
+
 /**
  * Reads the attributes of files.
  *
- * @param paths relative to the tree's root, latin1; a link is not followed
  * @returns those that have any, by path
  */
 export function readXattrs(
   machine: SideMachine,
-  paths: readonly string[],
+  files: readonly AskedFile[],
 ): ReadonlyMap<string, readonly Xattr[]> {
   const found = new Map<string, readonly Xattr[]>();
-  for (let at = 0; at < paths.length; at += BATCH) {
-    const batch = paths.slice(at, at + BATCH);
-    const short = batch.filter((path) => path.length <= MAX_PATH_BYTES);
-    const long = batch.filter((path) => path.length > MAX_PATH_BYTES);
-    const lists = [short, ...long.map((path) => [path])].flatMap((some) =>
+  for (let at = 0; at < files.length; at += BATCH) {
+    const batch = files.slice(at, at + BATCH);
+    const short = batch.filter(({ path }) => path.length <= MAX_PATH_BYTES);
+    const long = batch.filter(({ path }) => path.length > MAX_PATH_BYTES);
+    const lists = [short, ...long.map((file) => [file])].flatMap((some) =>
       listNames(machine, some, LIST_BYTES),
     );
     for (const [path, names] of lists) {
@@ -84,25 +93,33 @@ export function isOwnXattr(name: string): boolean {
 
 function listNames(
   machine: SideMachine,
-  paths: readonly string[],
+  files: readonly AskedFile[],
   listBytes: number,
 ): readonly (readonly [path: string, names: readonly string[]])[] {
-  if (paths.length === 0) return [];
+  if (files.length === 0) return [];
   const p = machine.program();
   const size = 8 + listBytes;
-  const answer = machine.answer(p, paths.length * size);
-  paths.forEach((path, i) => {
+  const answer = machine.answer(p, files.length * size);
+  const flags = p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC');
+  files.forEach(({ path, readBytes }, i) => {
     const place = answer.at(i * size);
-    const length = p.sys('llistxattr', [nulTerminated(path), place.at(8, listBytes), listBytes], {
-      ignore: ['EOPNOTSUPP', 'ERANGE'],
-    });
-    p.store(place.at(0, 4), length);
+    const list = [place.at(8, listBytes), listBytes] as const;
+    const mayFail = { ignore: ['EOPNOTSUPP', 'ERANGE'] };
+    if (readBytes === 0) {
+      p.store(place.at(0, 4), p.sys('llistxattr', [nulTerminated(path), ...list], mayFail));
+      return;
+    }
+    const fd = p.sys('openat', [p.flags('AT_FDCWD'), nulTerminated(path), flags, 0]);
+    p.store(place.at(0, 4), p.sys('flistxattr', [fd, ...list], mayFail));
+    p.sys('readahead', [fd, 0, Math.min(readBytes, AHEAD_BYTES)], { ignore: [] });
+    p.sys('close', [fd]);
   });
   const bytes = Buffer.from(machine.run('list extended attributes', p, answer));
-  return paths.flatMap((path, i) => {
+  return files.flatMap((file, i) => {
+    const { path } = file;
     const at = i * size;
     const length = machine.abi.littleEndian ? bytes.readInt32LE(at) : bytes.readInt32BE(at);
-    if (length === -(machine.abi.errnos['ERANGE'] ?? 0)) return listNames(machine, [path], MAX_BYTES);
+    if (length === -(machine.abi.errnos['ERANGE'] ?? 0)) return listNames(machine, [file], MAX_BYTES);
     if (length <= 0) return [];
     const names = bytes.toString('latin1', at + 8, at + 8 + length).split('\0');
     return [[path, names.filter((name) => name !== '')] as const];
