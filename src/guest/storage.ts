@@ -395,6 +395,8 @@ export class GuestStorage {
     exclude: readonly string[] = [],
   ): Promise<FlatGuest> {
     const store = this.storeOf(guest);
+    const unwritten = await this.#unwritten(guest);
+    if (unwritten) return unwritten;
     return await this.#flatten(
       guest,
       exclude,
@@ -414,6 +416,8 @@ export class GuestStorage {
    */
   async settle(guest: Guest, options: HelperOptions, exclude: readonly string[] = []): Promise<FlatGuest> {
     const store = this.storeOf(guest);
+    const unwritten = await this.#unwritten(guest);
+    if (unwritten) return unwritten;
     return await store.withWorkDir(async (workDir, keep) => {
       const flat = await this.#flatten(
         guest,
@@ -422,7 +426,6 @@ export class GuestStorage {
           await store.capture({ ...request, origin, isStaged: true }, workDir, options),
       );
       const { captured } = flat;
-      if (captured === undefined) return flat;
       await this.replace(guest, flat, true, { name: basename(workDir), keep });
       // Others may have added the same meanwhile.
       const { objects: newObjects, bytes: newBytes } = await this.#publish(guest.name);
@@ -431,19 +434,29 @@ export class GuestStorage {
     });
   }
 
+  /** A guest that has no files of its own: what lies below is all there is of it. */
+  async #unwritten(guest: Guest): Promise<FlatGuest | undefined> {
+    if (isActive(guest)) return undefined;
+    const template = await this.template(guest);
+    if (template.lower.kind !== 'image') return undefined;
+    const { isEmpty, root } = await this.ownFiles(guest);
+    if (!isEmpty) return undefined;
+    return { pin: this.#pinTo(template.lower.name, guest, template), root, captured: undefined };
+  }
+
+  /** Binds a guest to an image of its files. */
+  #pinTo(pinned: string, guest: Guest, template: Template): Pin {
+    const origin = this.#originOf(guest, template);
+    return { name: guest.config.template, hostUsr: template.hostUsr, origin, pinned };
+  }
+
   /** @param capture makes an image of the guest's tree; how, if it is left afterwards, is said too */
   async #flatten(
     guest: Guest,
     exclude: readonly string[],
     capture: (request: CaptureRequest, origin: TreeOrigin) => Promise<Captured>,
-  ): Promise<FlatGuest> {
+  ): Promise<FlatGuest & { readonly captured: Captured }> {
     const template = await this.template(guest);
-    const { hostUsr, lower } = template;
-    const pin = { name: guest.config.template, hostUsr, origin: this.#originOf(guest, template) };
-    if (!isActive(guest) && lower.kind === 'image') {
-      const { isEmpty, root } = await this.ownFiles(guest);
-      if (isEmpty) return { pin: { ...pin, pinned: lower.name }, root, captured: undefined };
-    }
     // A file has no second name in another file system, nor in another project.
     const record = this.#read(guest.name);
     const stays =
@@ -452,7 +465,7 @@ export class GuestStorage {
     const request = { ...(await this.#treeOf(guest, template)), exclude: kept };
     const origin = request.own === undefined || record?.project !== undefined ? 'still' : 'left';
     const captured = await retryWhileBusy(async () => await capture(request, origin));
-    return { pin: { ...pin, pinned: captured.image.name }, root: captured.root, captured };
+    return { pin: this.#pinTo(captured.image.name, guest, template), root: captured.root, captured };
   }
 
   /** Publishes what lies below a guest's own files, if that is yet to be done. */

@@ -373,7 +373,10 @@ describe('clone', { skip: unmet(...NEEDS) }, () => {
       await v.ok(['exec', 'a', 'true']);
       await v.ok(['stop', '-t', '0', 'a']);
       await v.ok(['clone', 'a', 'still']);
+      const store = join(v.root, 'lib/store/default');
+      const { mtimeNs } = statSync(store, { bigint: true });
       await v.ok(['clone', 'still', 'again']);
+      assert.equal(statSync(store, { bigint: true }).mtimeNs, mtimeNs, 'had work in the store');
       for (const name of ['live', 'still', 'again']) assert.equal(await showStopped(v, name), before, name);
       const [view] = JSON.parse(await v.ok(['inspect', 'live'])) as [{ labels: object; xid: number }];
       assert.deepEqual(view.labels, { made: 'live' });
