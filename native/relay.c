@@ -31,7 +31,7 @@ struct request {
 	};
 };
 
-static int fuse, peer = -1;
+static int fuse, peer = -1, waiting; /* how many of those that are kept somebody waits for */
 static int64_t now, lost_ms;
 static uint64_t connection, texts;
 static struct request *kept;
@@ -50,8 +50,7 @@ static void *zeros(size_t len)
 
 static void text_set(struct text **at, struct text *t)
 {
-	if (t && t->refs++ == 0)
-		texts++;
+	texts += t && t->refs++ == 0;
 	if (*at && --(*at)->refs == 0)
 		free(*at), texts--;
 	*at = t;
@@ -115,40 +114,39 @@ static void request_take(const struct request *r)
 }
 
 /* An answer of vserverd's: passed on as it is, but for a text, which comes with the milliseconds it holds before it. */
-static void answered(const struct request *r, size_t len)
+static bool answered(const struct request *r, size_t len)
 {
-	if (r->head.opcode != FUSE_READ || in.head.error || len < sizeof in.hold_ms) {
-		answer(r, -in.head.error, &in.hold_ms, len);
-		return;
-	}
+	if (r->head.opcode != FUSE_READ || in.head.error || len < sizeof in.hold_ms)
+		return answer(r, -in.head.error, &in.hold_ms, len);
 	struct text *t = zeros(sizeof *t + len);
-	*t = (struct text){ r->head.nodeid, now + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms, false };
+	int64_t made_ms = r->ahead ? r->since_ms : now; /* what is ahead may have lain there */
+	*t = (struct text){ r->head.nodeid, made_ms + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms, false };
 	memcpy(t->bytes, in.bytes, t->len);
 	text_set(recent_of(t->node), t);
-	if (!r->ahead)
-		read_answer(r, true);
+	return r->ahead || read_answer(r, true);
 }
 
-static void peer_read(void)
+static bool peer_read(void)
 {
+	if (poll(&(struct pollfd){ peer, POLLIN, 0 }, 1, 0) <= 0)
+		return false;
 	size_t len = recv(peer, &in.head, sizeof in.head, MSG_WAITALL) == sizeof in.head ? in.head.len - sizeof in.head : SIZE_MAX;
-	if (len >= sizeof in.bytes || (len && recv(peer, &in.hold_ms, len, MSG_WAITALL) != (ssize_t)len)) {
-		close(peer);
-		peer = -1, lost_ms = now;
-		return;
-	}
-	for (struct request **at = &kept, *r; (r = *at); at = &r->next)
+	if (len >= sizeof in.bytes || (len && recv(peer, &in.hold_ms, len, MSG_WAITALL) != (ssize_t)len))
+		close(peer), peer = -1, lost_ms = now;
+	for (struct request **at = &kept, *r; peer >= 0 && (r = *at); at = &r->next)
 		if (r->head.unique == in.head.unique) {
 			answered(r, len);
 			*at = r->next;
 			free(r);
-			return;
+			break;
 		}
+	return true;
 }
 
 /* What others have been told answers, or it gets too late; the rest goes to vserverd, one READ for all of the same file. */
 static void kept_go_on(void)
 {
+	waiting = 0;
 	for (struct request **at = &kept, *r; (r = *at);) {
 		bool is_read = r->head.opcode == FUSE_READ, hasty = is_hasty(r), late = r->since_ms + PATIENCE_MS < now;
 		bool old = late || (hasty && r->since_ms + HASTE_MS < now);
@@ -159,6 +157,7 @@ static void kept_go_on(void)
 			continue;
 		}
 		r->ahead |= told; /* what comes yet is for the next */
+		waiting += !r->ahead;
 		bool joins = is_read && is_asked(r->next, r->head.nodeid, false);
 		if (!joins && r->sent != connection && send(peer, &r->head, r->head.len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
 			r->sent = connection;
@@ -172,15 +171,16 @@ _Noreturn void relay_main(int dev, int listener)
 	struct iovec to = { &r.head, sizeof r - offsetof(struct request, head) };
 	title_set("relay");
 	for (fuse = dev, lost_ms = now_ms();; kept_go_on()) {
-		struct pollfd p[] = { { fuse, POLLIN, 0 }, { peer, POLLIN, 0 }, { listener, POLLIN, 0 } };
+		/* What nobody waits for is taken when somebody comes: vserverd would wake us where it runs, far from who reads. */
+		struct pollfd p[] = { { fuse, POLLIN, 0 }, { peer, waiting ? POLLIN : 0, 0 }, { listener, POLLIN, 0 } };
 		poll(p, 3, kept ? 500 : -1);
 		if (p[0].revents & POLLERR)
 			_exit(0); /* nobody has the file system any more */
 		now = now_ms();
+		while ((kept || p[1].revents) && peer_read())
+			;
 		for (int i = 0; i < AT_ONCE && readv(fuse, &to, 1) > 0; i++, now = now_ms())
 			request_take(&r);
-		if (p[1].revents)
-			peer_read();
 		if (p[2].revents)
 			close(peer), peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC), connection++;
 	}

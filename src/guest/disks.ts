@@ -12,8 +12,8 @@ import { GUEST_LEVEL, type Host } from './host.ts';
 import { KeptObjects } from './kept-objects.ts';
 import type { Registry } from './registry.ts';
 
-/** How old counts may be for who reads on and on. */
-const RECENT_MS = 500;
+/** How old counts may be: all are read at once, and a guest's text holds longer. */
+const RECENT_MS = 50;
 
 /** Counts for the guests of one instance. */
 export class Disks {

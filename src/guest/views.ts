@@ -35,6 +35,7 @@ import {
   type NetworkTable,
   NODES,
   QUOTA_FILES,
+  SELDOM_MS,
   UPTIME_AHEAD_SECONDS,
   VIEW_FILES,
   VIEW_GROUPS,
@@ -103,6 +104,13 @@ function filesOf({ network }: GuestConfig, groups: readonly ViewGroup[]): readon
   return viewFilesOf(groups).filter(({ path }) => network.mode !== 'host' || !path.startsWith('/sys/'));
 }
 
+/** CPUs that a guest may run on, and those that it sees, at a time. */
+interface SeenCpus {
+  readonly allowed: readonly number[];
+  readonly cpus: readonly number[];
+  readonly atMs: number;
+}
+
 /** What views are of. */
 export type ViewsParts = Pick<Instance, 'registry' | 'readings' | 'forks' | 'disks' | 'networks'>;
 
@@ -122,6 +130,7 @@ export class Views implements FuseTree {
   #former: ProcessIdentity | undefined;
   #relay: FuseRelay | undefined;
   readonly #bootOffsets = new WeakMap<LiveRecord, number>();
+  readonly #cpusSeen = new WeakMap<LiveRecord, SeenCpus>();
   #isEnding = false;
   /** When the host was booted, of the epoch in seconds. */
   #hostBoot = 0;
@@ -345,7 +354,8 @@ export class Views implements FuseTree {
 
   read(node: number): FuseReply | Promise<FuseReply> {
     const [xid, number] = [Math.floor(node / NODES), node % NODES];
-    const file = fileNumbered(number);
+    files ??= allFiles();
+    const file = files.get(number);
     const guest = isXid(xid) ? this.#registry.numbered(xid) : undefined;
     if (!file || !guest) return { errno: FUSE_ERRNO.EIO };
     // Its command may be there before we know that it is.
@@ -354,7 +364,7 @@ export class Views implements FuseTree {
   }
 
   #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
-    if (file.name === 'loadavg' || file === ANSWERS_FILE) return this.#readLoad(file, guest);
+    if (file.name === 'loadavg' || file.name === ANSWERS_FILE.name) return this.#readLoad(file, guest);
     if (file.name === 'diskstats' && this.#readings.disks(guest.xid) === undefined)
       return this.#readDisks(file, guest);
     if (file.name === 'stat') return this.#readStat(file, guest);
@@ -380,7 +390,7 @@ export class Views implements FuseTree {
 
   async #readDisks(file: FileInfo, guest: Guest): Promise<FuseReply> {
     await this.#disks.look().catch((error: unknown) => this.#failed('count the disks of guests', error));
-    return this.#readFile(file, guest);
+    return this.#readFile({ ...file, holdMs: SELDOM_MS }, guest);
   }
 
   async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {
@@ -505,14 +515,24 @@ export class Views implements FuseTree {
     return known;
   }
 
-  #cpu({ xid, live }: Guest): CpuSample & { readonly allowed: readonly number[] } {
-    const { userUs, systemUs, limit, cpuset } = this.#readings.cpu(xid);
+  /** Looked at seldom: it takes most of the time that a text takes. A configuration that changes is another record. */
+  #seenCpus({ xid, live }: Guest): SeenCpus {
+    const known = live && this.#cpusSeen.get(live);
+    if (known && performance.now() - known.atMs < SELDOM_MS) return known;
+    const { limit, cpuset } = this.#readings.cpuShare(xid);
     const allowed = parseCpuList(cpuset ?? readFileSync('/sys/devices/system/cpu/online', 'latin1'));
+    const seen = { allowed, cpus: visibleCpus(allowed, limit), atMs: performance.now() };
+    if (live) this.#cpusSeen.set(live, seen);
+    return seen;
+  }
+
+  #cpu(guest: Guest): CpuSample & Pick<SeenCpus, 'allowed'> {
+    const { live } = guest;
+    const { allowed, cpus } = this.#seenCpus(guest);
     return {
       allowed,
-      cpus: visibleCpus(allowed, limit),
-      userUs,
-      systemUs,
+      cpus,
+      ...this.#readings.cpu(guest.xid),
       uptimeSeconds: Math.max(0, bootTimeSeconds() + (live ? this.#bootOffsetSeconds(live) : 0)),
     };
   }
@@ -582,13 +602,16 @@ function entriesOf(node: number): readonly FuseEntry[] {
   return (listed.get(number) ?? []).flatMap((one) => entryOf(guest + one.number) ?? []);
 }
 
-function fileNumbered(number: number): FileInfo | undefined {
-  if (number === ANSWERS_FILE.number) return ANSWERS_FILE;
-  return ALL_FILES.flatMap((one) =>
+/** Every file that has a text, once one is read. */
+let files: ReadonlyMap<number, FileInfo> | undefined;
+
+function allFiles(): ReadonlyMap<number, FileInfo> {
+  const all: readonly (FileInfo & { readonly number: number })[] = ALL_FILES.flatMap((one) =>
     'files' in one
       ? one.files.map((file) => ({ ...file, path: one.path + file.name, group: one.group }))
       : [one],
-  ).find((one) => one.number === number);
+  );
+  return new Map([...all, ANSWERS_FILE].map((one) => [one.number, one]));
 }
 
 function hostText(name: string): string {

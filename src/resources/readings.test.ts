@@ -65,7 +65,8 @@ test('version 2', () => {
       ['file', 2],
     ]),
   });
-  assert.deepEqual(readings.cpu(XID), { userUs: 6, systemUs: 3, limit: 1.5, cpuset: '0-1\n' });
+  assert.deepEqual(readings.cpu(XID), { userUs: 6, systemUs: 3 });
+  assert.deepEqual(readings.cpuShare(XID), { limit: 1.5, cpuset: '0-1\n' });
   assert.equal(readings.tasks(XID), 4);
   assert.deepEqual(
     [...(readings.disks(XID) ?? [])],
@@ -98,8 +99,9 @@ test("version 1: limits of two kinds, and version 2's names", () => {
   });
   assert.equal(of('9223372036854771712\n').memory(XID).swapLimitBytes, undefined);
   assert.equal(of('').memory(XID).swapLimitBytes, 0, 'a kernel that does not count it');
-  assert.deepEqual(of('').cpu(XID), { userUs: 0, systemUs: 0, limit: undefined, cpuset: undefined });
+  assert.deepEqual(of('').cpu(XID), { userUs: 0, systemUs: 0 });
+  assert.deepEqual(of('').cpuShare(XID), { limit: undefined, cpuset: undefined });
   const bound = new Readings(files({ '/set/p/7/cpuset.effective_cpus': '1\n' }), HYBRID, 'p');
-  assert.equal(bound.cpu(XID).cpuset, '1\n');
+  assert.equal(bound.cpuShare(XID).cpuset, '1\n');
   assert.equal(of('').tasks(XID), 4);
 });

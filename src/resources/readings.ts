@@ -29,6 +29,10 @@ export interface MemoryReading {
 export interface CpuReading {
   readonly userUs: number;
   readonly systemUs: number;
+}
+
+/** What a guest may use of the CPUs. */
+export interface CpuShare {
   /** As a number of CPUs; undefined: none. */
   readonly limit: number | undefined;
   /** A list of CPUs; undefined: all. */
@@ -120,15 +124,15 @@ export class Readings {
     };
   }
 
-  /** Returns what a guest used of the CPUs, and may use. */
+  /** Returns what a guest used of the CPUs. */
   cpu(xid: Xid): CpuReading {
     const stat = parseFlatKeyed(this.#unified(xid, 'cpu.stat') ?? '');
-    return {
-      userUs: stat.get('user_usec') ?? 0,
-      systemUs: stat.get('system_usec') ?? 0,
-      limit: this.#cpuLimit(xid),
-      cpuset: this.#cpuset(xid),
-    };
+    return { userUs: stat.get('user_usec') ?? 0, systemUs: stat.get('system_usec') ?? 0 };
+  }
+
+  /** Returns what a guest may use of the CPUs. */
+  cpuShare(xid: Xid): CpuShare {
+    return { limit: this.#cpuLimit(xid), cpuset: this.#cpuset(xid) };
   }
 
   /** On version 1 a guest has a group of its own only if it is bound to CPUs. */

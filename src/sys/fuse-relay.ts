@@ -3,7 +3,7 @@
  * itself, and answers them.
  */
 import { closeSync, openSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { connect, type OnReadOpts, type Socket } from 'node:net';
 import { type FuseRequest, fuseAnswer, fuseError, fuseLength, parseFuseRequest } from '../spec/fuse-wire.ts';
 import { ints } from './wire.ts';
 
@@ -16,18 +16,24 @@ export type FuseReply =
 /** Answers requests. A promise must not be refused. */
 export type FuseHandler = (request: FuseRequest) => FuseReply | Promise<FuseReply>;
 
+/** One buffer for all that comes: a new one for each request would be 64 KiB that the kernel maps and clears. */
+const BUFFER_BYTES = 64 * 1024;
+
 /** A connection to a relay. */
 export class FuseRelay {
   readonly #socket: Socket;
   #rest: Buffer = Buffer.alloc(0);
 
-  private constructor(socket: Socket, handler: FuseHandler, lost: () => void) {
-    this.#socket = socket;
-    socket.on('data', (chunk: Buffer) => {
-      this.#take(chunk, handler);
-    });
-    socket.on('error', () => {});
-    socket.on('close', lost);
+  private constructor(path: string, handler: FuseHandler) {
+    const onread: OnReadOpts = {
+      buffer: Buffer.allocUnsafeSlow(BUFFER_BYTES),
+      callback: (count, buffer) => {
+        this.#take(Buffer.from(buffer.buffer, buffer.byteOffset, count), handler);
+        return true;
+      },
+    };
+    this.#socket = connect({ path, onread });
+    this.#socket.on('error', () => {});
   }
 
   /**
@@ -45,12 +51,14 @@ export class FuseRelay {
     // By descriptor: the path of a socket may have 107 bytes only.
     const fd = openSync(directory, 'r');
     try {
-      const socket = connect({ path: `/proc/self/fd/${fd}/${name}` });
+      const relay = new FuseRelay(`/proc/self/fd/${fd}/${name}`, handler);
       const isThere = await new Promise<boolean>((resolve) => {
-        socket.once('connect', () => resolve(true));
-        socket.once('error', () => resolve(false));
+        relay.#socket.once('connect', () => resolve(true));
+        relay.#socket.once('error', () => resolve(false));
       });
-      return isThere ? new FuseRelay(socket, handler, lost) : undefined;
+      if (!isThere) return undefined;
+      relay.#socket.on('close', lost);
+      return relay;
     } finally {
       closeSync(fd);
     }
@@ -72,7 +80,8 @@ export class FuseRelay {
     for (;;) {
       const length = fuseLength(bytes);
       if (length === undefined || length > bytes.length) break;
-      const request = parseFuseRequest(bytes.subarray(0, length));
+      // A copy: its answer may be made later, when something else is in there.
+      const request = parseFuseRequest(Buffer.from(bytes.subarray(0, length)));
       if (request) this.#answer(request, handler(request), answers);
       bytes = bytes.subarray(length);
     }

@@ -60,7 +60,8 @@ export const UPTIME_AHEAD_SECONDS: number = (2 * UPTIME_MS) / 1000;
  * time is in one text, so shares of it are right whatever its age.
  */
 const SOON_MS = 50;
-const SELDOM_MS = 500;
+/** What changes seldom, or is counted that often only. */
+export const SELDOM_MS = 500;
 
 /** Files of /proc/net with the sockets of a guest and what they sent and received. */
 export const NETWORK_TABLES = [
@@ -167,7 +168,7 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 4, name: 'stat', path: '/proc/stat', group: 'cpu', holdMs: SOON_MS },
   { number: 5, name: 'cpuinfo', path: '/proc/cpuinfo', group: 'cpu', holdMs: SELDOM_MS },
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },
-  { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SOON_MS },
+  { number: 7, name: 'loadavg', path: '/proc/loadavg', group: 'load', holdMs: SELDOM_MS },
   { number: 8, name: 'uptime', path: '/proc/uptime', group: 'uptime', holdMs: UPTIME_MS },
   { number: 14, name: 'init-stat', path: '/proc/1/stat', group: 'uptime', holdMs: SOON_MS },
   { number: 9, name: 'diskstats', path: '/proc/diskstats', group: 'disk', holdMs: SOON_MS },
