@@ -186,11 +186,6 @@ export const ERROR_CODES = {
   },
   'invalid-value': { status: 400, exit: 2, meaning: 'a size, duration, count or other value cannot be read' },
   'invalid-xid': { status: 400, exit: 2, meaning: 'not a context id, which is a number from 2 to 65535' },
-  'kept-files': {
-    status: 500,
-    exit: 70,
-    meaning: 'files are to be kept that are behind a disk limit, which is a bug',
-  },
   'keyring-missing': { status: 409, exit: 1, meaning: 'the host has no keys of the archive of packages' },
   'label-not-placed': {
     status: 500,

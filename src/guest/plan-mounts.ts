@@ -2,8 +2,10 @@
  * The mounts of a guest that need the host's privilege: made detached by the worker, attached by process 1.
  */
 import type { IdRange } from '../context/id-map.ts';
-import { planDiskMount } from '../storage/disk-image.ts';
+import { planDiskMount, SPARE_DIRECTORIES } from '../storage/disk-image.ts';
+import type { DiskLimit } from '../storage/disk-limit.ts';
 import { planImageMount } from '../storage/image-mounts.ts';
+import { planProjectLimit } from '../storage/project-quota.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
@@ -45,7 +47,7 @@ export function hostMountCount(spec: StartSpec): number {
 export function planHostMounts(p: Program, spec: StartSpec, userns: number): readonly Result[] {
   const { root } = spec;
   return [
-    planOverlay(p, root, spec.ids, userns),
+    planOverlay(p, root, spec.ids, userns).mount,
     // Not idmapped: its files stay the host's root's, so what is readable by root alone is not by a guest's root.
     ...(root.hostUsr ? [planReadOnlyTree(p, spec, '/usr', undefined)] : []),
     ...root.mounts.map((mount) => planConfiguredMount(p, mount, spec, userns)),
@@ -143,7 +145,12 @@ export const OVERLAY_CREATE = 'fsconfig create overlay';
  * Makes a guest's root: its own files over the template's, which are shown with its ids, or without a namespace that maps
  * them as the image has them.
  */
-export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns: Arg | undefined): Result {
+export function planOverlay(
+  p: Program,
+  root: OverlaySpec,
+  ids: IdRange,
+  userns: Arg | undefined,
+): { readonly mount: Result; readonly upper: Result } {
   const layers = planLayers(p, root, ids, planLower(p, root.lower, userns));
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
   for (const [key, value] of [
@@ -159,10 +166,13 @@ export function planOverlay(p: Program, root: OverlaySpec, ids: IdRange, userns:
   ] as const) {
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], { about: `overlay ${key}` });
   }
+  layers.room?.make();
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: 'create overlay' });
+  layers.room?.take();
   // nodev: a device node that a template or a hostile archive brings is only a name.
   const attributes = root.readonly ? ['MOUNT_ATTR_NODEV', 'MOUNT_ATTR_RDONLY'] : ['MOUNT_ATTR_NODEV'];
-  return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: 'overlay' });
+  const flags = [p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)] as const;
+  return { mount: p.sys('fsmount', [fs, ...flags], { about: 'overlay' }), upper: layers.upperDirectory };
 }
 
 function planLower(p: Program, lower: LowerSpec, userns: Arg | undefined): Result {
@@ -174,8 +184,19 @@ function planLower(p: Program, lower: LowerSpec, userns: Arg | undefined): Resul
 
 interface Layers {
   readonly lower: string;
+  readonly upperDirectory: Result;
   readonly upper: Data;
   readonly work: Data;
+  readonly room: Room | undefined;
+}
+
+/**
+ * A new overlay makes directories and files in its work directory, and tries what can be done with them: also where the guest
+ * has taken all there is. Steps that make room for that, and take it away again.
+ */
+interface Room {
+  readonly make: () => void;
+  readonly take: () => void;
 }
 
 /**
@@ -200,10 +221,13 @@ function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result):
   // Only now: a directory on disk is to be on a mount of the namespace the overlay is made in.
   const open = (layer: Result | string): Result =>
     typeof layer === 'string' ? planOpenDirectory(p, p.flags('AT_FDCWD'), layer) : layer;
+  const upper = open(layers.upper);
   return {
     lower: planLowerPath(p, root.lower, lower, undefined),
-    upper: planNumberPath(p, FD, open(layers.upper)),
+    upperDirectory: upper,
+    upper: planNumberPath(p, FD, upper),
     work: planNumberPath(p, FD, open(layers.work)),
+    room: layers.room,
   };
 }
 
@@ -251,7 +275,7 @@ export function planMergedView(p: Program, view: MergedView): Result {
   if (view.lower.kind === 'tree' && files === undefined) return planOpenDirectory(p, at, view.lower.path);
   // A mount of its own has its place among the layers already.
   if (files?.kind === 'disk')
-    return planOverlay(p, { ...view, upper: files, readonly: true }, NO_IDS, undefined);
+    return planOverlay(p, { ...view, upper: files, readonly: true }, NO_IDS, undefined).mount;
   const lower = planLower(p, view.lower, undefined);
   if (!view.detachedLayers) {
     planNamespace(p);
@@ -277,13 +301,47 @@ interface Upper {
   /** Opened, or still a path. */
   readonly upper: Result | string;
   readonly work: Result | string;
+  readonly room: Room | undefined;
 }
 
 function planUpper(p: Program, upper: OverlaySpec['upper'], ids: IdRange): Upper {
-  if (upper.kind === 'directory') return { mount: undefined, upper: upper.upper, work: upper.work };
-  if (upper.kind === 'memory') return planMemory(p, upper, ids);
+  if (upper.kind === 'directory')
+    return { mount: undefined, upper: upper.upper, work: upper.work, room: roomInProject(p, upper) };
+  if (upper.kind === 'memory') return { ...planMemory(p, upper, ids), room: undefined };
   const mount = planDiskMount(p, upper.disk);
-  return { mount, upper: planOpenDirectory(p, mount, 'upper'), work: planOpenDirectory(p, mount, 'work') };
+  return {
+    mount,
+    upper: planOpenDirectory(p, mount, 'upper'),
+    work: planOpenDirectory(p, mount, 'work'),
+    room: roomOnDisk(p, mount),
+  };
+}
+
+/** Who mounts may be held to quotas too: root without CAP_SYS_RESOURCE. Nobody else writes before the overlay is there. */
+function roomInProject(
+  p: Program,
+  { work, bound }: Extract<FilesSpec, { kind: 'directory' }>,
+): Room | undefined {
+  if (bound === undefined) return undefined;
+  const set = (limit: DiskLimit | undefined): void => {
+    const directory = planOpenDirectory(p, p.flags('AT_FDCWD'), work);
+    planProjectLimit(p, directory, bound.project, limit);
+    p.sys('close', [directory]);
+  };
+  return { make: () => set(undefined), take: () => set(bound.limit) };
+}
+
+/** Directories beside the layers that hold what an overlay takes: an inode and a block each. */
+function roomOnDisk(p: Program, mount: Result): Room {
+  const each = (call: 'mkdirat' | 'unlinkat', flags: Arg, ignore: readonly string[]): void => {
+    for (let i = 0; i < SPARE_DIRECTORIES; i++)
+      p.sys(call, [mount, `spare-${i}`, flags], { about: 'spare room', ignore });
+  };
+  return {
+    make: () => each('unlinkat', p.flags('AT_REMOVEDIR'), ['ENOENT']),
+    // Of a disk from before there was any, a guest may have taken all.
+    take: () => each('mkdirat', 0o700, ['ENOSPC']),
+  };
 }
 
 /** Adds the steps that make the directories of a new disk. */
@@ -298,7 +356,7 @@ function planMemory(
   p: Program,
   { sizeBytes, inodes }: Extract<OverlaySpec['upper'], { kind: 'memory' }>,
   ids: IdRange,
-): Upper {
+): Omit<Upper, 'room'> {
   const mount = planFilesystem(
     p,
     'tmpfs',

@@ -1,5 +1,6 @@
 import type { IpPrefix } from '../base/ip.ts';
 import type { IdRange } from '../context/id-map.ts';
+import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { ImageLayer } from '../storage/image-mounts.ts';
 import type { BrokerSpec } from './plan-broker.ts';
 import type { LinkSpec } from './plan-link.ts';
@@ -127,7 +128,13 @@ export interface NetworkSpec {
 
 /** The own files of a guest that stays: in two directories, or in a file that is a file system with them. */
 export type FilesSpec =
-  | { readonly kind: 'directory'; readonly upper: string; readonly work: string }
+  | {
+      readonly kind: 'directory';
+      readonly upper: string;
+      readonly work: string;
+      /** The project by which they are kept to a limit. */
+      readonly bound?: { readonly project: number; readonly limit: DiskLimit } | undefined;
+    }
   | { readonly kind: 'disk'; readonly disk: string };
 
 /** The layer below a guest's own files. */

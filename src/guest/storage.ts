@@ -21,14 +21,21 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join, relative } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { BugError, StateError, UserError } from '../base/errors.ts';
+import { StateError, UserError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import { growMounted, makeDisk, resizeDisk, waitUntilFree } from '../storage/disk-image.ts';
-import type { DiskLimit } from '../storage/disk-limit.ts';
+import {
+  diskUse,
+  fitsDisk,
+  growMounted,
+  makeDisk,
+  resizeDisk,
+  waitUntilFree,
+} from '../storage/disk-image.ts';
+import type { DiskLimit, DiskUse } from '../storage/disk-limit.ts';
 import { type GuestFiles, spreadDirectories } from '../storage/guest-dirs.ts';
 import type {
   ImageOfTree,
@@ -37,12 +44,12 @@ import type {
   RootAttributes,
   TreeOrigin,
 } from '../storage/helper/tasks.ts';
-import type { HelperOptions } from '../storage/helper-process.ts';
+import type { HelperOptions, OpenedTree } from '../storage/helper-process.ts';
 import { ImageMounts } from '../storage/image-mounts.ts';
 import { isOfTemplate } from '../storage/image-names.ts';
 import type { Captured, CaptureRequest, ImageStore } from '../storage/image-store.ts';
 import type { ImageStores } from '../storage/image-stores.ts';
-import { openDirectory, putTimes, removeDirectory } from '../storage/machine.ts';
+import { openDirectory, putTimes, removeDirectory, timesOf } from '../storage/machine.ts';
 import { fitsLimit, ProjectQuota, planProject, planProjectLimit } from '../storage/project-quota.ts';
 import type { PrepareOptions, Template, TemplateStore } from '../storage/templates.ts';
 import { DEFAULT_DOMAIN } from '../storage/trust-domain.ts';
@@ -222,11 +229,14 @@ export class GuestStorage {
   #files(name: GuestName): FilesSpec {
     const paths = guestPaths(this.#host.paths, name);
     const record = this.#read(name);
-    if (record?.files === undefined) return { kind: 'directory', upper: paths.upper, work: paths.work };
-    const directory = join(paths.directory, record.files);
+    const { files, project, disk } = record ?? {};
+    const bound = project === undefined || disk === undefined ? undefined : { project, limit: disk };
+    if (record === undefined || files === undefined)
+      return { kind: 'directory', upper: paths.upper, work: paths.work, bound };
+    const directory = join(paths.directory, files);
     return methodOf(record) === 'image'
       ? { kind: 'disk', disk: diskIn(directory) }
-      : { kind: 'directory', ...filesIn(directory) };
+      : { kind: 'directory', ...filesIn(directory), bound };
   }
 
   /** Returns whether users and groups of a guest are held to limits: where its own files are in the file system of all. */
@@ -254,7 +264,8 @@ export class GuestStorage {
     if (this.keepsLimit(guest, disk) || (await this.#limitProject(guest, disk))) return;
     const record = this.#read(guest.name);
     const files = await this.freeFiles(guest);
-    if (files.kind === 'disk' && disk && disk.method !== 'quota' && record?.disk?.inodes === disk.inodes) {
+    if (files.kind === 'disk' && disk && isResized(record?.disk, disk)) {
+      await this.#checkFits(guest, files, disk);
       await resizeDisk(this.#host.syscalld, files.disk, disk);
       this.#write(guest.name, { ...record, disk: plain(disk) });
       return;
@@ -286,10 +297,31 @@ export class GuestStorage {
     const record = this.#read(guest.name);
     const before = record?.disk;
     const files = this.#files(guest.name);
-    if (!isActive(guest) || files.kind !== 'disk' || disk === undefined || before === undefined) return;
+    if (files.kind !== 'disk' || disk === undefined || before === undefined) return;
+    if (isResized(before, disk)) await this.#checkFits(guest, files, disk);
+    if (!isActive(guest)) return;
     if (!isDeepStrictEqual({ ...before, spaceBytes: 0 }, { ...plain(disk), spaceBytes: 0 })) return;
     if (await growMounted(this.#host.syscalld, files.disk, before, disk))
       this.#write(guest.name, { ...record, disk: plain(disk) });
+  }
+
+  /** Checks that what is on a guest's disk fits one of another size. @throws StateError disk-limit-small */
+  async #checkFits(
+    guest: Guest,
+    files: Extract<FilesSpec, { kind: 'disk' }>,
+    disk: DiskLimit,
+  ): Promise<void> {
+    // A running guest's root tells of the file system that has its own files (ovl_statfs, fs/overlayfs/super.c).
+    const use =
+      guest.live && isActive(guest)
+        ? diskUse(`/proc/${guest.live.initPid}/root`)
+        : await this.#host.withOpened(
+            `look at the disk of guest "${guest.name}"`,
+            (p) => planUpperDirectory(p, files),
+            diskUse,
+          );
+    await this.freeFiles(guest, files);
+    if (!fitsDisk(use, disk)) throw limitTooSmall(guest.name, disk, use);
   }
 
   /** Whether a guest's own files are kept to a limit already. */
@@ -302,12 +334,7 @@ export class GuestStorage {
     const record = this.#read(guest.name);
     if (record?.project === undefined || disk?.method === 'image') return false;
     const use = await this.#quota.use(record.project);
-    if (disk !== undefined && !fitsLimit(use, disk)) {
-      throw new StateError(
-        'disk-limit-small',
-        `cannot limit the disk of guest "${guest.name}" to ${describeLimit(disk)}: found ${use.spaceBytes} bytes and ${use.inodes} inodes in use; need room for them`,
-      );
-    }
+    if (disk !== undefined && !fitsLimit(use, disk)) throw limitTooSmall(guest.name, disk, use);
     await this.#quota.limit(record.project, disk);
     this.#write(guest.name, { ...record, disk: disk && plain(disk) });
     return true;
@@ -457,13 +484,11 @@ export class GuestStorage {
     capture: (request: CaptureRequest, origin: TreeOrigin) => Promise<Captured>,
   ): Promise<FlatGuest & { readonly captured: Captured }> {
     const template = await this.template(guest);
+    const request = { ...(await this.#treeOf(guest, template)), exclude };
     // A file has no second name in another file system, nor in another project.
-    const record = this.#read(guest.name);
-    const stays =
-      guest.config.disk === undefined && record?.project === (await this.#projectFor(guest, record));
-    const kept = stays ? exclude : [];
-    const request = { ...(await this.#treeOf(guest, template)), exclude: kept };
-    const origin = request.own === undefined || record?.project !== undefined ? 'still' : 'left';
+    const isOfProject = this.#read(guest.name)?.project !== undefined;
+    const origin =
+      !isActive(guest) && this.#files(guest.name).kind === 'directory' && !isOfProject ? 'left' : 'still';
     const captured = await retryWhileBusy(async () => await capture(request, origin));
     return { pin: this.#pinTo(captured.image.name, guest, template), root: captured.root, captured };
   }
@@ -522,7 +547,7 @@ export class GuestStorage {
     if (lower.kind === 'image') return await body({ image: lower.path });
     const request = {
       what: `read template "${pinned}"`,
-      openTree: (p: Program) => openDirectory(p, lower.path),
+      openTree: (p: Program) => ({ tree: openDirectory(p, lower.path) }),
       isDryRun: true,
     };
     return await store.withWorkDir(async (workDir) => {
@@ -562,10 +587,10 @@ export class GuestStorage {
     return {
       what: `read the files of guest "${guest.name}"`,
       openTree: (p) =>
-        isStopped ? this.#openFiles(p, guest, files, lowerSpec, hostUsr) : openRunning(p, guest),
+        isStopped ? this.#openFiles(p, guest, files, lowerSpec, hostUsr) : { tree: openRunning(p, guest) },
       base: lower.kind === 'image' ? lower : undefined,
       hostBase,
-      own: isStopped && files.kind === 'directory' ? files.upper : undefined,
+      hasLayer: isStopped,
     };
   }
 
@@ -596,8 +621,13 @@ export class GuestStorage {
     const fresh = `files-${randomBytes(6).toString('hex')}`;
     const before = this.#read(guest.name);
     const project = await this.#projectFor(guest, before);
-    await this.#makeFiles(join(directory, fresh), guest, project, root);
-    if (captured && captured.kept.files.length > 0) await this.#carry(guest, fresh, captured.kept, root);
+    // What is new counts beside what is there, until that goes; the next start bounds it again, should we not get to it.
+    const isLifted = project !== undefined && disk !== undefined && project === before?.project;
+    if (isLifted) this.#write(guest.name, { ...before, disk: undefined });
+    const bound = isLifted ? undefined : disk;
+    const files = await this.#makeFiles(join(directory, fresh), guest, project, bound, root);
+    if (captured && captured.kept.files.length > 0) await this.#carry(guest, files, captured.kept, root);
+    if (isLifted) await this.#quota.limit(project, disk);
     await syncAll([directory]);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
     staged?.keep();
@@ -616,15 +646,19 @@ export class GuestStorage {
   }
 
   /** Gives what a guest keeps a name below its new upper layer too, before that is the guest's. */
-  async #carry(guest: Guest, fresh: string, kept: KeptFiles, root: RootAttributes): Promise<void> {
-    const { directory } = guestPaths(this.#host.paths, guest.name);
-    const files = this.#files(guest.name);
-    if (files.kind !== 'directory') throw new BugError('kept-files', 'cannot keep files that are in a disk');
-    const { upper } = filesIn(join(directory, fresh));
+  async #carry(guest: Guest, fresh: FilesSpec, kept: KeptFiles, root: RootAttributes): Promise<void> {
+    const files = await this.freeFiles(guest);
     const { hostBase } = idRangeOf(guest.xid);
-    const layers = { from: relative(directory, files.upper), to: relative(directory, upper), hostBase };
-    await this.storeOf(guest).carry(directory, layers, kept);
-    await this.#shape((p) => openDirectory(p, upper), root, guest.xid);
+    const openLayers = (p: Program): Required<OpenedTree> => ({
+      tree: planUpperDirectory(p, files),
+      layer: planUpperDirectory(p, fresh),
+    });
+    await this.storeOf(guest).carry(openLayers, hostBase, kept);
+    await this.freeFiles(guest, fresh);
+    await this.#shape((p) => planUpperDirectory(p, fresh), root, guest.xid);
+    if (fresh.kind === 'directory') return;
+    await this.freeFiles(guest, fresh);
+    await syncAll([fresh.disk]);
   }
 
   /**
@@ -703,14 +737,17 @@ export class GuestStorage {
   }
 
   /** The overlay that the guest has while it runs, read-only: only so the kernel tells which of its files are one. */
-  #openFiles(p: Program, guest: Guest, upper: FilesSpec, lower: LowerSpec, hostUsr: boolean): Result {
+  #openFiles(p: Program, guest: Guest, upper: FilesSpec, lower: LowerSpec, hostUsr: boolean): OpenedTree {
     const { attachPoint: attachAt, detachedLayers } = this.#host;
-    return planOverlay(
+    // Before the overlay: on older kernels that is in another mount namespace, to which no second name leads.
+    const own = upper.kind === 'directory' ? openDirectory(p, upper.upper) : undefined;
+    const overlay = planOverlay(
       p,
       { lower, upper, attachAt, detachedLayers, hostUsr, readonly: true },
       idRangeOf(guest.xid),
       undefined,
     );
+    return { tree: overlay.mount, layer: own ?? overlay.upper };
   }
 
   /** Whether a guest has files of its own, and what attributes its root has. Allowed in: stopped. */
@@ -723,8 +760,7 @@ export class GuestStorage {
         // In the range of this guest, or of the xid it had (retag.ts).
         uid: Number(uid) % GUEST_IDS,
         gid: Number(gid) % GUEST_IDS,
-        mtimeSeconds: Number(mtimeNs / NS),
-        mtimeNanoseconds: Number(mtimeNs % NS),
+        ...timesOf(mtimeNs),
       };
       return { isEmpty: readdirSync(path).length === 0, root };
     };
@@ -735,10 +771,11 @@ export class GuestStorage {
 
   async #makeFiles(
     directory: string,
-    { config: { disk }, xid }: Guest,
+    { xid }: Guest,
     project: number | undefined,
+    disk: DiskLimit | undefined,
     root: RootAttributes,
-  ): Promise<void> {
+  ): Promise<FilesSpec> {
     mkdirSync(directory, { mode: 0o700 });
     if (disk && project === undefined) {
       const path = diskIn(directory);
@@ -747,12 +784,13 @@ export class GuestStorage {
       // Nothing of it is in memory only, once nobody has it mounted, but the file itself.
       await waitUntilFree(path);
       await syncAll([path, directory]);
-    } else {
-      const { upper, work } = filesIn(directory);
-      for (const path of [upper, work]) mkdirSync(path, { mode: 0o700 });
-      await this.#shape((p) => openDirectory(p, upper), root, xid, { project, work, disk });
-      await syncAll([upper, work, directory]);
+      return { kind: 'disk', disk: path };
     }
+    const { upper, work } = filesIn(directory);
+    for (const path of [upper, work]) mkdirSync(path, { mode: 0o700 });
+    await this.#shape((p) => openDirectory(p, upper), root, xid, { project, work, disk });
+    await syncAll([upper, work, directory]);
+    return { kind: 'directory', upper, work };
   }
 
   /** Gives a guest's root its attributes, and its own files their project. */
@@ -803,7 +841,6 @@ export class GuestStorage {
   }
 }
 
-const NS = 1_000_000_000n;
 const GUEST_IDS = 65_536;
 
 /** As a guest's record has its trust domain. */
@@ -839,8 +876,21 @@ function methodOf({ project, disk }: Record): 'quota' | 'image' | 'none' {
   return disk === undefined ? 'none' : 'image';
 }
 
-function describeLimit({ spaceBytes, inodes }: DiskLimit): string {
-  return `${spaceBytes} bytes${inodes === undefined ? '' : ` and ${inodes} inodes`}`;
+/** Whether a disk is given another size; else it is made anew, for what has become a part of the image. */
+function isResized(before: DiskLimit | undefined, after: DiskLimit): boolean {
+  return after.method !== 'quota' && before?.inodes === after.inodes;
+}
+
+function limitTooSmall(name: GuestName, disk: DiskLimit, { spaceBytes, inodes }: DiskUse): StateError {
+  return new StateError(
+    'disk-limit-small',
+    `cannot limit the disk of guest "${name}" to ${describeLimit(disk)}: found ${spaceBytes} bytes and ${inodes} inodes in use; need room for them`,
+  );
+}
+
+function describeLimit({ spaceBytes, reservedPercent, inodes }: DiskLimit): string {
+  const reserved = reservedPercent > 0 ? ` with ${reservedPercent} % reserved` : '';
+  return `${spaceBytes} bytes${reserved}${inodes === undefined ? '' : ` and ${inodes} inodes`}`;
 }
 
 /** As it is read back from a file. */

@@ -4,7 +4,6 @@
 import { UserError } from '../base/errors.ts';
 import { parseUser, type ResolvedUser, resolveUser } from '../context/user.ts';
 import { sizeOf } from '../sys/abi.ts';
-import type { Program, Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import type { Host } from './host.ts';
 import { type MergedView, planMergedView } from './plan-mounts.ts';
@@ -33,29 +32,18 @@ export async function findUser(
 ): Promise<ResolvedUser> {
   if (text === '' || text === '0' || text === 'root') return ROOT;
   const request = parseUser(text);
-  const [passwd, group] = [
-    await readGuestFile(host, root, 'etc/passwd'),
-    await readGuestFile(host, root, 'etc/group'),
-  ];
-  return resolveUser(request, { passwd, group }, idCount);
-}
-
-async function readGuestFile(host: Host, root: GuestRoot, path: string): Promise<Uint8Array | undefined> {
-  return root.kind === 'process'
-    ? await readBelow(host, (p) => openProcessRoot(p, root.pid), path)
-    : await readBelow(host, (p) => planMergedView(p, root), path);
-}
-
-function openProcessRoot(p: Program, pid: number): Result {
-  return planOpenDirectory(p, p.flags('AT_FDCWD'), `/proc/${pid}/root`);
+  const resolveIn = async (directory: string): Promise<ResolvedUser> => {
+    const passwd = await readBelow(host, directory, 'etc/passwd');
+    const group = await readBelow(host, directory, 'etc/group');
+    return resolveUser(request, { passwd, group }, idCount);
+  };
+  if (root.kind === 'process') return await resolveIn(`/proc/${root.pid}/root`);
+  // Once for both: a disk of the guest's own must not be mounted a second time.
+  return await host.withOpened('look up a user of the guest', (p) => planMergedView(p, root), resolveIn);
 }
 
 /** Reads a regular file below a directory as if that were "/"; undefined if there is none. */
-async function readBelow(
-  host: Host,
-  open: (p: Program) => Result,
-  path: string,
-): Promise<Uint8Array | undefined> {
+async function readBelow(host: Host, directory: string, path: string): Promise<Uint8Array | undefined> {
   const p = host.program();
   const buffer = p.data(FILE_BYTES);
   const how = p.struct('open_how', {
@@ -63,7 +51,8 @@ async function readBelow(
     flags: p.flags('O_RDONLY', 'O_NONBLOCK', 'O_CLOEXEC', 'O_NOCTTY'),
     resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS', 'RESOLVE_NO_XDEV'),
   });
-  const file = p.sys('openat2', [open(p), path, how, sizeOf(p.abi, 'open_how')], {
+  const root = planOpenDirectory(p, p.flags('AT_FDCWD'), directory);
+  const file = p.sys('openat2', [root, path, how, sizeOf(p.abi, 'open_how')], {
     about: `"${path}" of the guest`,
   });
   const stat = p.data(sizeOf(p.abi, 'stat'));

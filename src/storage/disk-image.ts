@@ -4,12 +4,21 @@
  *
  * @see mke2fs(8), resize2fs(8) of e2fsprogs; ext4(5)
  */
-import { chmodSync, closeSync, ftruncateSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+} from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StateError } from '../base/errors.ts';
 import { type Arg, Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
-import type { DiskLimit } from './disk-limit.ts';
+import { type DiskLimit, type DiskUse, usableBytes } from './disk-limit.ts';
 import { describeWaitStatus, runHostCommand, waitStatusOf } from './host-command.ts';
 import { planLoop, planLoopGrown } from './loop-device.ts';
 import type { StorageMachine } from './machine.ts';
@@ -20,8 +29,10 @@ const INODE_BYTES = 256;
 const GROUP_BYTES = 128 * MIB;
 /** Without a limit of their number: an inode for so many bytes. */
 const BYTES_PER_INODE = 8192;
+/** Directories beside the guest's files that keep room for what an overlay makes when it is mounted. */
+export const SPARE_DIRECTORIES = 6;
 /** The file system's own: reserved numbers, and directories that overlay makes. */
-const OWN_INODES = 24;
+const OWN_INODES = 24 + SPARE_DIRECTORIES;
 /** Nobody's user: what is reserved is for none of the guest, whose writes all count as those of root (overlayfs). */
 const NOBODY = 65_534;
 const GONE_TIMEOUT_MS = 10_000;
@@ -56,6 +67,17 @@ function fileBytes(limit: DiskLimit): number {
 /** The part of all blocks that is for nobody, in percent: so much of the space asked for. */
 function reservedOf(limit: DiskLimit): string {
   return String((limit.reservedPercent * limit.spaceBytes) / fileBytes(limit));
+}
+
+/** Returns what is taken of the file system that a path is on. */
+export function diskUse(path: string): DiskUse {
+  const { bsize, blocks, bfree, files, ffree } = statfsSync(path);
+  return { spaceBytes: bsize * (blocks - bfree), inodes: files - ffree };
+}
+
+/** Whether what is on a disk fits one of another size. */
+export function fitsDisk(use: DiskUse, limit: DiskLimit): boolean {
+  return use.spaceBytes <= usableBytes(limit) && use.inodes <= inodesOf(limit);
 }
 
 /**

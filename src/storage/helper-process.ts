@@ -42,15 +42,20 @@ export interface ArchiveEnds {
   readonly target?: Result;
 }
 
+/** What a helper has open. */
+export interface OpenedTree {
+  readonly tree: Result;
+  /** The upper layer with a guest's own files. */
+  readonly layer?: Result | undefined;
+}
+
 /** What a helper works on. */
 export interface HelperRun<T extends HelperTask> {
   /** Completes "cannot …". */
   readonly what: string;
   readonly task: T;
   /** Adds steps of the worker that open the tree; without, it is the store. */
-  readonly openTree?: (program: Program) => Result;
-  /** Adds steps that open the upper layer with a guest's own files. */
-  readonly openOwn?: ((program: Program) => Result) | undefined;
+  readonly openTree?: (program: Program) => OpenedTree;
   /** Adds steps that open the archive it reads or writes. */
   readonly openArchive?: (program: Program) => ArchiveEnds;
   /** Archives that it reads: absolute paths of files, with the program that undoes their compression, if it is not the helper. */
@@ -163,7 +168,7 @@ async function follow(
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, openArchive, openOwn, archives, hidden, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, archives, hidden, workDir }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
@@ -173,8 +178,7 @@ function planHelper<T extends HelperTask>(
   const store = p.sys('openat', [work, '..', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
     about: 'store',
   });
-  const tree = openTree?.(p) ?? work;
-  const own = openOwn?.(p);
+  const { tree, layer }: OpenedTree = openTree?.(p) ?? { tree: work };
   const { archive: end, target }: Partial<ArchiveEnds> = openArchive?.(p) ?? {};
   // What comes from a client may have a number that is to be another one's.
   const archive = end && p.sys('dup3', [end, ARCHIVE_FD, p.flags('O_CLOEXEC')], { about: 'archive' });
@@ -203,7 +207,7 @@ function planHelper<T extends HelperTask>(
       socket = mine;
       p.spawn('machine of the helper', {}, () => {
         p.sys('dup3', [store, HELPER_FD.store, p.flags('O_CLOEXEC')]);
-        if (own) p.sys('dup3', [own, HELPER_FD.own, p.flags('O_CLOEXEC')]);
+        if (layer) p.sys('dup3', [layer, HELPER_FD.own, p.flags('O_CLOEXEC')]);
         if (target) p.sys('dup3', [target, HELPER_FD.target, p.flags('O_CLOEXEC')]);
         if (target && archive) p.sys('dup3', [archive, HELPER_FD.unnamed, p.flags('O_CLOEXEC')]);
         p.sys('fchdir', [tree]);
@@ -221,7 +225,7 @@ function planHelper<T extends HelperTask>(
     },
     exec: () => {
       p.sys('setsid', []);
-      const fds = [tree, outFd, messagesFd, socket, archive] as const;
+      const fds = [tree, outFd, messagesFd, socket, archive, layer] as const;
       for (const [number, fd] of fds.entries())
         if (fd) p.sys('dup3', [fd, number, 0], { about: `as descriptor ${number}` });
       if (files) {

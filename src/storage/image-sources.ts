@@ -84,7 +84,11 @@ async function captureDirectory(
   const real = realpathSync.native(path);
   const captured = await store.withWorkDir(
     async (workDir) =>
-      await store.capture({ what, openTree: (p) => openOneMount(p, real), origin: 'live' }, workDir, options),
+      await store.capture(
+        { what, openTree: (p) => ({ tree: openOneMount(p, real) }), origin: 'live' },
+        workDir,
+        options,
+      ),
   );
   return captured.image;
 }

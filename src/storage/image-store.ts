@@ -14,13 +14,12 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync }
 import { basename, dirname, join, relative } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
-import type { Program, Result } from '../sys/program.ts';
+import type { Program } from '../sys/program.ts';
 import { type ContainedCommand, runContained } from './contained-command.ts';
 import { discardUnfinished } from './fetch-cache.ts';
 import type {
   Archive,
   CaptureResult,
-  CarryTask,
   DiffResult,
   ImageOfTree,
   ImageResult,
@@ -34,7 +33,7 @@ import type {
   UsageOwner,
   UsageResult,
 } from './helper/tasks.ts';
-import { type ArchiveFile, type HelperOptions, runHelper } from './helper-process.ts';
+import { type ArchiveFile, type HelperOptions, type OpenedTree, runHelper } from './helper-process.ts';
 import { guestImageName } from './image-names.ts';
 import { openDirectory, removeDirectory, type StorageMachine } from './machine.ts';
 import type { ImportLimits } from './tarball.ts';
@@ -55,7 +54,7 @@ export interface CaptureRequest {
   /** Name of the image; without, it is named by what it holds. */
   readonly name?: string;
   /** Adds steps of the worker that open the tree, given the directory in which it may have been made. */
-  readonly openTree: (program: Program) => Result;
+  readonly openTree: (program: Program) => OpenedTree;
   /** The image that shows through the tree. */
   readonly base?: StoredImage | undefined;
   /** Ids from here on are counted from it: a guest's. */
@@ -64,12 +63,12 @@ export interface CaptureRequest {
   readonly origin?: TreeOrigin;
   /** The image is not published: it and its new objects are in the working directory, until `publishStaged`. */
   readonly isStaged?: boolean;
-  /** A part of the tree whose bytes on disk are to be counted: a guest's own files. */
-  readonly own?: string | undefined;
+  /** `openTree` opens an upper layer too, with a guest's own files. */
+  readonly hasLayer?: boolean;
   /** Nothing is added: the result says what would be, and its image is in the working directory. */
   readonly isDryRun?: boolean;
   readonly maxEntries?: number;
-  /** Patterns of files of `own` that stay there. */
+  /** Patterns of files of the layer that stay there. */
   readonly exclude?: readonly string[];
 }
 
@@ -172,7 +171,6 @@ export class ImageStore {
   async capture(request: CaptureRequest, workDir: string, options: HelperOptions = {}): Promise<Captured> {
     const staging = join(workDir, 'staging');
     const fresh = join(workDir, 'image');
-    const { own } = request;
     mkdirSync(staging, { mode: 0o700, recursive: true }); // there when the tree could not be opened before
     const result = await runHelper(
       this.#machine,
@@ -180,7 +178,6 @@ export class ImageStore {
         what: request.what,
         workDir,
         openTree: request.openTree,
-        openOwn: own === undefined ? undefined : (p) => openDirectory(p, own),
         task: {
           kind: 'capture',
           objects: this.objects,
@@ -190,7 +187,7 @@ export class ImageStore {
           hostBase: request.hostBase ?? NO_BASE,
           origin: request.origin ?? 'still',
           list: request.isStaged && !request.isDryRun ? join(workDir, 'list') : undefined,
-          own,
+          hasLayer: request.hasLayer ?? false,
           isDryRun: request.isDryRun ?? false,
           maxEntries: request.maxEntries ?? MAX_ENTRIES,
           exclude: request.exclude ?? [],
@@ -237,7 +234,7 @@ export class ImageStore {
     const totals = await runHelper(this.#machine, {
       what: `add image "${imageName}" to the store`,
       workDir,
-      openTree: (p) => openDirectory(p, this.directory),
+      openTree: (p) => ({ tree: openDirectory(p, this.directory) }),
       task: {
         kind: 'publish',
         root: this.directory,
@@ -256,14 +253,10 @@ export class ImageStore {
     this.#making.delete(workName);
   }
 
-  /**
-   * Gives files of one upper layer second names below another one.
-   *
-   * @param directory that of both, to which `from` and `to` are relative
-   */
+  /** Gives files of one upper layer, which is opened as the tree, second names below another one, or copies them. */
   async carry(
-    directory: string,
-    layers: Pick<CarryTask, 'from' | 'to' | 'hostBase'>,
+    openLayers: (program: Program) => Required<OpenedTree>,
+    hostBase: number,
     kept: KeptFiles,
   ): Promise<void> {
     await this.withWorkDir(async (workDir) => {
@@ -272,8 +265,8 @@ export class ImageStore {
       await runHelper(this.#machine, {
         what: 'keep files of a guest',
         workDir,
-        openTree: (p) => openDirectory(p, directory),
-        task: { kind: 'carry', ...layers, list },
+        openTree: openLayers,
+        task: { kind: 'carry', hostBase, list },
       });
     });
   }

@@ -2,6 +2,8 @@ import { type Data, Program, type Result } from '../sys/program.ts';
 import type { Syscalld } from '../sys/syscalld.ts';
 import type { RootAttributes } from './helper/tasks.ts';
 
+const NS = 1_000_000_000n;
+
 /** What storage needs of the syscall machine. */
 export type StorageMachine = Pick<Syscalld, 'abi' | 'run' | 'newObject' | 'drop' | 'signal'>;
 
@@ -26,6 +28,12 @@ export function putTimes(
     program.put(times.at(at + 8), mtimeNanoseconds, 8);
   }
   return times;
+}
+
+/** Returns a time as `putTimes` takes it. */
+export function timesOf(mtimeNs: bigint): Pick<RootAttributes, 'mtimeSeconds' | 'mtimeNanoseconds'> {
+  const nanoseconds = ((mtimeNs % NS) + NS) % NS;
+  return { mtimeSeconds: Number((mtimeNs - nanoseconds) / NS), mtimeNanoseconds: Number(nanoseconds) };
 }
 
 /** Opens a copy of the mount that a directory is in, which shows nothing that is mounted below it. */

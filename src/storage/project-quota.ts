@@ -15,15 +15,9 @@ import { join } from 'node:path';
 import { readIfThere } from '../sys/files.ts';
 import { type Arg, Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
-import type { DiskLimit } from './disk-limit.ts';
+import { type DiskLimit, type DiskUse, usableBytes } from './disk-limit.ts';
 import { openDirectory, type StorageMachine } from './machine.ts';
 import { planQuota } from './quota-calls.ts';
-
-/** What the files of a project take. */
-interface ProjectUse {
-  readonly spaceBytes: number;
-  readonly inodes: number;
-}
 
 const KIB = 1024;
 /** Upper layer, work directory, and the two that overlay makes in there. */
@@ -57,13 +51,8 @@ export function planProjectLimit(
   planQuota(p, directory, 'Q_SETQUOTA', p.flags('PRJQUOTA').value, project, quota);
 }
 
-/** What of a limit is for the guest: a project has no part that only shows as used. */
-function usableBytes({ spaceBytes, reservedPercent }: DiskLimit): number {
-  return Math.floor((spaceBytes * (100 - reservedPercent)) / 100);
-}
-
 /** Whether what is there fits a limit. */
-export function fitsLimit(use: ProjectUse, limit: DiskLimit): boolean {
+export function fitsLimit(use: DiskUse, limit: DiskLimit): boolean {
   return (
     use.spaceBytes <= usableBytes(limit) &&
     (limit.inodes === undefined || use.inodes <= limit.inodes + OWN_INODES)
@@ -71,7 +60,7 @@ export function fitsLimit(use: ProjectUse, limit: DiskLimit): boolean {
 }
 
 /** Adds steps that read what a project takes; zeros if the file system does not know it. */
-function planProjectUse(
+function planDiskUse(
   p: Program,
   directory: Arg,
   project: number,
@@ -119,9 +108,9 @@ export class ProjectQuota {
   }
 
   /** Returns what the files of a project take. */
-  async use(project: number): Promise<ProjectUse> {
+  async use(project: number): Promise<DiskUse> {
     const p = new Program(this.#machine.abi);
-    const { bytes, inodes } = planProjectUse(p, openDirectory(p, this.#directory), project);
+    const { bytes, inodes } = planDiskUse(p, openDirectory(p, this.#directory), project);
     const outcome = await this.#machine.run('read a project quota', p);
     return { spaceBytes: outcome.result(bytes), inodes: outcome.result(inodes) };
   }

@@ -261,7 +261,7 @@ export class TemplateStore {
       const request = {
         what,
         name: key,
-        openTree: (p: Program) => openDirectory(p, root),
+        openTree: (p: Program) => ({ tree: openDirectory(p, root) }),
         origin: 'ours' as const,
       };
       await store.capture(request, workDir, options);

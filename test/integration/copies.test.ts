@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, lstatSync, readdirSync, readFileSync, statSync, watch, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  type Stats,
+  statSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -63,9 +72,13 @@ function upperOf(v: Instance, name: string): string {
   return files === undefined ? 'upper' : `${files}/upper`;
 }
 
-function objectSizes(v: Instance): readonly number[] {
+function objectStats(v: Instance): readonly Stats[] {
   const objects = join(v.root, 'lib/store/default/layer/obj');
-  return readdirSync(objects, { recursive: true }).map((name) => statSync(join(objects, String(name))).size);
+  return readdirSync(objects, { recursive: true }).map((name) => statSync(join(objects, String(name))));
+}
+
+function objectSizes(v: Instance): readonly number[] {
+  return objectStats(v).map(({ size }) => size);
 }
 
 /** What is below a directory; a file with several names counts once. */
@@ -367,8 +380,11 @@ describe('clone', { skip: unmet(...NEEDS) }, () => {
   test('has the same files and goes its own way, from a guest that runs or not', async () => {
     await withInstance(async (v) => {
       await makeGuest(v, 'a');
+      await v.ok(['exec', 'a', 'truncate', '-s', '100000007', '/srv/hole']);
       const before = await showTree(v, 'a');
       await v.ok(['clone', 'a', 'live', 'labels.made=live']);
+      const hole = objectStats(v).find(({ size }) => size === 100_000_007);
+      assert.ok(hole && hole.blocks * 512 < 1_000_000, `${hole?.blocks} blocks`);
       // It went on, and was not left frozen.
       await v.ok(['exec', 'a', 'true']);
       await v.ok(['stop', '-t', '0', 'a']);

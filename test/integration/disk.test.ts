@@ -1,8 +1,10 @@
 /** Disk limits for real: what `df` shows in a guest, what happens at the limit, and when the limit changes. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { showTree } from '../lib/guest-tree.ts';
 import { type Instance, withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -52,11 +54,31 @@ function close(found: number, wanted: number, part: number): void {
   assert.ok(Math.abs(found - wanted) <= wanted * part, `found ${found}; need ${wanted} ± ${part * 100} %`);
 }
 
-/** Bytes that the guest's disk takes of the host. */
-function takenBytes(v: Instance): number {
+/** The file that is the guest's disk. */
+function diskOf(v: Instance): string {
   const directory = join(v.root, 'lib/guests/a');
   const { files } = JSON.parse(readFileSync(join(directory, 'template.json'), 'utf8')) as { files: string };
-  return statSync(join(directory, files, 'disk')).blocks * 512;
+  return join(directory, files, 'disk');
+}
+
+/** Bytes that it takes of the host. */
+function takenBytes(v: Instance): number {
+  return statSync(diskOf(v)).blocks * 512;
+}
+
+/** Runs a line of Python at the top of the disk of the guest, which is stopped. */
+function onDisk(v: Instance, python: string): string {
+  const script =
+    'mount -t ext4 -o loop "$1" /mnt && cd /mnt && python3 -c "import os; $2"; cd / && umount /mnt';
+  const { status, stdout, stderr } = spawnSync(
+    'unshare',
+    ['--mount', 'sh', '-c', script, 'sh', diskOf(v), python.replaceAll('"', "'")],
+    {
+      encoding: 'utf8',
+    },
+  );
+  assert.equal(`${status}${stderr}`, '0');
+  return stdout;
 }
 
 describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'busybox') }, () => {
@@ -130,12 +152,21 @@ describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'b
         close((await spaceIn(v, 'a')).totalBytes, bytes, 0.06);
         await v.ok(['exec', 'a', 'md5sum', '-c', '/srv/sum']);
       }
+      // Not less, whether it runs or not, also by what is reserved, or when somebody writes it into the file.
+      const small = /to \d+ bytes.*: found 2\d{7} bytes and \d+ inodes in use; need room for them/;
+      for (const change of [['disk.space=12m'], ['disk.space=24m', 'disk.reserved=40']]) {
+        const { code, stderr } = await v.run(['set', 'a', ...change]);
+        assert.deepEqual([code, small.test(stderr)], [1, true], stderr);
+      }
       await v.ok(['stop', '-t', '0', 'a']);
-      await v.ok(['set', 'a', 'disk.space=12m']);
-      const small = await v.run(['start', 'a']);
-      assert.equal(small.code, 1);
-      assert.match(small.stderr, /resize2fs/);
-      await v.ok(['set', 'a', 'disk.space=48m']);
+      assert.match((await v.run(['set', 'a', 'disk.space=12m'])).stderr, small);
+      assert.match(await v.ok(['set', 'a']), /space: 48m/);
+      const file = join(v.root, 'etc/guests/a.yaml');
+      const config = readFileSync(file, 'utf8');
+      writeFileSync(file, config.replace('48m', '12m'));
+      const started = await v.run(['start', 'a']);
+      assert.deepEqual([started.code, small.test(started.stderr)], [1, true], started.stderr);
+      writeFileSync(file, config);
       await v.ok(['start', 'a']);
       await v.ok(['exec', 'a', 'md5sum', '-c', '/srv/sum']);
     });
@@ -164,6 +195,66 @@ describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'b
         readdirSync(join(v.root, 'lib/guests/a')).filter((name) => name.startsWith('files-')).length,
         1,
       );
+    });
+  });
+
+  test('let a guest that has taken all there is be started, copied and made shared', async () => {
+    await withInstance(async (v) => {
+      await create(v, '--disk', '16m', '--disk-inodes', '60');
+      const look = 'find /srv -type f | sort | xargs md5sum | md5sum';
+      const take =
+        'mkdir /srv/d; i=0; while touch /srv/d/f$i 2>/dev/null; do i=$((i + 1)); done; ' +
+        `dd if=/dev/zero of=/srv/d/f0 bs=4k 2>/dev/null; ${look}`;
+      for (const times of [1, 2]) {
+        const before = await v.ok(['exec', 'a', 'sh', '-c', take]);
+        const { freeInodes, availableBytes } = await spaceIn(v, 'a');
+        assert.ok(freeInodes === 0 && availableBytes < 64 * 1024, `${freeInodes} ${availableBytes}`);
+        await v.ok(['stop', '-t', '0', 'a']);
+        await v.ok(['start', 'a']);
+        await v.ok(['snapshot', 'a', `running-${times}`]);
+        await v.ok(['stop', '-t', '0', 'a']);
+        await v.ok(['export', 'a', '-o', join(v.scratch, `a-${times}.tar`)]);
+        await v.ok(['start', 'a']);
+        assert.equal(await v.ok(['exec', 'a', 'sh', '-c', look]), before);
+        await v.ok(['exec', 'a', 'sh', '-c', 'rm -r /srv/d; cp /bin/busybox /srv; rm /srv/busybox']);
+      }
+    });
+  });
+
+  test('by image: unify leaves a guest what is excluded, with all it has', async () => {
+    await withInstance(async (v) => {
+      await create(v, '--disk', '64m');
+      const write =
+        'head -c 300001 /dev/urandom > /etc/own; chmod 4751 /etc/own; chown 3:4 /etc/own; mkdir -p /var/log/deep; ' +
+        'head -c 300002 /dev/urandom > /srv/shared; truncate -s 500000000 /var/log/deep/hole; echo x >> /var/log/deep/hole; ' +
+        "touch -d '2001-02-03 04:05:06.789' /etc/own /var/log/deep /etc; sync";
+      await v.ok(['exec', 'a', 'sh', '-c', write]);
+      const before = await showTree(v, 'a');
+      await v.ok(['stop', '-t', '0', 'a']);
+      const [{ xid }] = JSON.parse(await v.ok(['inspect', 'a'])) as [{ xid: number }];
+      const rootId = Buffer.alloc(4);
+      rootId.writeUInt32LE(xid * 65_536);
+      const capability = `0100000300040000000000000000000000000000${rootId.toString('hex')}`;
+      onDisk(
+        v,
+        `os.setxattr("upper/etc/own", "user.note", b"mine"); os.setxattr("upper/etc/own", "security.capability", bytes.fromhex("${capability}"))`,
+      );
+      const [done] = JSON.parse(await v.ok(['unify', '--json', 'a'])) as [
+        { state: string; ownBytes: number; keptBytes: number },
+      ];
+      assert.equal(done.state, 'done');
+      assert.ok(done.ownBytes > 600_000 && done.keptBytes > 300_000, JSON.stringify(done));
+      assert.ok(done.keptBytes < 600_000, JSON.stringify(done));
+      const list = 'print(sorted(f for d, _, fs in os.walk("upper") for f in fs))';
+      assert.match(onDisk(v, list), /'hole'.*'own'/);
+      assert.doesNotMatch(onDisk(v, list), /shared/);
+      const read =
+        'p = "upper/etc/own"; print(os.getxattr(p, "user.note"), os.getxattr(p, "security.capability").hex())';
+      assert.equal(onDisk(v, read), `b'mine' ${capability}\n`);
+      await v.ok(['start', 'a']);
+      assert.equal(await showTree(v, 'a'), before);
+      close((await spaceIn(v, 'a')).totalBytes, 64 * MIB, 0.06);
+      assert.ok(takenBytes(v) < 8 * MIB, String(takenBytes(v)));
     });
   });
 

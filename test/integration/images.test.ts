@@ -63,9 +63,13 @@ async function withStore(body: (place: Place) => Promise<void>): Promise<void> {
 async function capture({ store, tree }: Place, signal?: AbortSignal): Promise<Captured> {
   return await store.withWorkDir(
     async (workDir) =>
-      await store.capture({ what: 'take a tree', openTree: (p) => openDirectory(p, tree) }, workDir, {
-        signal,
-      }),
+      await store.capture(
+        { what: 'take a tree', openTree: (p) => ({ tree: openDirectory(p, tree) }) },
+        workDir,
+        {
+          signal,
+        },
+      ),
   );
 }
 

@@ -17,12 +17,13 @@ import {
 } from 'node:fs';
 import type { ImageDirectory, ImageNode } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
-import { putTimes } from '../machine.ts';
+import { putTimes, timesOf } from '../machine.ts';
+import { copyFile } from './copy-file.ts';
 import { excluder, packageFilesOf } from './exclusions.ts';
 import type { LeavesOut } from './read-tree.ts';
 import { METACOPY } from './staged-objects.ts';
-import { type CarryTask, HELPER_FD, type KeptDirectory, type KeptFiles } from './tasks.ts';
-import { isOwnXattr, namesBelow } from './xattrs.ts';
+import { type CarryTask, HELPER_FD, type KeptDirectory, type KeptFiles, OWN_LAYER } from './tasks.ts';
+import { isOwnXattr, namesBelow, readXattrs, writeXattrs } from './xattrs.ts';
 
 const STATUS = 'var/lib/dpkg/status';
 const MAX_STATUS_BYTES = 64 * 1024 * 1024;
@@ -33,19 +34,14 @@ export const NOTHING_KEPT: KeptFiles = { files: [], directories: [], bytes: 0 };
 
 /** Collects files to be kept while a tree is read. */
 export class FileKeeper {
-  readonly #own: string;
   readonly #machine: SideMachine;
   readonly #isExcluded: (path: string) => boolean;
   readonly #files: string[] = [];
   readonly #directories = new Map<string, boolean>();
   #bytes = 0;
 
-  /**
-   * @param tree descriptor of the tree that is read
-   * @param own the upper layer that has the guest's own files, which the machine has open
-   */
-  constructor(tree: number, own: string, patterns: readonly string[], machine: SideMachine) {
-    this.#own = own;
+  /** @param tree descriptor of the tree that is read */
+  constructor(tree: number, patterns: readonly string[], machine: SideMachine) {
     this.#machine = machine;
     this.#isExcluded = excluder(patterns, packageFilesOf(readStatus(tree)));
   }
@@ -61,7 +57,7 @@ export class FileKeeper {
     if (excluded.length === 0 || !this.#hasDirectory(directory)) return undefined;
     const found = new Map<string, BigIntStats>();
     for (const path of excluded) {
-      const stat = lstatSync(this.#place(path), { bigint: true, throwIfNoEntry: false });
+      const stat = lstatSync(layerPath(path), { bigint: true, throwIfNoEntry: false });
       if (stat?.isFile() && stat.nlink === 1n) found.set(path, stat);
     }
     const attributes = namesBelow(this.#machine, HELPER_FD.own, [...found.keys()]);
@@ -92,40 +88,77 @@ export class FileKeeper {
     // It is made anew, with owner, mode and time; of one with further attributes the files are not kept.
     const isThere =
       this.#hasDirectory(parentOf(path)) &&
-      lstatSync(this.#place(path), { throwIfNoEntry: false })?.isDirectory() === true &&
+      lstatSync(layerPath(path), { throwIfNoEntry: false })?.isDirectory() === true &&
       namesBelow(this.#machine, HELPER_FD.own, [path]).get(path)?.some(isOwnXattr) === false;
     this.#directories.set(path, isThere);
     return isThere;
   }
+}
 
-  #place(path: string): Buffer {
-    return Buffer.concat([Buffer.from(`${this.#own}/`), Buffer.from(path, 'latin1')]);
+/** Gives kept files of the tree, which is one upper layer, their second names in the other one; or copies them. */
+export function carryFiles(task: CarryTask, machine: SideMachine): void {
+  const { files, directories } = JSON.parse(readFileSync(task.list, 'utf8')) as KeptFiles; // written by image-store.ts
+  for (const { path } of directories) mkdirSync(layerPath(path), { mode: 0o700 });
+  copyFiles(
+    files.filter((path) => !isLinked(path)),
+    machine,
+  );
+  for (const { path, uid, gid, mode } of directories) {
+    lchownSync(layerPath(path), uid + task.hostBase, gid + task.hostBase);
+    chmodSync(layerPath(path), mode);
+  }
+  setTimes(directories, machine);
+}
+
+/** Gives a file its second name; false: that is on another file system. */
+function isLinked(path: string): boolean {
+  try {
+    linkSync(treePath(path), layerPath(path));
+    return true;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EXDEV') return false;
+    throw error;
   }
 }
 
-/**
- * Gives kept files their second names. The tree is the guest's directory, which holds both layers.
- */
-export function carryFiles(task: CarryTask, machine: SideMachine): void {
-  const { files, directories } = JSON.parse(readFileSync(task.list, 'utf8')) as KeptFiles; // written by storage.ts
-  const place = (layer: string, path: string): Buffer =>
-    Buffer.from(`/proc/self/fd/0/${layer}/${path}`, 'latin1');
-  const [from, to] = [task.from, task.to].map((layer) => (path: string) => place(layer, path));
-  if (!from || !to) return;
-  for (const { path } of directories) mkdirSync(to(path), { mode: 0o700 });
-  for (const path of files) linkSync(from(path), to(path));
-  for (const { path, uid, gid, mode } of directories) {
-    lchownSync(to(path), uid + task.hostBase, gid + task.hostBase);
-    chmodSync(to(path), mode);
-  }
-  for (let at = 0; at < directories.length; at += BATCH) {
+/** Copies files with all they have; owners are of the same guest. */
+function copyFiles(paths: readonly string[], machine: SideMachine): void {
+  const attributes = readXattrs(
+    machine,
+    paths.map((path) => ({ path, readBytes: 0 })),
+  );
+  const times = paths.map((path) => {
+    const [from, to] = [treePath(path), layerPath(path)];
+    const stat = lstatSync(from, { bigint: true });
+    copyFile(from, to);
+    lchownSync(to, Number(stat.uid), Number(stat.gid));
+    chmodSync(to, Number(stat.mode) & 0o7777);
+    writeXattrs(machine, HELPER_FD.own, path, attributes.get(path) ?? []);
+    return { path, ...timesOf(stat.mtimeNs) };
+  });
+  setTimes(times, machine);
+}
+
+function setTimes(
+  all: readonly (Parameters<typeof putTimes>[1] & { readonly path: string })[],
+  machine: SideMachine,
+): void {
+  for (let at = 0; at < all.length; at += BATCH) {
     const p = machine.program();
-    for (const directory of directories.slice(at, at + BATCH)) {
-      const path = Buffer.from(`/${task.to}/${directory.path}\0`, 'latin1');
-      p.sys('utimensat', [p.flags('AT_FDCWD'), path, putTimes(p, directory), 0]);
+    for (const one of all.slice(at, at + BATCH)) {
+      const path = Buffer.from(`${one.path}\0`, 'latin1');
+      p.sys('utimensat', [HELPER_FD.own, path, putTimes(p, one), 0]);
     }
-    machine.run('set the times of directories', p, machine.answer(p, 8));
+    machine.run('set the times of what is kept', p, machine.answer(p, 8));
   }
+}
+
+function treePath(path: string): Buffer {
+  return Buffer.from(`/proc/self/fd/${HELPER_FD.tree}/${path}`, 'latin1');
+}
+
+function layerPath(path: string): Buffer {
+  return Buffer.from(`${OWN_LAYER}/${path}`, 'latin1');
 }
 
 function readStatus(tree: number): string {

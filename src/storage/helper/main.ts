@@ -30,6 +30,7 @@ import {
   type HelperProgress,
   type HelperTask,
   type ImageResult,
+  OWN_LAYER,
   type UnpackResult,
   type UnpackTask,
 } from './tasks.ts';
@@ -64,12 +65,10 @@ function capture(task: CaptureTask): CaptureResult {
   const machine = new SideMachine(loadAbi(), HELPER_FD.machine);
   const known = task.base === undefined ? undefined : readErofs(readFileSync(task.base)).inodes;
   const objects = new ObjectWriter(task.objects, task.isDryRun ? undefined : task.staging, task.origin);
-  const { own, exclude } = task;
-  const usage = own === undefined ? undefined : new OwnUsage(own, known && sizesOf(known.values()));
+  const { hasLayer, exclude } = task;
+  const usage = hasLayer ? new OwnUsage(OWN_LAYER, known && sizesOf(known.values())) : undefined;
   const keeper =
-    own === undefined || exclude.length === 0
-      ? undefined
-      : new FileKeeper(HELPER_FD.tree, own, exclude, machine);
+    hasLayer && exclude.length > 0 ? new FileKeeper(HELPER_FD.tree, exclude, machine) : undefined;
   const root = readTree(HELPER_FD.tree, {
     hostBase: task.hostBase,
     known: known ?? new Map(),

@@ -7,8 +7,6 @@ import {
   type BigIntStats,
   chmodSync,
   closeSync,
-  constants,
-  copyFileSync,
   fstatSync,
   ftruncateSync,
   lchownSync,
@@ -23,6 +21,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { objectPath } from '../../spec/image-tree.ts';
+import { copyFile } from './copy-file.ts';
 import { hashZeros } from './hash-zeros.ts';
 import { type FileToLink, OBJECT_MODE, type StagedObjects } from './staged-objects.ts';
 import type { ObjectTotals, TreeOrigin } from './tasks.ts';
@@ -71,7 +70,7 @@ export class ObjectWriter {
   /** Whatever is written to the file meanwhile: what is hashed is what is kept. */
   #addCopy(from: number): AddedFile {
     const copy = this.#fresh(`copy-${this.#begun++}`);
-    copyFileSync(`/proc/self/fd/${from}`, copy, constants.COPYFILE_FICLONE);
+    copyFile(`/proc/self/fd/${from}`, copy);
     const fd = openSync(copy, 'r');
     try {
       const { size } = fstatSync(fd);
@@ -191,7 +190,7 @@ export class ObjectWriter {
   }
 
   #copy(from: string | Buffer, to: string): void {
-    copyFileSync(from, to, constants.COPYFILE_FICLONE);
+    copyFile(from, to);
     chmodSync(to, OBJECT_MODE);
   }
 }

@@ -18,6 +18,7 @@ import { StateError } from '../../base/errors.ts';
 import type { ImageDirectory, ImageNode, InodeAttributes, Xattr } from '../../spec/image-tree.ts';
 import { isWhiteout } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
+import { timesOf } from '../machine.ts';
 import type { AddedFile } from './object-writer.ts';
 import { shiftXattr } from './shift-ids.ts';
 import { readXattrs } from './xattrs.ts';
@@ -249,13 +250,11 @@ class TreeReader {
   }
 
   #attributes(stat: BigIntStats, xattrs: readonly Xattr[], path: string): InodeAttributes {
-    const nanoseconds = ((stat.mtimeNs % NS) + NS) % NS;
     return {
       mode: Number(stat.mode) & 0o7777,
       uid: this.#id(Number(stat.uid), path),
       gid: this.#id(Number(stat.gid), path),
-      mtimeSeconds: Number((stat.mtimeNs - nanoseconds) / NS),
-      mtimeNanoseconds: Number(nanoseconds),
+      ...timesOf(stat.mtimeNs),
       xattrs: xattrs.map((one) => shiftXattr(one, this.#options.hostBase)),
     };
   }

@@ -5,8 +5,8 @@
 import type { TreeChange } from '../../spec/tree-changes.ts';
 
 /**
- * Descriptors a helper starts with; from `store` on they are of its machine: the store, the directory of an archive, the
- * archive without a name there, and the upper layer with a guest's own files.
+ * Descriptors a helper starts with, `layer` the upper layer with a guest's own files; from `store` on they are of its machine:
+ * the store, the directory of an archive, the archive without a name there, and that layer.
  */
 export const HELPER_FD = {
   tree: 0,
@@ -14,11 +14,15 @@ export const HELPER_FD = {
   messages: 2,
   machine: 3,
   archive: 4,
+  layer: 5,
   store: 201,
   target: 202,
   unnamed: 203,
   own: 204,
 } as const;
+
+/** The upper layer with a guest's own files, as a path of the helper. */
+export const OWN_LAYER: string = `/proc/self/fd/${HELPER_FD.layer}`;
 
 /** Reads the tree of descriptor 0 into the store and writes its image. */
 export interface CaptureTask {
@@ -36,12 +40,12 @@ export interface CaptureTask {
   readonly origin: TreeOrigin;
   /** Objects stay in `staging`, and this file says which they are: a `publish` task gives them their names. */
   readonly list: string | undefined;
-  /** A directory whose bytes on disk are counted. */
-  readonly own: string | undefined;
+  /** There is an upper layer with a guest's own files, whose bytes on disk are counted. */
+  readonly hasLayer: boolean;
   /** Nothing is written but the answer. */
   readonly isDryRun: boolean;
   readonly maxEntries: number;
-  /** Files of `own` that match these patterns (exclusions.ts) stay there, and are not in the image. */
+  /** Files of the layer that match these patterns (exclusions.ts) stay there, and are not in the image. */
   readonly exclude: readonly string[];
 }
 
@@ -129,7 +133,7 @@ export interface ImageResult {
 
 /** What a capture did. */
 export interface CaptureResult extends ImageResult {
-  /** Bytes on disk of `own`. */
+  /** Bytes on disk of the layer. */
   readonly ownBytes: number;
   /** What stays the guest's own. */
   readonly kept: KeptFiles;
@@ -265,12 +269,12 @@ export interface KeptFiles {
   readonly bytes: number;
 }
 
-/** Gives files of one upper layer second names below another one, which is empty; the tree is the directory of both. */
+/**
+ * Gives files of one upper layer, the tree, second names below another one, the layer, which is empty; on another file system,
+ * or of another project, they are copied.
+ */
 export interface CarryTask {
   readonly kind: 'carry';
-  /** The layers, relative to the tree. */
-  readonly from: string;
-  readonly to: string;
   readonly hostBase: number;
   /** File with `KeptFiles` as JSON. */
   readonly list: string;

@@ -86,6 +86,22 @@ export function namesBelow(
   return found;
 }
 
+/** Gives a file below a directory that the machine has open attributes, as `readXattrs` found them. */
+export function writeXattrs(
+  machine: SideMachine,
+  directory: number,
+  path: string,
+  xattrs: readonly Xattr[],
+): void {
+  for (const [name, value] of xattrs) {
+    const p = machine.program();
+    const flags = p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC');
+    const fd = p.sys('openat', [directory, nulTerminated(path, ''), flags, 0]);
+    p.sys('fsetxattr', [fd, nulTerminated(name, ''), value, value.length, 0], { about: name });
+    machine.run('write an extended attribute', p, machine.answer(p, 8));
+  }
+}
+
 /** Whether an attribute belongs to a file, not to who keeps it. */
 export function isOwnXattr(name: string): boolean {
   return KEPT.test(name);

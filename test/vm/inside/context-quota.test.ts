@@ -117,6 +117,7 @@ describe('quotas of users in guests', options, () => {
     }
     // What is left to one user, who has more than the soft limit.
     await asRoot('a', 'setquota -u 1001 100 9000 0 0 /');
+    await asRoot('a', 'mkdir -p -m 777 /srv/d');
     await sh('a', 'dd if=/dev/zero of=/srv/d/soft bs=64k count=32', '1001:1001');
     await asRoot('a', 'setquota -T -u 1001 7200 unset /');
     assert.match(await asRoot('a', 'quota -s -u 1001 || true'), /2048K\* +100K +9000K +0[12]:\d\d/);
