@@ -61,8 +61,8 @@ export function connectProgram(target: FenceTarget, family: Family): EbpfProgram
 }
 
 /**
- * The broker connects a new socket to nowhere. UDP needs nothing but a port for a moment. An ICMP echo socket, which calls
- * no program when it is bound or sends, gets the context's first address, and keeps it.
+ * The broker connects a new ICMP echo socket, which calls no program when it is bound or sends, to nowhere: so it gets the
+ * context's first address, and keeps it.
  */
 function prepareSocket(f: FenceCode, family: Family): void {
   const { a } = f;
@@ -73,7 +73,12 @@ function prepareSocket(f: FenceCode, family: Family): void {
   a.load(1, 6, family === 4 ? SOCK_ADDR.userIp4 : SOCK_ADDR.userIp6 + 12, 4);
   a.jumpIf32(1, '!=', networkOrder(NOWHERE.address), 'a peer');
   a.load(1, 6, SOCK_ADDR.userPort, 4).swapToBigEndian(1, 16).jumpIf(1, '!=', NOWHERE.port, 'a peer');
-  a.load(1, 6, SOCK_ADDR.protocol, 4).jumpIf(1, '!=', family === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6, 'pass');
+  a.load(1, 6, SOCK_ADDR.protocol, 4).jumpIf(
+    1,
+    '!=',
+    family === 4 ? PROTOCOL.icmp : PROTOCOL.icmp6,
+    'a peer',
+  );
   f.loadState().loadNetwork();
   const first = family === 4 ? NETWORK.primary4 : NETWORK.primary6;
   f.ifNoAddress(first, 'pass').copyAddress(10, FRAME.own, 8, first);

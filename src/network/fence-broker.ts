@@ -37,14 +37,13 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   p.expect(protocol, '!=', PROTOCOL.icmp, 'EINVAL', 'no echo socket', { otherwise: echo4 });
   p.expect(protocol, '!=', PROTOCOL.icmp6, 'EINVAL', 'no echo socket', { otherwise: echo6 });
 
-  // The kernel takes a UDP socket into a sockhash only while that has a port; it stays there when that is given back.
+  // The kernel takes a UDP socket into a sockhash only while that has a port; it stays there when that is given back. It gives one
+  // to who sends (inet_autobind), before it finds that there is nobody to send to: the cheapest call that does.
   const cookie = p.data(8, '<cookie>');
   const length = p.data(4, '<8>');
   p.put(length, 8);
   const value = p.data(8, '<socket>');
-  const nowhere4 = p.data(sockaddr4(NOWHERE.address, NOWHERE.port), '255.255.255.255:1');
-  // It has to fail: __udp_disconnect() leaves the peer of a socket of IPv6 that was connected.
-  p.sys('connect', [socket, nowhere4, nowhere4.length], { about: 'to nowhere', ...quiet });
+  p.sys('sendto', [socket, 0, 0, 0, 0, 0], { about: 'to nobody', ...quiet });
   p.sys('getsockopt', [socket, SOL_SOCKET, SO_COOKIE, cookie, length], {
     about: 'cookie',
     otherwise: { on: [], to: disconnect },
@@ -53,6 +52,7 @@ export function planPrepareSocket(p: Program, sockets: Arg, { socket, type, prot
   planUpdate(p, sockets, cookie, value, { about: 'a datagram socket', ...quiet });
   p.jump(disconnect);
 
+  const nowhere4 = p.data(sockaddr4(NOWHERE.address, NOWHERE.port), '255.255.255.255:1');
   const nowhere6 = p.data(
     sockaddr6([0, 0, 0xffff, NOWHERE.address], NOWHERE.port),
     '[::ffff:255.255.255.255]:1',

@@ -90,10 +90,7 @@ export const AF_INET6 = 10;
 export const TCP_LISTEN = 10;
 /** First byte of 224.0.0.0/3: multicast, and 255.255.255.255. */
 export const MULTICAST4 = 0xe0;
-/**
- * 255.255.255.255, port 1: connecting there means nothing to the fence, and fails with EACCES or ENETUNREACH; but by then
- * the socket has a port.
- */
+/** 255.255.255.255, port 1: an ICMP echo socket that connects there gets an address, and no peer (EACCES or ENETUNREACH). */
 export const NOWHERE = { address: 0xffffffff, port: 1 } as const;
 
 const IS_LITTLE = endianness() === 'LE';

@@ -94,17 +94,18 @@ export const STATE = {
 } as const;
 /**
  * In `state`, of a socket without a peer for good: the last one that was found right, so that its next packet need not be
- * looked at. u32 1 while somebody reads or writes this, u16 own port, u16 peer's port, u64 the generation of it, own address,
- * peer's address, u32 in which directions it was found right.
+ * looked at. u32 number that is odd while somebody writes this, and another one afterwards, u16 own port, u16 peer's port, u64 the generation of it, own address,
+ * peer's address, u32 in which directions it was found right, u8 1 if it was between the context's own addresses.
  */
 export const SEEN = {
-  lock: 48,
+  sequence: 48,
   ownPort: 52,
   remotePort: 54,
   generation: 56,
   own: 64,
   remote: 80,
   directions: 96,
+  itself: 100,
 } as const;
 /** Flags of a socket. */
 export const STATE_FLAG = {

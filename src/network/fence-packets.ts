@@ -47,12 +47,13 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
     a.label(`IPv${ip}`).load(1, 7, STATE.protocol, 1).jumpIf(1, '!=', PROTOCOL.tcp, noTcp);
     count(f, ip, direction, 'tcp');
     ifVerified(f, 'as seen');
-    unlessListening(f, unknownTcp);
-    ifSeen(f, ip, direction, 'as seen', unknownTcp);
+    // Of one who began, policy asks where each connection goes.
+    f.ifStateFlag(STATE_FLAG.active, true, unknownTcp);
+    ifSeen(f, ip, direction, 'tcp', { yes: 'TCP as seen', no: unknownTcp });
     a.label(unknownTcp);
     readHeader(f, ip, direction);
     a.goto(unknown).label(noTcp).jumpIf(1, '!=', PROTOCOL.udp, `IPv${ip}, not as seen`);
-    ifSeen(f, ip, direction, seen, `IPv${ip}, not as seen`);
+    ifSeen(f, ip, direction, 'udp', { yes: seen, no: `IPv${ip}, not as seen` });
     a.label(seen);
     count(f, ip, direction, 'udp');
     a.goto('as seen').label(`IPv${ip}, not as seen`);
@@ -76,7 +77,10 @@ export function packetProgram(target: FenceTarget, direction: 'in' | 'out'): Ebp
   a.label('has its peer').load(1, 10, FRAME.generation, 8).store(7, STATE.verified, reg(1), 8).goto('right');
   a.label('remember it');
   remember(f, direction);
-  a.goto('right').label('as seen');
+  a.goto('right').label('TCP as seen');
+  unlessListening(f, 'has the peer seen');
+  a.goto('as seen').label('has the peer seen');
+  a.load(1, 10, FRAME.generation, 8).store(7, STATE.verified, reg(1), 8).label('as seen');
   ifUnlimited(f, 'pass');
   f.clearFrame();
   a.load(1, 7, STATE.protocol, 1).store(10, FRAME.protocol, reg(1), 8).goto('limits').label('right');

@@ -161,6 +161,8 @@ export function listenProgram(target: FenceTarget): EbpfProgram {
   a.load(2, 6, SOCK_OPS.socket, 8).jumpIf(2, '==', 0, 'done');
   a.loadMap(1, 'state').move(3, 0).move(4, 0).call('sk_storage_get').jumpIf(0, '==', 0, 'done');
   a.move(7, reg(0)).load(1, 7, STATE.flags, 2).and(1, STATE_FLAG.pass).jumpIf(1, '!=', 0, 'done');
+  // It may have had a peer before.
+  a.store(7, STATE.verified, 0, 8);
   a.load(1, 7, STATE.cookie, 8).jumpIf(1, '!=', 0, 'bound');
   // listen() without bind(): at all addresses, at the port the kernel gave. If there is no room for it, nobody comes there.
   a.load(1, 6, SOCK_OPS.localPort, 4).store(7, STATE.port, reg(1), 2);

@@ -93,6 +93,31 @@ a = socket.create_connection(('10.7.0.2', 92)); b = l.accept()[0]; names.update(
     });
   });
 
+  test('counts alike what is looked at and what is as before: to itself nothing, else all', async () => {
+    await withWorld(async (world) => {
+      const two = await open(world, { limitBytes: 1_000_000 });
+      const receive = 'n = 0\nwhile n < 10_000: n += len(c.recv(10_000))';
+      await two.run("l = tcp(('0.0.0.0', 92)); u = udp(('0.0.0.0', 93)); names.update(l=l, u=u)");
+      for (const turn of [1, 2]) {
+        const before = Number(await spent(world));
+        // Of each kind more than one: the second is as the first was.
+        await two.run(`
+for i in range(3):
+    c = socket.create_connection(('10.7.0.2', 92)); d = l.accept()[0]; d.sendall(bytes(10_000))
+    ${receive.replaceAll('\n', '\n    ')}
+    u.sendto(bytes(1000), ('10.7.0.2', 93)); u.recv(2000)`);
+        assert.equal(await spent(world), before, `turn ${turn}`);
+        for (let i = 0; i < 3; i++) {
+          await world.outside.run("names.update(c=socket.create_connection(('10.7.0.2', 92)))");
+          await two.run('l.accept()[0].sendall(bytes(10_000))');
+          await world.outside.run(receive);
+          await two.run("u.sendto(bytes(1000), ('10.7.0.100', 93))");
+        }
+        assert.ok(Number(await spent(world)) >= before + 3 * 11_000, `turn ${turn}`);
+      }
+    });
+  });
+
   test('holds for connections that were there before it was used up', async () => {
     await withWorld(async (world) => {
       const two = await open(world, {});

@@ -26,6 +26,7 @@ test('encodes loads, stores and arithmetic as the instruction set has them', () 
   const a = new EbpfAssembler();
   a.load(1, 6, 4, 1).load(2, 6, -8, 2).loadWord(3, 6, 12).load(4, 10, -16, 8);
   a.store(10, -8, 7, 4).store(10, -8, { register: 1 }, 8).atomicAdd(0, 16, 1);
+  a.atomicExchange(7, 4, 1).atomicCompareExchange(7, 4, 1);
   a.move(1, -1).move(1, { register: 6 }).alu(2, '+', 8).alu(2, '|', { register: 3 }).and(5, 0xff);
   a.swapToBigEndian(2, 16).call('map_lookup_elem').exit();
   assert.deepEqual(decoded(a.assemble()), [
@@ -36,6 +37,8 @@ test('encodes loads, stores and arithmetic as the instruction set has them', () 
     [0x62, 10, 0, -8, 7],
     [0x7b, 10, 1, -8, 0],
     [0xdb, 0, 1, 16, 0],
+    [0xc3, 7, 1, 4, 0xe1],
+    [0xc3, 7, 1, 4, 0xf1],
     [0xb7, 1, 0, 0, -1],
     [0xbf, 1, 6, 0, 0],
     [0x07, 2, 0, 0, 8],

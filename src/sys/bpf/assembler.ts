@@ -55,8 +55,9 @@ const MOVE = 0xb0;
 const OPCODE = { goto: 0x05, call: 0x85, exit: 0x95, wide: 0x18, toBigEndian: 0xdc } as const;
 const PSEUDO_MAP_INDEX = 5;
 const PSEUDO_MAP_INDEX_VALUE = 6;
-/** BPF_XCHG */
+/** BPF_XCHG, BPF_CMPXCHG */
 const EXCHANGE = 0xe1;
+const COMPARE_EXCHANGE = 0xf1;
 const INSTRUCTION_BYTES = 8;
 
 interface Instruction {
@@ -137,6 +138,20 @@ export class EbpfAssembler {
       source: register,
       offset,
       immediate: EXCHANGE,
+    });
+  }
+
+  /**
+   * If *(u32 *)(destination + offset) is what r0 is, makes it `register`; r0 = what it was. Atomically and, if it does so, with a
+   * full barrier (Linux 5.12).
+   */
+  atomicCompareExchange(destination: Register, offset: number, register: Register): this {
+    return this.#push({
+      opcode: CLASS.store | MODE_ATOMIC | WIDTH[4],
+      destination,
+      source: register,
+      offset,
+      immediate: COMPARE_EXCHANGE,
     });
   }
 
