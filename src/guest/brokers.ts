@@ -25,8 +25,7 @@ export class Brokers {
   }
 
   /**
-   * Decides the broker of a guest that starts: its context has the answers open. Changes nothing that lasts but that there
-   * is a fence.
+   * Decides the broker of a guest that starts. Changes nothing that lasts but that there is a fence.
    *
    * @param config what it is started with
    * @param init object of its process 1
@@ -37,7 +36,7 @@ export class Brokers {
     if (calls === undefined) return undefined;
     const { syscalld, cgroups, kernel, paths, views } = this.#host;
     const { service } = cgroups.plan(guest.xid, {});
-    const isMeasured = calls.sysinfo || calls.affinity;
+    const isMeasured = views !== undefined && (calls.sysinfo || calls.affinity);
     const sockets = calls.sockets && { fence: await this.#networks.brokerFence(guest) };
     const state = calls.quota ? await this.#storage.userQuotaState(guest) : undefined;
     const quota: QuotaSpec | undefined =
@@ -61,7 +60,9 @@ export class Brokers {
       takesTurns: kernel.major > 6 || (kernel.major === 6 && kernel.minor >= 6),
       init,
       sockets,
-      measure: isMeasured ? { layout: answersLayout(possibleCpus()), views: undefined } : undefined,
+      measure: isMeasured
+        ? { layout: answersLayout(possibleCpus()), views: { objects: views, xid: guest.xid } }
+        : undefined,
       quota: quota ?? (calls.quota ? 'none' : undefined),
     };
   }
@@ -74,11 +75,10 @@ export class Brokers {
   async restart(guest: Guest, init: number): Promise<LiveBroker | undefined> {
     const spec = await this.plan(guest, configOf(guest), init);
     if (spec === undefined) return undefined;
-    const { syscalld, cgroups, views } = this.#host;
+    const { syscalld, cgroups } = this.#host;
     const { joins } = cgroups.plan(guest.xid, {});
-    const measure = spec.measure && views && { ...spec.measure, views: { objects: views, xid: guest.xid } };
     const p = this.#host.program();
-    planBroker(p, { ...spec, joins: [...joins, ...spec.joins], measure });
+    planBroker(p, { ...spec, joins: [...joins, ...spec.joins] });
     await syscalld.run(`start the broker of guest "${guest.name}"`, p);
     return spec.objects;
   }

@@ -30,7 +30,6 @@ import { openLeaf, planJoin } from './plan-exec.ts';
 import { planInside } from './plan-network.ts';
 import { planSocketPair } from './plan-paths.ts';
 import { planQuotaService, type QuotaSpec } from './plan-quota-service.ts';
-import { WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './plan-views.ts';
 
 /** Where a broker is born. */
@@ -67,8 +66,8 @@ export interface BrokerFence {
 /** What a broker answers about memory, load and CPUs with. */
 export interface BrokerMeasure {
   readonly layout: AnswersLayout;
-  /** Where the answers are; undefined: the worker has them open, as a context's has. */
-  readonly views: { readonly objects: ViewsObjects; readonly xid: number } | undefined;
+  /** Where the answers are. */
+  readonly views: { readonly objects: ViewsObjects; readonly xid: number };
 }
 
 /** Its descriptors are numbered from here on: above those of workers. */
@@ -274,8 +273,8 @@ function planServe(
 }
 
 function planAnswersOf(p: Program, { views }: BrokerMeasure): Arg {
-  if (views === undefined) return WORKER_FD.answers;
-  return planInViews(p, importViews(p, views.objects), views.xid, (listed) => planOpenAnswers(p, listed));
+  const open = (listed: Result): Result => planOpenAnswers(p, listed);
+  return planInViews(p, importViews(p, views.objects), views.xid, open, true);
 }
 
 /** The same for all guests that have no raw sockets: encoded once. */

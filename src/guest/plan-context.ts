@@ -27,13 +27,7 @@ import {
   planWriteFile,
 } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
-import {
-  importViews,
-  planInViews,
-  planOpenAnswers,
-  planViewMounts,
-  type ViewsObjects,
-} from './plan-views.ts';
+import { importViews, planInViews, planViewMounts, type ViewsObjects } from './plan-views.ts';
 
 const FIRST_FREE_FD = 109;
 
@@ -101,16 +95,11 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   planNumber(p, userns, WORKER_FD.userns);
   const { scaffold, sys } = planCopies(p, spec);
   const { views } = spec;
-  const shown =
-    views &&
-    planInViews(p, importViews(p, views.objects), views.xid, (listed) => ({
-      files: planViewMounts(p, listed, viewFiles(spec)),
-      answers: planOpenAnswers(p, listed),
-    }));
-  if (shown) planNumber(p, shown.answers, WORKER_FD.answers);
+  const mountFiles = (listed: Result): readonly Result[] => planViewMounts(p, listed, viewFiles(spec));
+  const shown = views ? planInViews(p, importViews(p, views.objects), views.xid, mountFiles) : [];
   const dev = planDev(p, spec.ids, spec.devBytes);
   planNumber(p, dev, WORKER_FD.dev);
-  const mounts = [scaffold, dev, ...sys, ...(shown?.files ?? [])];
+  const mounts = [scaffold, dev, ...sys, ...shown];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }

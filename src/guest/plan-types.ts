@@ -175,8 +175,7 @@ export const WORKER_FD = {
   lower: 104,
   objects: 105,
   upper: 106,
-  answers: 107,
-  dev: 108,
+  dev: 107,
 } as const;
 export const INIT_FD = {
   gate: 100,

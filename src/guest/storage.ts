@@ -144,13 +144,21 @@ export class GuestStorage {
    * @throws UserError trust-domain-fixed
    */
   storeOf({ name, isEphemeral, config }: Guest): ImageStore {
-    if (!isEphemeral) checkDomain(name, this.#domainOf(name), config.trustDomain);
+    if (!isEphemeral) this.checkDomain(name, config);
     return this.store(config.trustDomain);
   }
 
   /** Checks that a configuration leaves a guest in its trust domain. @throws UserError trust-domain-fixed */
   checkDomain(name: GuestName, { trustDomain }: GuestConfig): void {
-    checkDomain(name, this.#domainOf(name), trustDomain);
+    // Of the default domain is also what is not recorded: each start would look there whether it has files.
+    const found =
+      trustDomain === DEFAULT_DOMAIN ? (this.#read(name)?.domain ?? DEFAULT_DOMAIN) : this.#domainOf(name);
+    if (found === undefined || found === trustDomain) return;
+    throw new UserError(
+      'trust-domain-fixed',
+      `cannot have guest "${name}" in trust domain "${trustDomain}": found its files in "${found}"; ` +
+        'need vserver export, and vserver import with another trustDomain',
+    );
   }
 
   /** A guest whose configuration was written by hand is of the domain in which it is first started. */
@@ -846,15 +854,6 @@ const GUEST_IDS = 65_536;
 /** As a guest's record has its trust domain. */
 function domainRecord({ config: { trustDomain } }: Guest): string | undefined {
   return trustDomain === DEFAULT_DOMAIN ? undefined : trustDomain;
-}
-
-function checkDomain(name: GuestName, found: string | undefined, asked: string): void {
-  if (found === undefined || asked === found) return;
-  throw new UserError(
-    'trust-domain-fixed',
-    `cannot have guest "${name}" in trust domain "${asked}": found its files in "${found}"; ` +
-      'need vserver export, and vserver import with another trustDomain',
-  );
 }
 
 /** What is open as a place only, open for more. */

@@ -137,6 +137,8 @@ interface Step {
   readonly target: Label | undefined;
 }
 
+const NOTHING = Buffer.alloc(0);
+
 /** The steps of one process, encoded as they are added; numbers of steps count within the block until all are laid out. */
 class Block {
   readonly title: string;
@@ -148,11 +150,11 @@ class Block {
   /** Number of its first step in the program. */
   first = 0;
   /** Where, in `bytes`, a result of this block is named. */
-  readonly results: number[] = [];
+  results: number[] = [];
   /** Where one of another block is named that is not the first, which begins at 0. */
-  readonly foreign: (readonly [at: number, block: Block])[] = [];
+  foreign: (readonly [at: number, block: Block])[] = [];
   /** Where a target is to be filled in. */
-  readonly jumps: (readonly [at: number, to: Label])[] = [];
+  jumps: (readonly [at: number, to: Label])[] = [];
   /** What they say; undefined if that can be had by planning anew. */
   readonly words: Step[] | undefined;
 
@@ -161,6 +163,13 @@ class Block {
     this.start.block = this;
     this.start.index = 0;
     this.words = isWorded ? [] : undefined;
+  }
+
+  /** Keeps the numbers of its steps, and their words. */
+  forget(): void {
+    this.bytes = NOTHING;
+    this.view = viewOf(NOTHING);
+    [this.results, this.foreign, this.jumps] = [[], [], []];
   }
 
   /** Makes room for `count` more steps; returns where they begin. */
@@ -186,7 +195,8 @@ interface Segment {
   /** Where, in `steps`, offsets into the data area are. */
   readonly places: readonly number[];
   readonly data: Buffer;
-  readonly relocs: readonly (readonly [number, number])[];
+  /** As a program's. */
+  readonly relocs: readonly number[];
   readonly returned: readonly number[];
 }
 
@@ -251,7 +261,8 @@ export class Program {
   #constants = new Map<string, Data>();
   #bytes = new Map<Uint8Array, Data>();
   readonly #flags: KnownFlags;
-  readonly #relocs: (readonly [number, number])[] = [];
+  /** Of each pointer where it is, then what it points to. Flat, as all that hundreds are of: pairs would be objects each. */
+  #relocs: number[] = [];
   readonly #imports: [number, number][] = [];
   readonly #plan: ((p: Program) => unknown) | undefined;
   /** A segment that is being made: what it begins with, and where in its steps offsets into the data area are. */
@@ -368,13 +379,14 @@ export class Program {
 
   /** Makes 8 bytes at `at` the address of `target` when the program runs. */
   pointer(at: Data, target: Data): void {
-    this.#relocs.push([at.offset, target.offset]);
+    this.#relocs.push(at.offset, target.offset);
   }
 
   /** A kernel structure in the data area; Data values become pointers. */
   struct(name: string, fields: Readonly<Record<string, number | bigint | Flags | Data>>): Data {
     const place = this.data(sizeOf(this.abi, name), name);
-    for (const [field, value] of Object.entries(fields)) {
+    for (const field of Object.keys(fields)) {
+      const value = fields[field] ?? 0;
       const at = place.at(offsetOf(this.abi, name, field));
       const width = widthOf(this.abi, name, field);
       if (value instanceof Data) this.pointer(at, value);
@@ -731,7 +743,7 @@ export class Program {
       }),
       places: places.map((place) => place - at),
       data: Buffer.from(this.#data.subarray(dataAt, this.#dataLength)),
-      relocs: this.#relocs.slice(relocs).map(([place, to]) => [offset(place), offset(to)]),
+      relocs: this.#relocs.slice(relocs).map(offset),
       returned: returned.map(({ index }) => relative(index)),
     });
     return returned;
@@ -741,18 +753,16 @@ export class Program {
     const block = this.#block;
     const dataAt = this.data(data.length).offset;
     this.#data.set(data, dataAt);
-    for (const [place, to] of relocs) this.#relocs.push([place + dataAt, to + dataAt]);
+    for (let i = 0; i < relocs.length; i++) this.#relocs.push((relocs[i] ?? 0) + dataAt);
     const first = block.count;
     const at = block.extend(steps.length / STEP_BYTES);
     block.bytes.set(steps, at);
     const { view } = block;
     const le = this.abi.littleEndian;
-    const move = (place: number, by: number): void =>
-      view.setUint32(place, view.getUint32(place, le) + by, le);
-    for (const place of inner) move(at + this.#lowAt(place), first);
-    for (const place of places) move(at + place, dataAt);
-    for (const place of inner) block.results.push(at + place);
-    for (const place of outer) block.results.push(at + place);
+    addToEach(view, le, inner, this.#lowAt(at), first);
+    addToEach(view, le, places, at, dataAt);
+    for (let i = 0; i < inner.length; i++) block.results.push(at + (inner[i] ?? 0));
+    for (let i = 0; i < outer.length; i++) block.results.push(at + (outer[i] ?? 0));
     for (const [place, index] of jumps) {
       const to = new Label();
       to.block = block;
@@ -794,7 +804,8 @@ export class Program {
   encode(): EncodedProgram {
     const count = this.#layout();
     this.data(1); // the data area ends with a zero byte
-    const dataAt = HEADER_BYTES + count * STEP_BYTES + this.#relocs.length * 8;
+    const relocs = this.#relocs;
+    const dataAt = HEADER_BYTES + count * STEP_BYTES + relocs.length * 4;
     const total = dataAt + this.#dataLength;
     const { bytes: most, steps: mostSteps, imports: mostImports } = MACHINE_LIMITS;
     if (total > most || count > mostSteps || this.#imports.length > mostImports) {
@@ -807,33 +818,34 @@ export class Program {
     const memory = takeSpare(total);
     const view = viewOf(memory);
     const le = this.abi.littleEndian;
-    const header = [MAGIC, count, this.#relocs.length, this.#dataLength, this.#imports.length];
-    for (const [i, value] of [...header, this.#out?.offset ?? 0, this.#out?.length ?? 0, this.park].entries())
-      view.setUint32(4 * i, value, le);
+    const header = [MAGIC, count, relocs.length / 2, this.#dataLength, this.#imports.length];
+    header.push(this.#out?.offset ?? 0, this.#out?.length ?? 0, this.park);
+    for (let i = 0; i < header.length; i++) view.setUint32(4 * i, header[i] ?? 0, le);
     for (const block of this.#blocks) this.#finishBlock(block, memory);
-    let at = HEADER_BYTES + count * STEP_BYTES;
-    for (const [from, to] of this.#relocs) {
-      view.setUint32(at, from, le);
-      view.setUint32(at + 4, to, le);
-      at += 8;
-    }
-    this.#data.copy(memory, at, 0, this.#dataLength);
+    const relocsAt = HEADER_BYTES + count * STEP_BYTES;
+    for (let i = 0; i < relocs.length; i++) view.setUint32(relocsAt + 4 * i, relocs[i] ?? 0, le);
+    this.#data.copy(memory, dataAt, 0, this.#dataLength);
     giveSpare(this.#data, this.#dataLength);
+    this.#forget();
     const stepNames = new StepNames(count, () => this.#wordedBlocks().flatMap(({ words = [] }) => words));
     const release = (): void => giveSpare(memory, total);
     return { bytes: memory.subarray(0, total), imports: this.#imports, stepNames, release };
+  }
+
+  /** Of a program that runs only its steps' numbers and words are asked for: the rest would grow old with it. */
+  #forget(): void {
+    this.#relocs = [];
+    for (const places of [this.#texts, this.#constants, this.#bytes]) places.clear();
+    for (const block of this.#blocks) block.forget();
   }
 
   /** Puts a block's steps in their place, with the numbers that they have now. */
   #finishBlock(block: Block, memory: Buffer): void {
     const { bytes, view, first, count } = block;
     const le = this.abi.littleEndian;
-    const number = (at: number, by: Block): void => {
-      const lowAt = this.#lowAt(at);
-      view.setUint32(lowAt, view.getUint32(lowAt, le) + by.first, le);
-    };
-    if (first > 0) for (const at of block.results) number(at, block);
-    for (const [at, of] of block.foreign) number(at, of);
+    const low = this.#lowAt(0);
+    if (first > 0) addToEach(view, le, block.results, low, first);
+    for (const [at, of] of block.foreign) addToEach(view, le, [at], low, of.first);
     for (const [at, to] of block.jumps) {
       if (to.block === undefined)
         throw new BugError('label-not-placed', 'cannot encode a jump: found a label that no block places');
@@ -851,6 +863,20 @@ export class Program {
       for (const [i, step] of words.entries()) lines.push(`  ${explainStep(first + i, step)}`);
     }
     return `${lines.join('\n')}\n`;
+  }
+}
+
+/** Adds a number to each of those at these places, from `at` on. */
+function addToEach(
+  view: DataView,
+  isLittleEndian: boolean,
+  places: readonly number[],
+  at: number,
+  by: number,
+): void {
+  for (let i = 0; i < places.length; i++) {
+    const place = at + (places[i] ?? 0);
+    view.setUint32(place, view.getUint32(place, isLittleEndian) + by, isLittleEndian);
   }
 }
 

@@ -103,13 +103,24 @@ export class Syscalld {
   /** `channel`: the control socket, or its descriptor. */
   constructor(abi: Abi, channel: number | Socket) {
     this.abi = abi;
-    this.#socket =
-      typeof channel === 'number' ? new Socket({ fd: channel, readable: true, writable: true }) : channel;
-    this.#socket.on('data', (chunk: Buffer) => {
-      for (const frame of this.#reader.push(chunk)) this.#handle(frame);
-    });
+    this.#socket = typeof channel === 'number' ? this.#open(channel) : channel;
+    this.#socket.on('data', (chunk: Buffer) => this.#read(chunk)); // none where one buffer takes all of it
     this.#socket.on('error', () => this.#lost());
     this.#socket.on('close', () => this.#lost());
+  }
+
+  /** One buffer for all that comes: libuv would take 64 KiB for each read, and the kernel clear them. */
+  #open(fd: number): Socket {
+    const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
+    const callback = (length: number): boolean => {
+      this.#read(buffer.subarray(0, length));
+      return true;
+    };
+    return new Socket({ fd, readable: true, writable: true, onread: { buffer, callback } });
+  }
+
+  #read(chunk: Buffer): void {
+    for (const frame of this.#reader.push(chunk)) this.#handle(frame);
   }
 
   /** Says that vserverd serves, and returns what syscalld holds. Events come from now on. */
@@ -203,11 +214,12 @@ export class Syscalld {
   /** Sends a frame; the program, if there is one, is the end of its body. */
   #send(type: number, id: number, parts: readonly Uint8Array[] = [], program?: EncodedProgram): void {
     if (this.#socket.writableCorked === 0) {
-      // What is sent in one breath goes out in one call: each wakes syscalld.
+      // What is sent in one breath goes out in one call: each wakes syscalld. While workers have enough to do, a breath is all
+      // that comes of what was heard at a time; else the first of two programs is run while the second is made.
       this.#socket.cork();
-      queueMicrotask(() => {
-        this.#socket.uncork();
-      });
+      const flush = (): void => this.#socket.uncork();
+      if (this.#runs.size > BUSY_RUNS) setImmediate(flush);
+      else queueMicrotask(flush);
     }
     this.#socket.write(encodeFrame(type, id, parts, program?.bytes.length));
     if (program)
@@ -310,6 +322,9 @@ function lostError(what: string): SysError {
 /** Ids from here on are syscalld's own (native/daemon.h). */
 const FIRST_OWN_ID = 0x80000000;
 const CHUNK_BYTES = 64 * 1024;
+const READ_BYTES = 64 * 1024;
+/** Programs under way that keep workers busy. */
+const BUSY_RUNS = 4;
 
 /** Whether a held object is a process. */
 export function isProcess(object: HeldObject): boolean {

@@ -94,9 +94,11 @@ export function longAt(body: Buffer, offset: number): number {
   return Number(LE ? body.readBigInt64LE(offset) : body.readBigInt64BE(offset));
 }
 
+const NOTHING = Buffer.alloc(0);
+
 /** Cuts a stream of bytes into frames. */
 export class FrameReader {
-  #rest: Buffer = Buffer.alloc(0);
+  #rest: Buffer = NOTHING;
 
   /** Yields the frames that are complete with `chunk`; bodies are valid until the next call. */
   *push(chunk: Buffer): Generator<Frame> {
@@ -111,7 +113,7 @@ export class FrameReader {
       };
       bytes = bytes.subarray(HEADER_BYTES + length);
     }
-    this.#rest = bytes.length === 0 ? Buffer.alloc(0) : Buffer.from(bytes);
+    this.#rest = bytes.length === 0 ? NOTHING : Buffer.from(bytes);
   }
 }
 
