@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { openNetwork, type TestNetwork } from '../lib/network.ts';
+import { PATIENCE } from '../lib/patience.ts';
 import { DEBIAN_MIRROR, unmet } from '../lib/requires.ts';
 
 const MIB = 1024 ** 2;
@@ -84,6 +85,8 @@ describe('an init of its own', { skip: unmet('root', 'overlay') }, () => {
   });
 });
 
+/** How long Debian may take to come up, or to be unpacked. */
+const START_TIMEOUT_MS = 60_000 * PATIENCE;
 /** Echoes what it gets to who connects; systemd has the socket. */
 const ECHO_SOCKET = '[Socket]\nListenStream=7777\nAccept=yes\n';
 const ECHO_SERVICE = '[Service]\nExecStart=/bin/cat\nStandardInput=socket\n';
@@ -105,7 +108,7 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 's
       'the end of its start',
       async () =>
         (await v.run(['exec', name, 'systemctl', 'is-system-running'])).stdout === 'running\n' || undefined,
-      30_000,
+      START_TIMEOUT_MS,
     ).catch(async (error: unknown) => {
       const failed = await v.run(['exec', name, 'systemctl', '--failed', '--plain', '--no-legend']);
       assert.fail(`${String(error)}\n${failed.stdout}${(await v.run(['logs', name])).stdout}`);
@@ -113,7 +116,7 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 's
   };
   const create = (name: string, ...options: readonly string[]): Promise<string> =>
     v.ok(['create', name, `--template=tarball:${join(v.scratch, 'debian.tar')}`, '--init=own', ...options], {
-      timeoutMs: 60_000,
+      timeoutMs: START_TIMEOUT_MS,
     });
   before(async () => {
     host = await openNetwork();
@@ -167,7 +170,7 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 's
         v.ok(['exec', '-i', mode, 'sh', '-ec', script], { input });
       await started(mode);
       for (const at of [v4, `[${v6}]`])
-        assert.match(host.run('curl', '-gsS', '-m', '5', `http://${at}/`), /Welcome to nginx!/, at);
+        assert.match(host.run('curl', '-gsS', '-m', '30', `http://${at}/`), /Welcome to nginx!/, at);
 
       const key = join(v.scratch, `key-${mode}`);
       execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
@@ -196,9 +199,9 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 's
         HARDENED,
       );
       await inside('systemctl daemon-reload; systemctl start echo.socket; systemctl restart nginx');
-      const echo = `import socket; s = socket.create_connection(('${v4}', 7777), 5); s.sendall(b'hello'); print(s.recv(9))`;
+      const echo = `import socket; s = socket.create_connection(('${v4}', 7777), 30); s.sendall(b'hello'); print(s.recv(9))`;
       assert.equal(host.run('/usr/bin/python3', '-c', echo), "b'hello'\n");
-      assert.match(host.run('curl', '-sS', '-m', '5', `http://${v4}/`), /Welcome to nginx!/);
+      assert.match(host.run('curl', '-sS', '-m', '30', `http://${v4}/`), /Welcome to nginx!/);
       assert.equal(await inside('systemctl --failed --plain --no-legend'), '');
       await v.ok(['stop', mode]);
     });
@@ -206,12 +209,12 @@ describe('systemd', { skip: unmet('root', 'overlay', 'mmdebstrap', 'network', 's
 
   test('stops when it is told to, and starts again', async () => {
     for (let i = 0; i < 2; i++) {
-      await v.ok(['stop', 'debian']);
+      await v.ok(['stop', '-t', '60', 'debian'], { timeoutMs: START_TIMEOUT_MS });
       const [guest] = JSON.parse(await v.ok(['inspect', 'debian', '--json'])) as { exit: { code: number } }[];
       assert.equal(guest?.exit.code, 0, 'halted, not killed');
       assert.match(await v.ok(['logs', 'debian']), /Reached target .*shutdown\.target/);
       await v.ok(['start', 'debian']);
+      await started();
     }
-    await started();
   });
 });

@@ -51,21 +51,22 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
 
   test('uptime, btime and the start of every process agree within a second', async () => {
     const out = await inGuest(
-      'cut -d" " -f1 /proc/uptime; sed -n "s/^btime //p" /proc/stat; date +%s; date -d "$(uptime -s)" +%s; ' +
-        'ps -eo pid=,etimes=; echo -; ps -eo pid=,lstart= | while read -r pid start; do date -d "$start" +%s; done',
+      'date +%s; cut -d" " -f1 /proc/uptime; sed -n "s/^btime //p" /proc/stat; date +%s; date -d "$(uptime -s)" +%s; ' +
+        'ps -eo pid=,etimes=; echo -; ps -eo pid=,lstart= | while read -r pid start; do date -d "$start" +%s; done; ' +
+        'echo -; date +%s',
     );
-    const [uptime = 0, btime = 0, now = 0, booted = 0] = out.split('\n').map(Number);
-    const isNear = (a: number, b: number): boolean => Math.abs(a - b) <= 1;
-    assert.ok(isNear(btime + Math.floor(uptime), now), out);
-    assert.ok(isNear(booted, btime), out);
-    const [ages = '', starts = ''] = out.split('\n').slice(4).join('\n').split('-\n');
+    const [before = 0, uptime = 0, btime = 0, after = 0, booted = 0] = out.split('\n').map(Number);
+    const now = btime + Math.floor(uptime);
+    assert.ok(now >= before - 1 && now <= after + 1, out);
+    assert.ok(Math.abs(booted - btime) <= 1, out);
+    const [ages = '', starts = '', end = ''] = out.split('\n').slice(5).join('\n').split('-\n');
     for (const line of ages.trim().split('\n')) {
       const [, age = Number.NaN] = line.trim().split(/ +/).map(Number);
-      assert.ok(age >= 0 && age <= uptime + 1, `${line}: a process of ${age} s, up ${uptime} s`);
+      assert.ok(age >= 0 && age <= Number(end) - btime + 1, `${line}: a process of ${age} s\n${out}`);
     }
     const times = starts.trim().split('\n').map(Number);
     assert.ok(times.length >= 3);
-    for (const start of times) assert.ok(start >= btime - 1 && start <= now + 2, out);
+    for (const start of times) assert.ok(start >= btime - 1 && start <= Number(end) + 1, out);
     assert.match(ages, /^ *1 /m, 'process 1 is among them');
   });
 
@@ -85,7 +86,7 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
   test('uptime, w and top tell its own load and tasks', async () => {
     const out = await inGuest('uptime; w | head -1; top -bn1 | sed -n 1,3p');
     const [uptime = '', w = '', top = '', tasks = '', cpus = ''] = out.split('\n');
-    for (const line of [uptime, w, top]) assert.match(line, / up 0 min,.*load average: 0\.\d\d, /);
+    for (const line of [uptime, w, top]) assert.match(line, / up \d+ min,.*load average: [0-2]\.\d\d, /);
     assert.match(tasks, /^Tasks: +[3-6] total/);
     assert.match(cpus, /^%Cpu\(s\):/);
   });
@@ -99,7 +100,7 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
       Number(found[1]),
     );
     assert.equal(used + free, MEMORY_BYTES / 1024, memory);
-    assert.match(load, /^Load average: 0\.\d\d /);
+    assert.match(load, /^Load average: [0-2]\.\d\d /);
     assert.match(out, /^ +1 root +init$/m);
     // Of sysinfo(2) and sched_getaffinity(2).
     assert.match(out, /^Mem: +307200 [\s\S]*\n1\n$/m);
@@ -115,7 +116,7 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
     assert.match(screen, /\/300M\]/);
     assert.match(screen, /Swp\[.*0K\/0K\]/);
     assert.match(screen, /Uptime: 00:0\d:\d\d/);
-    assert.match(screen, /Load average: 0\.\d\d/);
+    assert.match(screen, /Load average: [0-2]\.\d\d/);
   });
 
   test('Node does', { skip: unmet('nodejs') }, async () => {
@@ -127,7 +128,7 @@ describe('programs see the limits of their guest', { skip: unmet('root', 'overla
     ) as number[];
     assert.deepEqual([total, cpus], [MEMORY_BYTES, 1]);
     assert.ok(free > 0 && free < MEMORY_BYTES);
-    assert.ok(load < 1, `load ${load}`);
+    assert.ok(load < 3, `load ${load}`);
     assert.ok(Math.abs(uptime - file) < 1, `${uptime} and ${file} s`);
   });
 

@@ -2,6 +2,10 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { PATIENCE } from './patience.ts';
+
+/** How long a program may take. */
+const TIMEOUT_MS = 30_000 * PATIENCE;
 
 /** A network that goes with its test. */
 export interface TestNetwork {
@@ -35,7 +39,7 @@ export async function openNetwork(): Promise<TestNetwork> {
     under,
     run: (...words) => {
       const [program = '', ...rest] = [...under, ...words];
-      const { status, stdout, stderr } = spawnSync(program, rest, { encoding: 'utf8', timeout: 20_000 });
+      const { status, stdout, stderr } = spawnSync(program, rest, { encoding: 'utf8', timeout: TIMEOUT_MS });
       assert.equal(status, 0, `${words.join(' ')}\n${stdout}${stderr}`);
       return stdout;
     },
