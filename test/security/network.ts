@@ -409,7 +409,7 @@ export const d7: NetworkCheck = async ({ v, start }) => {
 held = []
 for at in ${JSON.stringify([...OTHER, ...LINK])}:
     for kind in 'tcp', 'udp':
-        s = make(kind, at); s.settimeout(20); s.connect((at, 7001)); needed(f'{kind} {at}', asked(s)); held.append((kind, at, s))
+        s = make(kind, at); s.settimeout(20); s.connect((at, 7001)); needed(f'{kind} {at}', asked(s)); s.settimeout(0.3); held.append((kind, at, s))
 print('ready', flush=True)
 while not os.path.exists('/srv/changed'): time.sleep(0.02)
 for kind, at, s in held: tried(f'{kind} {at}, opened before', asked(s))
