@@ -209,9 +209,11 @@ export class GuestStorage {
     const isRecorded = (pin ?? project ?? domain) !== undefined;
     if (isRecorded) writeFileSync(paths.template, JSON.stringify(record), { mode: 0o600 });
     const config = stageFile(paths.config, configText);
+    // Of `work` there is nothing but its name, and maybe its project.
     await syncAll([
       ...(isRecorded ? [paths.template] : []),
-      ...[config.path, paths.upper, paths.work, paths.directory, dirname(paths.directory)],
+      ...[config.path, paths.upper, paths.directory, dirname(paths.directory)],
+      ...(project === undefined ? [] : [paths.work]),
     ]);
     await config.publish();
   }

@@ -3,6 +3,7 @@
  */
 import {
   closeSync,
+  fsync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -13,8 +14,10 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { promisify } from 'node:util';
+
+const sync = promisify(fsync);
 
 /**
  * Replaces a file in one step; after a power cut it is the old or the new one (write, fsync, rename, fsync directory).
@@ -73,16 +76,16 @@ export function stageFile(path: string, text: string): StagedFile {
  * of the disk, where one after the other would take some for each.
  */
 export async function syncAll(paths: readonly string[]): Promise<void> {
-  await Promise.all(
-    paths.map(async (path) => {
-      const handle = await open(path, 'r');
-      try {
-        await handle.sync();
-      } finally {
-        await handle.close();
-      }
-    }),
-  );
+  const fds: number[] = [];
+  try {
+    for (const path of paths) fds.push(openSync(path, 'r'));
+    // All of them begin before one has ended, and end before they are closed.
+    const results = await Promise.allSettled(fds.map(async (fd) => await sync(fd)));
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed) throw failed.reason;
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
 }
 
 /** Removes a file for good; fine if it is not there. */
