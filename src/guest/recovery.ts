@@ -45,6 +45,7 @@ export class Recovery {
     const processes = new Map(held.filter(isProcess).map((object) => [object.id, object]));
     const parts = [this.#instance.networks, this.#views, this.#instance.forks, this.#instance.disks];
     const known = new Set<number>(parts.flatMap((part) => part.recover(held)));
+    this.#instance.storage.finishRollbacks();
     for (const record of this.#instance.registry.load(this.#instance.bootId)) {
       const object = processes.get(record.initObject);
       // By pid too: a former syscalld had other objects of the same ids.

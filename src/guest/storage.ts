@@ -11,6 +11,7 @@
  *
  *     lib/guests/NAME/flat                      it has not run since then
  *     lib/guests/NAME/flatten                   its own files are to be made a part of its image before its next start
+ *     lib/guests/NAME/rollback                  a configuration, and the files that it comes with
  *
  * A guest that stays keeps the very image it was created with, also when its template changes or goes. To replace image
  * and own files at once, new ones are made beside them, and `template.json` is replaced.
@@ -610,6 +611,7 @@ export class GuestStorage {
    * @param flat `captured` says what of its own files it keeps
    * @param isFlat the image is what the guest had
    * @param staged the working directory that has the image, which is yet to be published; `keep` makes it stay
+   * @param configText a configuration file that takes the place of its own in the same step
    */
   async replace(
     guest: Guest,
@@ -624,6 +626,7 @@ export class GuestStorage {
     },
     isFlat: boolean,
     staged?: { readonly name: string; readonly keep: () => void },
+    configText?: string,
   ): Promise<void> {
     await this.#publish(guest.name);
     const { disk } = guest.config;
@@ -641,6 +644,8 @@ export class GuestStorage {
     await syncAll([directory]);
     if (!isFlat) removeDurable(this.#flatMark(guest.name));
     staged?.keep();
+    if (configText !== undefined)
+      writeDurable(this.#rollbackMark(guest.name), JSON.stringify({ files: fresh, config: configText }));
     this.#write(guest.name, {
       ...pin,
       files: fresh,
@@ -649,10 +654,27 @@ export class GuestStorage {
       domain: domainRecord(guest),
       staged: staged?.name,
     });
+    if (configText !== undefined) this.#finishRollback(guest.name);
     if (isFlat) this.markFlat(guest.name);
     if (staged === undefined) await this.sweep(guest.name);
     if (before?.disk && before.project !== undefined && before.project !== project)
       await this.#quota.limit(before.project, undefined);
+  }
+
+  /** Gives guests whose files are those of a snapshot the configuration too. Called before configurations are read. */
+  finishRollbacks(): void {
+    const directory = join(this.#host.paths.lib, 'guests');
+    for (const name of existsSync(directory) ? readdirSync(directory) : []) this.#finishRollback(name);
+  }
+
+  #finishRollback(name: string): void {
+    const mark = this.#rollbackMark(name);
+    const text = readIfThere(mark);
+    if (text === undefined) return;
+    const { files, config } = JSON.parse(text) as { files: string; config: string }; // our own file
+    // Else the files were not replaced any more.
+    if (this.#read(name)?.files === files) writeDurable(guestPaths(this.#host.paths, name).config, config);
+    removeDurable(mark);
   }
 
   /** Gives what a guest keeps a name below its new upper layer too, before that is the guest's. */
@@ -826,6 +848,10 @@ export class GuestStorage {
 
   #flatMark(name: string): string {
     return join(guestPaths(this.#host.paths, name).directory, 'flat');
+  }
+
+  #rollbackMark(name: string): string {
+    return join(guestPaths(this.#host.paths, name).directory, 'rollback');
   }
 
   #moveMark(name: string): string {

@@ -516,6 +516,68 @@ describe('snapshots', { skip: unmet(...NEEDS) }, () => {
   });
 });
 
+describe('rollback', { skip: unmet(...NEEDS) }, () => {
+  test('brings files and configuration, or neither, whenever vserverd is killed', async () => {
+    await withInstance(async (v) => {
+      await v.ok(['create', 'a', '--template', 'busybox', '--', 'sleep', '1000']);
+      for (const name of ['one', 'two']) {
+        await v.ok(['set', 'a', `labels.state=${name}`]);
+        await v.ok(['start', 'a']);
+        await v.ok(['exec', 'a', 'sh', '-c', `echo ${name} > /srv/file`]);
+        await v.ok(['stop', '-t', '0', 'a']);
+        await v.ok(['snapshot', 'a', name]);
+      }
+      const directory = join(v.root, 'lib/guests/a');
+      const stateOf = async (): Promise<readonly string[]> => {
+        const [{ labels }] = JSON.parse(await v.ok(['inspect', 'a'])) as [{ labels: { state: string } }];
+        await v.ok(['start', 'a']);
+        const text = await v.ok(['exec', 'a', 'cat', '/srv/file']);
+        await v.ok(['stop', '-t', '0', 'a']);
+        return [labels.state, text.trim()];
+      };
+      const killed = async (pid: number): Promise<void> => {
+        while ([pid, undefined].includes(await vserverdPid(v))) await sleep(20);
+        assert.ok(!readdirSync(directory).includes('rollback'));
+      };
+      let wanted = 'two';
+      for (const moment of ['files-', 'rollback', 'template.json', 'flat']) {
+        wanted = wanted === 'one' ? 'two' : 'one';
+        const pid = (await vserverdPid(v)) ?? assert.fail('no vserverd');
+        let isKilled = false;
+        const watcher = watch(directory, (_, name) => {
+          if (isKilled || !name?.includes(moment)) return;
+          isKilled = true;
+          process.kill(pid, 'SIGKILL');
+        });
+        const { code } = await v.run(['rollback', 'a', wanted]);
+        watcher.close();
+        if (isKilled) await killed(pid);
+        const [state, text] = await stateOf();
+        assert.equal(state, text, moment);
+        if (code === 0) assert.equal(state, wanted, moment);
+        wanted = state ?? '';
+      }
+      // As a death between both steps leaves it: the files are the snapshot's, or not yet.
+      const config = join(v.root, 'etc/guests/a.yaml');
+      const { files } = JSON.parse(readFileSync(join(directory, 'template.json'), 'utf8')) as {
+        files: string;
+      };
+      const text = readFileSync(config, 'utf8');
+      for (const [of, state] of [
+        ['files-0', wanted],
+        [files, 'three'],
+      ] as const) {
+        const mark = { files: of, config: text.replace(`state: ${wanted}`, 'state: three') };
+        writeFileSync(join(directory, 'rollback'), JSON.stringify(mark));
+        const pid = (await vserverdPid(v)) ?? assert.fail('no vserverd');
+        process.kill(pid, 'SIGKILL');
+        await killed(pid);
+        assert.deepEqual(await stateOf(), [state, wanted]);
+      }
+    });
+  });
+});
+
 describe('diff', { skip: unmet(...NEEDS) }, () => {
   test('tells what a guest changed, by whatever means its files are kept', async () => {
     await withInstance(async (v) => {
