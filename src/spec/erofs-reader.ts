@@ -49,9 +49,21 @@ export function readErofs(image: Buffer): ReadImage {
   }
 }
 
-/** Returns whether an image says of itself that no file has an access control list, given its first block. */
-export function isWithoutAcls(firstBlock: Buffer): boolean {
-  return firstBlock.toString('latin1', LABEL_OFFSET, LABEL_OFFSET + NO_ACL_LABEL.length) === NO_ACL_LABEL;
+/** What an image says of itself in its first block. */
+export interface ImageHead {
+  readonly bytes: number;
+  /** No file in it has an access control list. */
+  readonly isWithoutAcls: boolean;
+}
+
+/** Returns that; of anything else than such a block nothing that could be relied on. */
+export function readImageHead(block: Buffer): ImageHead {
+  if (block.length < BLOCK_BYTES) return { bytes: 0, isWithoutAcls: false };
+  const label = block.toString('latin1', LABEL_OFFSET, LABEL_OFFSET + NO_ACL_LABEL.length);
+  return {
+    bytes: block.readUInt32LE(SUPER_OFFSET + 36) * BLOCK_BYTES,
+    isWithoutAcls: label === NO_ACL_LABEL,
+  };
 }
 
 function damaged(found: string): StateError {

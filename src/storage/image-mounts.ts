@@ -5,7 +5,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { BLOCK_BYTES } from '../spec/erofs-format.ts';
-import { isWithoutAcls } from '../spec/erofs-reader.ts';
+import { type ImageHead, readImageHead } from '../spec/erofs-reader.ts';
 import { readHead } from '../sys/files.ts';
 import { Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
@@ -29,6 +29,11 @@ export interface ImageLayer {
 /** Mounts of this many images are kept; those of others go on where they are in use. */
 const MAX_MOUNTS = 64;
 
+/** What of an image's beginning is read when it is mounted: the names and attributes of some 80,000 files. */
+const MAX_AHEAD_BYTES = 16 * 1024 * 1024;
+/** The kernel takes no more at once than its disk does, or is used to (`force_page_cache_ra`, mm/readahead.c, Linux 5.9). */
+const AHEAD_BYTES = 512 * 1024;
+
 /** Adds the steps that mount an image, detached: from its file (Linux 6.12), or from a loop device. */
 export function planImageMount(p: Program, path: string): Result {
   const at = p.flags('AT_FDCWD');
@@ -38,7 +43,11 @@ export function planImageMount(p: Program, path: string): Result {
   const file = p.sys('openat', [at, path, p.flags('O_RDONLY', 'O_NOFOLLOW', 'O_CLOEXEC')], { about: path });
   // By descriptor: the kernel shows the source of a mount, and no guest shall read a path of the host there.
   p.sys('dup3', [file, IMAGE_FD, p.flags('O_CLOEXEC')]);
-  const flags = mountFlagsOf(path);
+  const head = readImageHead(readHead(path, BLOCK_BYTES));
+  // EROFS reads a file block by block: they are asked for at once, and nobody waits for them.
+  for (let from = 0; from < Math.min(head.bytes, MAX_AHEAD_BYTES); from += AHEAD_BYTES)
+    p.sys('readahead', [file, from, AHEAD_BYTES], { about: path, ignore: ['EINVAL'] });
+  const flags = mountFlagsOf(head);
   const direct = planErofs(p, `/proc/self/fd/${IMAGE_FD}`, flags);
   // ENOTBLK: this kernel wants a block device.
   p.sys('fsconfig', [direct, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], {
@@ -70,8 +79,8 @@ const IMAGE_FD = 110;
  * layer, each name of a path is looked up the slow way, with locks (`do_ovl_get_acl`, fs/overlayfs/inode.c, Linux 5.19). A
  * layer mounted without them is not asked.
  */
-function mountFlagsOf(path: string): readonly string[] {
-  return isWithoutAcls(readHead(path, BLOCK_BYTES)) ? ['ro', 'noacl'] : ['ro'];
+function mountFlagsOf({ isWithoutAcls }: ImageHead): readonly string[] {
+  return isWithoutAcls ? ['ro', 'noacl'] : ['ro'];
 }
 
 /** Adds the steps that prepare the mount of an image from a file or device. */

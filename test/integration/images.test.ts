@@ -227,6 +227,25 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
     });
   });
 
+  test('is read ahead when it is mounted', async () => {
+    await withStore(async (place) => {
+      for (let i = 0; i < 1000; i++) writeFileSync(join(place.tree, `${i}`), '');
+      const { image } = await capture(place);
+      const forget =
+        'import os, sys; f = os.open(sys.argv[1], os.O_RDONLY); os.fsync(f); os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED)';
+      assert.equal(spawnSync('python3', ['-c', forget, image.path]).status, 0);
+      await withOpened(
+        place.machine,
+        (p) => planImageMount(p, image.path),
+        async () => {
+          await eventually('all of the image in memory', () =>
+            cachedBytes(image.path) === lstatSync(image.path).size ? true : undefined,
+          );
+        },
+      );
+    });
+  });
+
   test('is mounted without access control lists if none of its files has one', async () => {
     await withStore(async (place) => {
       const attachAt = join(place.dir, 'attach');
@@ -295,6 +314,14 @@ describe('an image of a tree', { skip: unmet('root', 'overlay') }, () => {
     });
   });
 });
+
+/** How much of a file is in memory. */
+function cachedBytes(path: string): number {
+  const { stdout } = spawnSync('fincore', ['--bytes', '--noheadings', '--output', 'RES', path], {
+    encoding: 'utf8',
+  });
+  return Number(stdout);
+}
 
 function loopsOf(path: string): readonly string[] {
   return readdirSync('/sys/block').filter((name) => {
