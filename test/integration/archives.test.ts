@@ -6,9 +6,10 @@ import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { gzipSync, zstdDecompressSync } from 'node:zlib';
 import { showTree } from '../lib/guest-tree.ts';
-import { type Instance, withInstance } from '../lib/instance.ts';
+import { eventually, type Instance, withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 import { type Member, tar } from '../lib/tar-writer.ts';
 
@@ -287,8 +288,9 @@ describe('export and import', { skip: unmet(...NEEDS) }, () => {
           client.stdin?.destroy();
           await closed;
           await v.ok(['list']);
-          while (readdirSync(store).some((name) => name.startsWith('new-'))) await sleep(10);
-          assert.deepEqual(leftovers(v), clean, `${args[0]} ${signal}`);
+          await eventually(`nothing left of ${args[0]} ${signal}`, () =>
+            isDeepStrictEqual(leftovers(v), clean) ? true : undefined,
+          );
         }
       }
       await v.ok(['exec', 'a', 'true']);
