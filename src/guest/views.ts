@@ -73,6 +73,8 @@ const ROOT_NODE = 1;
 const RECONNECT_MS = 100;
 /** A table of sockets holds for so many times as long as it took to make. */
 const HOLD_FACTOR = 20;
+/** When the kernel first computes its load averages after a boot: LOAD_FREQ, include/linux/sched/loadavg.h. */
+const FIRST_LOAD_MS = 5000;
 /** What is less is a clock that is kept right. */
 const CLOCK_SET_SECONDS = 0.2;
 
@@ -364,7 +366,8 @@ export class Views implements FuseTree {
   }
 
   #readNow(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
-    if (file.name === 'loadavg' || file.name === ANSWERS_FILE.name) return this.#readLoad(file, guest);
+    if (file.name === ANSWERS_FILE.name) return this.#readAnswers(file, guest);
+    if (file.name === 'loadavg') return this.#readLoad(file, guest);
     if (file.name === 'diskstats' && this.#readings.disks(guest.xid) === undefined)
       return this.#readDisks(file, guest);
     if (file.name === 'stat') return this.#readStat(file, guest);
@@ -391,6 +394,14 @@ export class Views implements FuseTree {
   async #readDisks(file: FileInfo, guest: Guest): Promise<FuseReply> {
     await this.#disks.look().catch((error: unknown) => this.#failed('count the disks of guests', error));
     return this.#readFile({ ...file, holdMs: SELDOM_MS }, guest);
+  }
+
+  /** A kernel that has just booted tells no load either: who asks then does not wait for our first look at tasks, a long one. */
+  #readAnswers(file: FileInfo, guest: Guest): FuseReply | Promise<FuseReply> {
+    const ageMs = Date.now() - Date.parse(guest.live?.startedAt ?? '');
+    if (this.#loads.last(guest) || !(ageMs < FIRST_LOAD_MS)) return this.#readLoad(file, guest);
+    setImmediate(() => void this.load(guest));
+    return this.#readFile(file, guest);
   }
 
   async #readLoad(file: FileInfo, guest: Guest): Promise<FuseReply> {

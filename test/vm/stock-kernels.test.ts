@@ -40,13 +40,17 @@ type KernelName = (typeof KERNELS)[number]['name'];
 
 /**
  * What runs on both kernels, in this order: what their versions answer differently. That is files of cgroup v2 and what they
- * count, limits by user namespace, layers of an overlay and where an image is mounted from; and what is said of the machine.
+ * count, limits by user namespace, layers of an overlay and where an image is mounted from, how a call is answered by another
+ * process; and what is said of the machine.
  *
  * What is about compilers, our sources or our own processes runs on no other kernel than the host's. The rest of the root
  * tier (crash, load, own-init, network) counts too much on time under emulation, or on a package mirror: run it by
  * VM_TEST_FILES.
  */
-const ON_BOTH = ['test/vm/inside/*.test.ts', 'test/integration/{cgroup,limit-table,oom,templates}.test.ts'];
+const ON_BOTH = [
+  'test/vm/inside/*.test.ts',
+  'test/integration/{cgroup,limit-table,oom,own-measure,templates}.test.ts',
+];
 
 /**
  * What runs on one of them: it asks the same of both, and every guest that a test starts on the other uses it there. Half
