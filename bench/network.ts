@@ -1,5 +1,5 @@
 /** The network of a guest against that of the host, and against containers behind veth and a bridge. */
-import { nativeProgram, run } from './native-programs.ts';
+import { nativeProgram } from './native-programs.ts';
 import { HOST_ADDRESS, type NetClient, NetworkWorld, type Rounds, SERVICE_ADDRESS } from './network-world.ts';
 import type { Comparison, Result, Scenario, Target } from './scenario.ts';
 import { ServiceCgroup } from './service-cgroup.ts';
@@ -76,6 +76,16 @@ function* measure(): Iterable<Result> {
       pids: services,
       argv: [...asService, 'client', SERVICE_ADDRESS],
     },
+    // The least that it takes to have sockets made by somebody else: behind no fence, and for that alone.
+    supervised: {
+      name: 'service with a bare supervisor asks',
+      pids: host,
+      argv: [
+        ...world.inHost(),
+        ...service.commandLine(nativeProgram('supervisor')),
+        ...[world.program, 'client', HOST_ADDRESS],
+      ],
+    },
     bridge: {
       name: 'veth + bridge',
       pids: world.serve([...right, world.program], '10.8.0.3'),
@@ -128,16 +138,8 @@ function* measure(): Iterable<Result> {
     };
     yield* against(kind, 'client', 'host');
   }
-  const bare = run(nativeProgram('supervisor'), [process.env['ROUNDS'] ?? '30'])
-    .trim()
-    .split('\n');
-  for (const [i, time] of (['wall', 'used'] as const).entries())
-    yield compare(
-      { name: `socket${time === 'used' ? ', CPU' : ''}: guest asks`, values: of('socket', 'client')[time] },
-      {
-        name: 'a bare supervisor in no cgroup, behind no fence',
-        values: bare.map((line) => Number(line.split(' ')[i])),
-      },
-      { unit: 'us', perUnit: 1000 },
-    );
+  for (const kind of ['connect', ...SOCKETS]) {
+    yield* against(kind, 'supervised', 'host');
+    yield* against(kind, 'client', 'supervised');
+  }
 }

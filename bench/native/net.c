@@ -7,7 +7,7 @@
  *                                nanoseconds of one, and those that its own process used
  *   net drive ROUNDS KIND... , PIDS CLIENT... , PIDS CLIENT...
  *                                starts clients and lets them work in turns, one at a time; prints `client kind`, the
- *                                nanoseconds of one, and those that the client and the processes PIDS (1,2,3) used
+ *                                nanoseconds of one, and those that the client, its children and the processes PIDS (1,2,3) used
  *
  * Static, so that it is the same program everywhere it runs.
  */
@@ -266,6 +266,7 @@ static int client(void)
 /* ---- the driver ---- */
 
 struct child {
+	pid_t pid;
 	FILE *in, *out;
 	const char *pids;
 };
@@ -285,12 +286,25 @@ static double used_by(const char *pids)
 	return sum;
 }
 
+/* The same of the children of a process: a supervisor, of one that has it. */
+static double used_by_children(pid_t pid)
+{
+	char path[64], pids[256] = "";
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid);
+	FILE *file = fopen(path, "r");
+	if (!file || !fgets(pids, sizeof pids, file)) *pids = 0;
+	if (file) fclose(file);
+	for (char *at = pids; (at = strchr(at, ' ')); at++) *at = at[1] ? ',' : 0;
+	return used_by(pids);
+}
+
 static struct child start(const char *pids, char **argv)
 {
 	int in[2], out[2];
 	check(pipe2(in, 02000000), "pipe"); /* O_CLOEXEC */
 	check(pipe2(out, 02000000), "pipe");
-	if (check(fork(), "fork") == 0) {
+	pid_t pid = check(fork(), "fork");
+	if (pid == 0) {
 		dup2(in[0], 0);
 		dup2(out[1], 1);
 		execvp(argv[0], argv);
@@ -298,7 +312,7 @@ static struct child start(const char *pids, char **argv)
 	}
 	close(in[0]);
 	close(out[1]);
-	return (struct child){fdopen(in[1], "w"), fdopen(out[0], "r"), pids};
+	return (struct child){pid, fdopen(in[1], "w"), fdopen(out[0], "r"), pids};
 }
 
 static int drive(int argc, char **argv)
@@ -320,13 +334,13 @@ static int drive(int argc, char **argv)
 		for (int k = 0; k < kind_count; k++) {
 			for (int i = 0; i < count; i++) {
 				struct child *it = &children[(i + round + 1) % count];
-				double before = used_by(it->pids), wall, own;
+				double before = used_by(it->pids) + used_by_children(it->pid), wall, own;
 				long times;
 				fprintf(it->in, "%s\n", names[k]);
 				fflush(it->in);
 				if (!fgets(line, sizeof line, it->out)) check(-1, "a client ended");
 				if (sscanf(line, "%lf %lf %ld", &wall, &own, &times) != 3) check(-1, line);
-				double used = own + (used_by(it->pids) - before) / times;
+				double used = own + (used_by(it->pids) + used_by_children(it->pid) - before) / times;
 				if (round >= 0) printf("%ld %s %.2f %.2f\n", it - children, names[k], wall, used);
 			}
 		}
