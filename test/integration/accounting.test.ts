@@ -145,12 +145,15 @@ describe('accounting', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'bu
 
   test('top tells the share of CPU time, and is a table in place on a terminal', async () => {
     await start('hog', 'echo ready; while :; do :; done', '--cpus', '0.2');
-    const rows = JSON.parse(await v.ok(['top', '--once', '--interval', '1s', '--json'])) as readonly {
-      readonly name: string;
-      readonly cpuPercent: number;
-    }[];
-    const hog = rows.find(({ name }) => name === 'hog');
-    assert.ok(hog && hog.cpuPercent > 2 && hog.cpuPercent < 40, JSON.stringify(hog));
+    const percent = await eventually('its share', async () => {
+      const rows = JSON.parse(await v.ok(['top', '--once', '--interval', '1s', '--json'])) as readonly {
+        readonly name: string;
+        readonly cpuPercent: number;
+      }[];
+      const found = rows.find(({ name }) => name === 'hog')?.cpuPercent ?? 0;
+      return found > 2 ? found : undefined; // others may take the processors for a second
+    });
+    assert.ok(percent < 40, `${percent} %, of which it may have 20`);
     const plain = await v.ok(['top', '--once', '--interval', '0.1s', '--sort', 'name']);
     assert.match(plain, /^ *CTX .*\n +0 .* root server\n(.*\n)* *\d+ .* hog\n/);
 
