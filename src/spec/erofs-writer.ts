@@ -44,11 +44,22 @@ const MAX_CHUNK_BITS = BLOCK_BITS + 31;
 const MAX_NAME_BYTES = 255;
 const MAX_XATTR_BYTES = 65_535;
 const NONE = new Uint8Array(0);
+/** Attributes of a file that has no others, and where the path of its object is in them: most files differ in that alone. */
+const PLAIN_OBJECT = redirectTo('0'.repeat(64));
+const PLAIN_XATTRS = Buffer.from(
+  encodeXattrs([
+    [METACOPY, NONE],
+    [REDIRECT, PLAIN_OBJECT],
+  ]),
+);
+const PLAIN_OBJECT_AT = PLAIN_XATTRS.indexOf(PLAIN_OBJECT);
 
 /** A node with its place in the image. */
 interface Inode {
   readonly node: ImageNode;
   readonly xattrs: Uint8Array;
+  /** Of a directory. */
+  readonly dirents: readonly DirentBlock[];
   /** Data as bytes: of a directory only once all inodes have their places. */
   readonly dataBytes: number;
   /** How many bytes of the data follow the inode; the rest is in blocks of its own. */
@@ -137,9 +148,10 @@ function collect(root: ImageDirectory): {
   for (let i = 0; i < inodes.length; i++) {
     const inode = inodes[i];
     if (inode?.node.kind !== 'directory') continue;
-    for (const [name, child] of [...inode.node.children].toSorted(([a], [b]) => byBytes(a, b))) {
-      if (name === '' || name.length > MAX_NAME_BYTES || /[/\0]/.test(name) || name === '.' || name === '..')
-        throw new BugError('bad-name', `cannot write an image: found the name ${JSON.stringify(name)}`);
+    const { children } = inode.node;
+    for (const name of inode.dirents.flatMap(({ names }) => names)) {
+      const child = children.get(name);
+      if (child === undefined) continue; // the directory itself, and the one above it
       add(child, inode);
       if (child.kind === 'directory') inode.links++;
     }
@@ -148,11 +160,12 @@ function collect(root: ImageDirectory): {
 }
 
 function inodeOf(node: ImageNode, parent: Inode | undefined): Inode {
-  const xattrs = encodeXattrs(xattrsOf(node));
-  const dataBytes = dataBytesOf(node);
+  const xattrs = xattrsOf(node);
+  const dirents = node.kind === 'directory' ? direntBlocks(node) : [];
+  const dataBytes = node.kind === 'directory' ? direntBytes(dirents) : dataBytesOf(node);
   const fixed = INODE_BYTES + xattrs.length;
   const links = node.kind === 'directory' ? 2 : 1;
-  const base = { node, xattrs, dataBytes, at: 0, block: 0, links, parent };
+  const base = { node, xattrs, dirents, dataBytes, at: 0, block: 0, links, parent };
   if (node.kind === 'file' && 'object' in node.content && node.size > 0) {
     return {
       ...base,
@@ -165,23 +178,27 @@ function inodeOf(node: ImageNode, parent: Inode | undefined): Inode {
   return { ...base, layout: fits ? LAYOUT.inline : LAYOUT.plain, tailBytes: fits ? tailBytes : 0 };
 }
 
-function xattrsOf(node: ImageNode): readonly Xattr[] {
-  if (node.kind !== 'file' || !('object' in node.content) || node.size === 0) return node.xattrs;
-  const redirect = Buffer.from(`${OBJECTS}/${objectPath(node.content.object)}`);
-  return [...node.xattrs, [METACOPY, NONE], [REDIRECT, redirect]];
+function xattrsOf(node: ImageNode): Uint8Array {
+  if (node.kind !== 'file' || !('object' in node.content) || node.size === 0)
+    return encodeXattrs(node.xattrs);
+  const redirect = redirectTo(node.content.object);
+  if (node.xattrs.length > 0) return encodeXattrs([...node.xattrs, [METACOPY, NONE], [REDIRECT, redirect]]);
+  const xattrs = Buffer.from(PLAIN_XATTRS);
+  xattrs.set(redirect, PLAIN_OBJECT_AT);
+  return xattrs;
+}
+
+/** Where overlay finds an object. */
+function redirectTo(object: string): Buffer {
+  return Buffer.from(`${OBJECTS}/${objectPath(object)}`, 'latin1');
 }
 
 function chunkBits(size: number): number {
   return Math.min(MAX_CHUNK_BITS, Math.max(BLOCK_BITS, Math.ceil(Math.log2(size))));
 }
 
-function dataBytesOf(node: ImageNode): number {
+function dataBytesOf(node: Exclude<ImageNode, ImageDirectory>): number {
   switch (node.kind) {
-    case 'directory':
-      return direntBlocks(node).reduce(
-        (sum, { bytes }, i, all) => sum + (i === all.length - 1 ? bytes : BLOCK_BYTES),
-        0,
-      );
     case 'symlink':
       return node.target.length;
     case 'file':
@@ -197,8 +214,16 @@ interface DirentBlock {
   readonly bytes: number;
 }
 
+function direntBytes(blocks: readonly DirentBlock[]): number {
+  return (blocks.length - 1) * BLOCK_BYTES + (blocks.at(-1)?.bytes ?? 0);
+}
+
 /** Entries are sorted by name over the whole directory, `.` and `..` among them. */
 function direntBlocks(node: ImageDirectory): readonly DirentBlock[] {
+  for (const name of node.children.keys()) {
+    if (name === '' || name.length > MAX_NAME_BYTES || /[/\0]/.test(name) || name === '.' || name === '..')
+      throw new BugError('bad-name', `cannot write an image: found the name ${JSON.stringify(name)}`);
+  }
   const blocks: DirentBlock[] = [];
   let names: string[] = [];
   let bytes = 0;
@@ -292,7 +317,7 @@ function dataOf(inode: Inode, byNode: ReadonlyMap<ImageNode, Inode>): Uint8Array
   if (node.kind === 'file' && 'bytes' in node.content) return node.content.bytes;
   if (node.kind !== 'directory') return NONE;
   const data = Buffer.alloc(inode.dataBytes);
-  direntBlocks(node).forEach(({ names }, i) => {
+  inode.dirents.forEach(({ names }, i) => {
     writeDirents(data, i * BLOCK_BYTES, names, (name) => {
       if (name === '.') return inode;
       return name === '..' ? (inode.parent ?? inode) : byNode.get(node.children.get(name) ?? node);

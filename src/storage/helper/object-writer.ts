@@ -156,7 +156,7 @@ export class ObjectWriter {
   }
 
   #isNew(hex: string, size: number): boolean {
-    return !this.#pending.has(hex) && sizeOf(join(this.#objects, objectPath(hex))) !== size;
+    return !this.#pending.has(hex) && sizeOf(`${this.#objects}/${objectPath(hex)}`) !== size;
   }
 
   #take(hex: string, from: Buffer, size: number): void {
