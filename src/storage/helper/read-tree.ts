@@ -64,6 +64,8 @@ interface Entry {
 
 /** So many inodes are asked for their attributes at once; as many wait to be read. */
 const BATCH = 200;
+/** Or as many as have so much to be read: the disk must not bring more than memory holds until it is read. */
+const BATCH_BYTES = 16 * 1024 * 1024;
 /** So many entries of a directory are put in order at once. */
 const ENTRIES_AT_ONCE = 1000;
 const MAX_DEPTH = 500;
@@ -84,6 +86,7 @@ class TreeReader {
   /** Inodes with several names, by device and number. */
   readonly #linked = new Map<string, Slot>();
   #found: Slot[] = [];
+  #foundBytes = 0;
   /** Those whose bytes are on their way, and their attributes. */
   #asked: { readonly slots: readonly Slot[]; readonly xattrs: ReadonlyMap<string, readonly Xattr[]> } = {
     slots: [],
@@ -155,7 +158,7 @@ class TreeReader {
     const slot = new Slot(found);
     if (isShared) this.#linked.set(key, slot);
     if (found.as !== undefined) slot.finish(found.as);
-    else if (this.#found.push(slot) >= BATCH) this.#ask();
+    else this.#add(slot);
     return slot;
   }
 
@@ -226,10 +229,17 @@ class TreeReader {
     }
   }
 
+  #add(slot: Slot): void {
+    const { read, stat } = slot.found;
+    if (read) this.#foundBytes += Number(stat.size);
+    if (this.#found.push(slot) >= BATCH || this.#foundBytes > BATCH_BYTES) this.#ask();
+  }
+
   /** Asks for the attributes of those that were found, and the disk for their bytes; reads those it was asked for before. */
   #ask(): void {
     const slots = this.#found;
     this.#found = [];
+    this.#foundBytes = 0;
     const asked = slots.filter(({ found }) => !found.stat.isSymbolicLink());
     const xattrs = readXattrs(
       this.#options.machine,
