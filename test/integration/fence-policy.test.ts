@@ -187,6 +187,26 @@ describe('fence and policy', { skip: unmet('root', 'cgroup2') }, () => {
     });
   });
 
+  test('a listener that was right for one port of a peer is not for all, if it has connected before', async () => {
+    await withWorld(async (world) => {
+      const { outside, fence } = world;
+      const allow = { action: 'allow', to: '10.7.0.100', protocol: 'tcp', ports: [5001, 5001] } as const;
+      const two = await guest(world, 2, only(2, { policy: { otherwise: 'deny', egress: [allow] } }));
+      await two.run(`
+l = socket.socket(); code(l.connect, ('10.7.0.100', 5001)); l.listen()
+names.update(l=l, port=l.getsockname()[1])`);
+      const port = Number(await two.get('port'));
+      const connect = (from: number): string =>
+        `s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('10.7.0.100', ${from})); s.settimeout(0.5); r = code(s.connect, ('10.7.0.2', ${port})); names.update(r=r)`;
+      await outside.run(connect(5001).replace('0.5', '60'));
+      assert.equal(await outside.get('r'), 'ok');
+      await outside.run(connect(5002));
+      assert.equal(await outside.get('r'), 'TimeoutError');
+      const denied = (await fence.readDenials(2)).filter((d) => d.reason === 'policy');
+      assert.deepEqual([...new Set(denied.map((d) => [d.direction, d.port].join()))], ['out,5002']);
+    });
+  });
+
   test('the cloud metadata address is out of reach unless it is allowed', async () => {
     await withWorld(async (world) => {
       await world.outside.run(
