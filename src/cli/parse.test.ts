@@ -363,6 +363,7 @@ describe('bad command lines', () => {
 
   test('come with a hint', () => {
     assert.throws(() => parseCommandLine(['strat', 'web']), { hint: 'did you mean "start"?' });
+    assert.throws(() => parseCommandLine(['pstree', 'web']), { hint: 'see "vserver ps --tree"' });
     assert.throws(() => parseCommandLine(['run', '--memroy', '5m']), { hint: 'did you mean "--memory"?' });
     assert.throws(() => parseCommandLine(['list', '--jsn']), { hint: 'did you mean "--json"?' });
     assert.throws(() => parseCommandLine(['exec', 'web']), { hint: 'see "vserver exec --help"' });

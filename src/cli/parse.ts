@@ -54,8 +54,15 @@ function verbAfterGuest(first: string, words: Words): Verb {
   return verb;
 }
 
+/** What others have a program or a verb for, and here is an option. */
+const OPTIONS_OF_VERBS: ReadonlyMap<string, string> = new Map([
+  ['pstree', 'ps --tree'],
+  ['history', 'stat --since 1h'],
+]);
+
 function unknownVerb(word: string): UserError {
-  const hint = didYouMean(word, [...VERB_NAMES, ...VERB_ALIASES.keys()]) ?? 'see "vserver help"';
+  const near = didYouMean(word, [...VERB_NAMES, ...VERB_ALIASES.keys()]);
+  const hint = near ?? `see "vserver ${OPTIONS_OF_VERBS.get(word) ?? 'help'}"`;
   return new UserError('usage', `cannot understand ${JSON.stringify(word)}; need a verb`, { hint });
 }
 
