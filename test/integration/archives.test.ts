@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -116,6 +116,44 @@ describe('export and import', { skip: unmet(...NEEDS) }, () => {
       ]);
       // The hash of the whole tree is compared.
       await v.ok(['import', 'a.tar', 'b'], { cwd: v.scratch });
+    });
+  });
+
+  test('carries devices, pipes and links to them, which open nothing in a guest', async () => {
+    await withInstance(async (v) => {
+      const busybox = ['/bin/busybox', '/usr/bin/busybox'].find((path) => existsSync(path)) ?? '';
+      const applets = 'sh sleep find sort xargs stat sed md5sum awk cat'.split(' ');
+      const directories = ['bin/', 'etc/', 'proc/', 'sys/', 'dev/', 'run/', 'tmp/', 'srv/'];
+      const members: readonly Member[] = [
+        ...directories.map((name): Member => ({ name, type: 'directory', mode: 0o755 })),
+        { name: 'bin/busybox', content: readFileSync(busybox), mode: 0o755 },
+        ...applets.map((name): Member => ({ name: `bin/${name}`, type: 'symlink', linkName: 'busybox' })),
+        { name: 'srv/null', type: 'character', device: [1, 3], mode: 0o640, uid: 5, gid: 6 },
+        { name: 'srv/again', type: 'hardlink', linkName: 'srv/null' },
+        { name: 'srv/large', type: 'character', device: [511, 70_000], mode: 0o600 },
+        { name: 'srv/disk', type: 'block', device: [8, 17], mode: 0o660 },
+        { name: 'srv/pipe', type: 'fifo', mode: 0o622 },
+      ];
+      const template = join(v.scratch, 'root.tar');
+      writeFileSync(template, tar(members));
+      await v.ok(['create', 'a', '--template', template, '--', '/bin/sleep', '1000']);
+      await v.ok(['start', 'a']);
+      await v.ok(['exec', 'a', 'sh', '-c', 'echo own > /srv/own']);
+      const before = await show(v, 'a');
+      assert.match(before, /character special file\|21a0\|5\|6\|.*\|\/srv\/null\|1\|3\n/);
+      assert.match(before, /block special file\|61b0\|.*\|\/srv\/disk\|8\|11\n/);
+      assert.match(before, /\/srv\/large\|1ff\|11170\n/);
+      const archive = bytesOf(v, ['export', 'a']);
+      await v.ok(['stop', '-t', '0', 'a']);
+      await v.ok(['unify', 'a']);
+      await v.ok(['clone', 'a', 'b']);
+      bytesOf(v, ['import', '-', 'c'], archive);
+      for (const name of ['a', 'b', 'c']) {
+        await v.ok(['start', name]);
+        assert.equal(await show(v, name), before, name);
+        const opened = await v.run(['exec', name, 'sh', '-c', 'cat /srv/null /srv/again']);
+        assert.match(opened.stderr, /(Permission denied[\s\S]*){2}/);
+      }
     });
   });
 

@@ -258,6 +258,28 @@ describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'b
     });
   });
 
+  test('move with a guest to another xid', async () => {
+    await withInstance(async (v) => {
+      await create(v, '--disk', '32m', '--disk-inodes', '300');
+      await v.ok([
+        'exec',
+        'a',
+        'sh',
+        '-c',
+        'head -c 300000 /dev/urandom > /srv/own; chown 3:4 /srv/own; mkfifo /srv/pipe',
+      ]);
+      const before = await showTree(v, 'a');
+      for (const xid of [4321, 4322]) {
+        await v.ok(['stop', '-t', '0', 'a']);
+        await v.ok(['retag', 'a', String(xid)]);
+        assert.match(onDisk(v, 'print(os.stat("upper").st_uid)'), new RegExp(`^${xid * 65_536}$`, 'm'));
+        await v.ok(['start', 'a']);
+        assert.equal(await showTree(v, 'a'), before);
+        close((await spaceIn(v, 'a')).totalBytes, 32 * MIB, 0.06);
+      }
+    });
+  });
+
   test('hold for guests that are clones, have snapshots, or go with their run', async () => {
     await withInstance(async (v) => {
       await create(v, '--disk', '32m');

@@ -86,6 +86,12 @@ describe('volumes', { skip: unmet(...NEEDS) }, () => {
       assert.match(await inGuest(v, 'c', 'echo y > /data/x; /data/echo z'), /Permission denied/);
       assert.equal(await inGuest(v, 'a', 'cat /data/x; /data/echo z'), 'y\nz\n');
       assert.match(await inGuest(v, 'b', '/data/echo z'), /^z/);
+      // A node of the host's leads to no device, though it is one that the guest has.
+      assert.equal(spawnSync('mknod', ['-m', '666', join(path, 'null'), 'c', '1', '3']).status, 0);
+      assert.match(
+        await inGuest(v, 'a', 'echo x > /data/null; echo x > /dev/null'),
+        /^\S*sh: .*Permission denied$/m,
+      );
       for (const wrong of ['idmap=1', 'idmap=65535', 'idmap=x', 'suid'])
         assert.equal((await v.run(['run', '-v', `${path}:/data:${wrong}`, '--', 'true'])).code, 125, wrong);
     });
