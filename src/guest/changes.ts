@@ -43,8 +43,8 @@ export class Changes {
       storage.checkDomain(guest.name, config);
       await this.#instance.networks.check(guest, config);
       await using undo = new UndoStack();
-      undo.defer('disk limit', () => storage.changeLimit(guest, guest.config.disk));
       await storage.changeLimit(guest, config.disk);
+      undo.defer('disk limit', () => storage.changeLimit(guest, guest.config.disk));
       let effective: Effective | undefined;
       if (guest.live && isActive(guest)) {
         // First the kernel, which may refuse; then the file.

@@ -197,7 +197,7 @@ export class GuestStorage {
     root?: RootAttributes,
   ): Promise<void> {
     const paths = guestPaths(this.#host.paths, guest.name);
-    const project = await this.#projectFor(guest, undefined);
+    const project = await this.#projectFor(guest, undefined, guest.config.disk);
     const disk = project === undefined ? undefined : guest.config.disk;
     if (project !== undefined || root !== undefined)
       await this.#shape((p) => openDirectory(p, paths.upper), root, guest.xid, {
@@ -286,34 +286,46 @@ export class GuestStorage {
       await this.replace(guest, { pin: record, root }, false);
       return;
     }
-    if (!(await this.flattens(guest))) {
-      throw new StateError(
-        'disk-limit-late',
-        `cannot change the disk limit of guest "${guest.name}": found files of its own, and that it follows template "${guest.config.template}"; ` +
-          'need a clone of it, or the limit it had',
-      );
-    }
+    await this.#checkMovable(guest);
     await this.storeOf(guest).withoutDeleting(async () => {
       await this.settle(guest, {});
     });
   }
 
   /**
-   * Keeps a guest to another limit now, where that can be done while it runs; else its next start does it.
+   * Keeps a guest to another limit now, where that can be done while it runs; else its next start does it, if that is possible.
    *
-   * @throws StateError disk-limit-small
+   * @throws StateError disk-limit-small, disk-limit-late, disk-quota-missing, disk-quota-taken
    */
   async changeLimit(guest: Guest, disk: DiskLimit | undefined): Promise<void> {
     if (guest.isEphemeral || this.keepsLimit(guest, disk) || (await this.#limitProject(guest, disk))) return;
     const record = this.#read(guest.name);
     const before = record?.disk;
     const files = this.#files(guest.name);
-    if (files.kind !== 'disk' || disk === undefined || before === undefined) return;
-    if (isResized(before, disk)) await this.#checkFits(guest, files, disk);
+    await this.#projectFor(guest, record, disk);
+    if (files.kind !== 'disk' || disk === undefined || before === undefined || !isResized(before, disk)) {
+      // Running, a guest whose files are on a disk is taken to have some.
+      const isEmpty = isActive(guest)
+        ? files.kind === 'directory' && readdirSync(files.upper).length === 0
+        : (await this.ownFiles(guest)).isEmpty;
+      if (!isEmpty) await this.#checkMovable(guest);
+      return;
+    }
+    await this.#checkFits(guest, files, disk);
     if (!isActive(guest)) return;
     if (!isDeepStrictEqual({ ...before, spaceBytes: 0 }, { ...plain(disk), spaceBytes: 0 })) return;
     if (await growMounted(this.#host.syscalld, files.disk, before, disk))
       this.#write(guest.name, { ...record, disk: plain(disk) });
+  }
+
+  /** Checks that a guest's own files can become a part of its image. @throws StateError disk-limit-late */
+  async #checkMovable(guest: Guest): Promise<void> {
+    if (await this.flattens(guest)) return;
+    throw new StateError(
+      'disk-limit-late',
+      `cannot change the disk limit of guest "${guest.name}": found files of its own, and that it follows template "${guest.config.template}"; ` +
+        'need a clone of it, or the limit it had',
+    );
   }
 
   /** Checks that what is on a guest's disk fits one of another size. @throws StateError disk-limit-small */
@@ -362,8 +374,11 @@ export class GuestStorage {
    *
    * @throws StateError disk-quota-missing, disk-quota-taken
    */
-  async #projectFor(guest: Guest, record: Record | undefined): Promise<number | undefined> {
-    const { disk } = guest.config;
+  async #projectFor(
+    guest: Guest,
+    record: Record | undefined,
+    disk: DiskLimit | undefined,
+  ): Promise<number | undefined> {
     if (disk?.method === 'image') return undefined;
     if (disk && disk.method === undefined && record && methodOf(record) === 'image') return undefined;
     const mustHave = disk?.method === 'quota';
@@ -633,7 +648,7 @@ export class GuestStorage {
     const { directory } = guestPaths(this.#host.paths, guest.name);
     const fresh = `files-${randomBytes(6).toString('hex')}`;
     const before = this.#read(guest.name);
-    const project = await this.#projectFor(guest, before);
+    const project = await this.#projectFor(guest, before, disk);
     // What is new counts beside what is there, until that goes; the next start bounds it again, should we not get to it.
     const isLifted = project !== undefined && disk !== undefined && project === before?.project;
     if (isLifted) this.#write(guest.name, { ...before, disk: undefined });

@@ -280,6 +280,33 @@ describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'b
     });
   });
 
+  test('are refused at once where they are not possible', async () => {
+    await withInstance(async (v) => {
+      await create(v, '--disk', '32m');
+      await v.ok(['create', 'h', '--template', 'host', '--', 'sleep', '1000']);
+      await v.ok(['start', 'h']);
+      await v.ok(['exec', 'h', 'touch', '/srv/own']);
+      for (const state of ['running', 'stopped']) {
+        if (state === 'stopped') await v.ok(['stop', '-t', '0', 'a', 'h']);
+        const quota = await v.run(['set', 'a', 'disk.method=quota']);
+        assert.equal(quota.code, 1, state);
+        assert.match(
+          quota.stderr,
+          /found no project quota in force .*; need ext4 or xfs mounted with prjquota/,
+        );
+        const late = await v.run(['set', 'h', 'disk.space=32m']);
+        assert.equal(late.code, 1, state);
+        assert.match(
+          late.stderr,
+          /found files of its own, and that it follows template "host"; need a clone/,
+        );
+        assert.doesNotMatch(await v.ok(['set', 'h']), /^disk:/m);
+      }
+      await v.ok(['start', 'a', 'h']);
+      close((await spaceIn(v, 'a')).totalBytes, 32 * MIB, 0.06);
+    });
+  });
+
   test('hold for guests that are clones, have snapshots, or go with their run', async () => {
     await withInstance(async (v) => {
       await create(v, '--disk', '32m');
