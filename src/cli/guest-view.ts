@@ -154,10 +154,12 @@ export function unenforcedLimits(
   const controllers = limitKeys(
     unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100),
   );
-  const rows = LIMIT_ROWS.map((name) => limitRowSpec(name, isFenced(config.network))).filter(
-    ({ limit, scope }) =>
-      limit !== undefined && scope === 'none' && config.limits.context[limit] !== undefined,
-  );
+  const { context } = config.limits;
+  // Most guests ask for none, and each start comes here.
+  const asked = Object.values(context).some((value) => value !== undefined) ? LIMIT_ROWS : [];
+  const rows = asked
+    .map((name) => limitRowSpec(name, isFenced(config.network)))
+    .filter(({ limit, scope }) => limit !== undefined && scope === 'none' && context[limit] !== undefined);
   // CFS has one weight for all, so a fill of its own by idle time there is not.
   const fills = (['fillRate2', 'interval2'] as const).filter((key) => config.scheduler[key] !== undefined);
   return [
