@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { instanceCgroupName } from '../src/resources/cgroup-layout.ts';
 import { ControlPlane } from './control-plane.ts';
 import { BENCH_BUILD, run, timeCommands } from './native-programs.ts';
+import { coldReads, warmReads } from './reading.ts';
 import type { Result, Scenario } from './scenario.ts';
 import { compare, median, type Sample } from './statistics.ts';
 
@@ -12,12 +13,6 @@ const NANOSECONDS_IN_MS = 1e6;
 const GUESTS = 50;
 /** What each of them reads. */
 const READ = 'find /usr -xdev -type f -print0 | xargs -0 cat | wc -c';
-/** Words of a shell that read much without a word of output. */
-const READS = [
-  ['names and attributes', 'for i in 1 2 3 4 5; do find / -xdev -size +1000000k; done'],
-  ['bytes of all files', 'find /usr -xdev -type f -print0 | xargs -0 cat >/dev/null'],
-  ['bytes of a large file', 'for i in 1 2 3 4 5; do cat /srv/large >/dev/null; done'],
-] as const;
 /** The file whose first byte is written. */
 const LARGE = { path: 'srv/large', mib: 64 } as const;
 
@@ -25,7 +20,7 @@ const LARGE = { path: 'srv/large', mib: 64 } as const;
 export const storage: Scenario = {
   name: 'storage',
   about:
-    'clone, build, read and write of guests on a Debian root (mmdebstrap --variant=standard, bookworm); peers: tar and the host',
+    'clone, build, read and write of guests on a Debian root (mmdebstrap --variant=standard, bookworm); peers: tar, the host, and a plain overlay',
   run: measure,
 };
 
@@ -45,10 +40,13 @@ function* measure(): Iterable<Result> {
   control.vserver('create', 'small', '--template', 'busybox', '--', 'sleep', '86400');
   yield figure('files of the root', '', count(tree), undefined);
   yield* clones(control, rounds);
-  yield* reading(control, tree, rounds);
+  control.vserver('start', 'x');
+  yield* warmReads(control, 'x', tree, rounds);
+  control.vserver('stop', '-t', '0', 'x');
   yield* largeWrite(control, few);
   yield* sharing(control);
   yield* builds(tarball, control.directory, Math.min(few, 5));
+  yield* coldReads(tarball, few);
 }
 
 /** The tarball, made once: a mirror has its own speed. */
@@ -94,35 +92,6 @@ function* clones(control: ControlPlane, rounds: number): Iterable<Result> {
     .split('\n');
   const kib = blocks.reduce((sum, line) => sum + Number(line.split('\t')[0]), 0);
   yield figure('a clone on disk', 'KiB', kib, { relation: 'at most', value: 32 });
-}
-
-/**
- * The same programs on the same files, in a guest and in a plain directory of the host; all is in memory. The loop is in
- * the guest, and so is the clock: what a command's start takes is not in it.
- */
-function* reading(control: ControlPlane, tree: string, rounds: number): Iterable<Result> {
-  control.vserver('start', 'x');
-  for (const [name, script] of READS) {
-    const words = ['sh', '-c', `begun=$(date +%s%N); ${script}; echo $(($(date +%s%N) - begun))`];
-    const commands = [
-      { name: `${name}, in a guest`, argv: control.argv('exec', 'x', ...words), values: [] as number[] },
-      { name: 'the same on the host', argv: ['chroot', tree, ...words], values: [] as number[] },
-    ] as const;
-    for (let round = -2; round < rounds; round++) {
-      for (const { argv, values } of round % 2 === 0 ? commands : commands.toReversed()) {
-        const [program = '', ...rest] = argv;
-        const nanoseconds = Number(run(program, rest));
-        if (round >= 0) values.push(nanoseconds);
-      }
-    }
-    yield compare(...commands, {
-      unit: 'ms',
-      perUnit: NANOSECONDS_IN_MS,
-      isSpeed: true,
-      target: { relation: 'at least', value: 0.95 },
-    });
-  }
-  control.vserver('stop', '-t', '0', 'x');
 }
 
 /** The first write to a file of the image copies it. */
