@@ -4,7 +4,13 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { eventually, type OpenInstance, type Outcome, openInstance } from '../../lib/instance.ts';
+import {
+  eventually,
+  type OpenInstance,
+  type Outcome,
+  openInstance,
+  withInstance,
+} from '../../lib/instance.ts';
 
 const options = { skip: process.env['VSERVER_TEST_VM'] === '1' ? false : 'needs the machine of the vm tier' };
 const MIB = 1024 * 1024;
@@ -113,6 +119,39 @@ describe('disk limits', options, () => {
     const { total, free } = await spaceIn('a');
     assert.equal(total, 12 * MIB);
     close(free, 12 * MIB, 0.05);
+  });
+
+  test('by quota: unify leaves a guest what is excluded, however full it is', async () => {
+    // As in a container, whose root is held to quotas as any other user.
+    const under = ['setpriv', '--bounding-set', '-sys_resource'];
+    await withInstance(
+      async (w) => {
+        const run = async (...args: readonly string[]): Promise<string> =>
+          await w.ok(args, { timeoutMs: TIMEOUT_MS });
+        const limit = ['--disk', '16m', '--disk-inodes', '40'];
+        await run('create', 'u', ...limit, '--template', 'busybox', '--', 'sleep', '1000');
+        await run('start', 'u');
+        const look = 'find /srv /etc -type f ! -name hosts | sort | xargs md5sum | md5sum';
+        const fill =
+          'cp /bin/busybox /etc/deep; : > /etc/zero; mkdir -p /etc/a/b /srv/a/b; cp /bin/busybox /etc/a/b; cp /bin/busybox /srv/a/b; ' +
+          'i=0; while touch /srv/a/b/f$i 2>/dev/null; do i=$((i + 1)); done; dd if=/dev/zero of=/etc/zero bs=64k 2>/dev/null; ' +
+          look;
+        const before = await run('exec', 'u', 'sh', '-c', fill);
+        await run('stop', '-t', '0', 'u');
+        const [done] = JSON.parse(await run('unify', 'u', '--json')) as [{ keptBytes: number }];
+        assert.ok(done.keptBytes > 10 * MIB, String(done.keptBytes));
+        await run('start', 'u');
+        assert.equal(await run('exec', 'u', 'sh', '-c', look), before);
+        const [blocks = 0, free = 0] = (await run('exec', 'u', 'stat', '-f', '-c', '%b %f', '/'))
+          .split(' ')
+          .map(Number);
+        assert.equal(blocks * 4096, 16 * MIB);
+        // What has become the image's is not counted any more; what is kept is.
+        assert.ok(free * 4096 < 3 * MIB, String(free));
+        await run('exec', 'u', 'sh', '-c', 'touch /srv/a/b/more; rm /etc/zero');
+      },
+      { under },
+    );
   });
 
   test('a quota becomes an image, which grows while the guest runs, and is a quota again, with all files', async () => {
