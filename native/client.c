@@ -102,7 +102,7 @@ static void reach(void)
 	if (geteuid() != 0)
 		refuse("cannot reach the control plane: found an ordinary user; need root");
 	for (int waited = 0; waited < START_TIMEOUT_MS; waited += 10) {
-		if (waited % 2000 == 0) /* again and again: the one before may have found another one in its way that was just ending */
+		if (waited % AGAIN_MS == 0) /* again and again: the one before may have found another one in its way that was just ending */
 			start();
 		if (try_connect())
 			return;

@@ -297,10 +297,8 @@ static struct object *worker_fork(void)
 	    message_receive(nursery, &pid, sizeof pid, &(struct fds){ 0 }, 0) != sizeof pid)
 		nursery_start(); /* somebody killed it: the next one is there for the next call */
 	close(pair[1]);
-	if (pid < 0) {
-		close(pair[0]);
-		return NULL;
-	}
+	if (pid < 0)
+		return close(pair[0]), NULL;
 	struct object *w = object_add(own_id(), OBJECT_WORKER, pair[0]);
 	w->pid = pid;
 	watch(w->id, w->fd);
@@ -351,7 +349,7 @@ static void worker_done(struct object *w, const struct worker_note *note, size_t
 		run_finish(w, 0);
 }
 
-static void worker_read(struct object *w)
+static bool worker_read(struct object *w)
 {
 	static _Alignas(8) uint8_t buf[sizeof(struct worker_note) + STEPS_MAX * 8 + PROGRAM_MAX];
 	struct worker_note *note = (struct worker_note *)buf;
@@ -359,7 +357,7 @@ static void worker_read(struct object *w)
 	struct fds fds;
 	ssize_t n = message_receive(w->fd, buf, sizeof buf, &fds, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
+		return false;
 	if (n <= 0 || !note_check(note, (size_t)n, fds.count) || (note->kind == WORKER_DONE && w->reply)) {
 		fds_close(&fds);
 		worker_end(w);
@@ -373,10 +371,10 @@ static void worker_read(struct object *w)
 		w->fail_step = note->step;
 		w->fail_error = note->error;
 	} else if (note->kind == WORKER_ENDED && running(o = object_find(note->object))) {
-		o->ending = true;
-		o->status = note->error;
+		o->ending = true, o->status = note->error;
 		process_tell(o);
 	}
+	return true;
 }
 
 static struct object *worker_take(void)
@@ -732,8 +730,9 @@ static void dispatch(const struct epoll_event *ev)
 			return;
 		if (o->kind == OBJECT_PROCESS)
 			process_reap(o);
-		else if (o->kind == OBJECT_WORKER)
-			worker_read(o);
+		else if (o->kind == OBJECT_WORKER) /* all: a child's failure is told before its end */
+			while (object_find((uint32_t)ev->data.u64) && worker_read(o))
+				;
 		else if (o->kind == OBJECT_CLIENT)
 			client_read(o);
 		else if (o->kind == OBJECT_LOG)
@@ -801,14 +800,14 @@ int daemon_main(char **argv)
 		setrlimit(RLIMIT_NOFILE, &(struct rlimit){ files_limit.rlim_max, files_limit.rlim_max });
 	if (chdir(run_dir))
 		die("enter the run directory");
-	int lock = open("syscalld.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int waited_ms = 0, lock = open("syscalld.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (lock < 0)
 		die("open syscalld.lock");
 	while (flock(lock, LOCK_EX | LOCK_NB)) {
 		if (errno != EWOULDBLOCK)
 			die("lock syscalld.lock");
-		if (access("syscalld.sock", F_OK) == 0)
-			return 0; /* another one listens, or will in a moment */
+		if (access("syscalld.sock", F_OK) == 0 || (waited_ms += POLL_MS) > AGAIN_MS)
+			return 0; /* another one listens, or will, or whoever still wants one has started the next */
 		poll(NULL, 0, POLL_MS); /* another one is coming up, or ending */
 	}
 	nursery_start();

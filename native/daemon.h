@@ -12,6 +12,7 @@
 
 #define LOG_TICK_MS 50
 #define POLL_MS 10 /* for what gives no event */
+#define AGAIN_MS 2000 /* until a client that waits starts another syscalld */
 #define FILES_MAX (1024u * 1024u)
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
