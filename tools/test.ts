@@ -57,6 +57,7 @@ const TIERS = {
       netstat: 'net-tools',
       lsof: 'lsof',
       lxcfs: 'lxcfs',
+      munin: 'munin-plugins-core',
     },
   },
   vm: {

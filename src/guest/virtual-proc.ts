@@ -2,12 +2,14 @@
  * The Proc-FS of Linux-VServer: `virtual/XID/…` of running guests, `virtnet/NID/…` of their networks, and what there is of
  * all, as texts in the original's formats.
  */
+import { readFileSync } from 'node:fs';
 import { machine, release, type, version } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import { isXid } from '../base/ids.ts';
 import { formatIpAddress, lastOf, parseIpPrefix } from '../base/ip.ts';
 import type { Traffic, TrafficKind } from '../network/rules.ts';
 import { BUCKET_DEFAULTS } from '../resources/token-bucket.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 import {
   type FamilyTransfers,
   formatAccounting,
@@ -212,11 +214,18 @@ function statusOf(manager: Manager, { guest, live }: Running): string {
   });
 }
 
-/** What a guest used is counted over all CPUs: it stands with the first one. */
+const NO_TICKS = { userTicks: 0, systemTicks: 0, heldTicks: 0 } as const;
+
+/** What a guest used is counted over all CPUs: it stands with the first one, and readers look for a line of each. */
 function schedulerOf(manager: Manager, { guest, live }: Running): string {
   const { scheduler } = live.config;
   const usage = manager.host.cgroups.read(guest.xid);
   const ticks = (us: number | undefined): number => Math.floor((us ?? 0) / US_PER_TICK);
+  const used = {
+    userTicks: ticks(usage.cpuUserUs),
+    systemTicks: ticks(usage.cpuSystemUs),
+    heldTicks: ticks(usage.cpuThrottledUs),
+  };
   return formatScheduler({
     ...BUCKET_DEFAULTS,
     fillRate2: 1,
@@ -224,14 +233,10 @@ function schedulerOf(manager: Manager, { guest, live }: Running): string {
     prioBias: 0,
     ...scheduler,
     isHeld: guest.state === 'paused',
-    cpus: [
-      {
-        cpu: 0,
-        userTicks: ticks(usage.cpuUserUs),
-        systemTicks: ticks(usage.cpuSystemUs),
-        heldTicks: ticks(usage.cpuThrottledUs),
-      },
-    ],
+    cpus: parseCpuList(readFileSync('/sys/devices/system/cpu/online', 'latin1')).map((cpu, i) => ({
+      cpu,
+      ...(i === 0 ? used : NO_TICKS),
+    })),
   });
 }
 

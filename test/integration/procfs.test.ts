@@ -1,6 +1,8 @@
 /** The files of Linux-VServer's Proc-FS, of running guests. The formats are those of src/spec/virtual-files.test.ts. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpus as hostCpus } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
@@ -134,6 +136,40 @@ describe('Proc-FS as files', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     // The same as `vserver stat`, whose columns are those of vserver-stat.
     const row = (await v.ok(['stat'])).split('\n').find((line) => line.startsWith('4242 '));
     assert.equal(row?.split(/ +/)[1], String(one.limits.get('PROC')?.current));
+  });
+
+  test('is understood by what watched the original', { skip: unmet('munin') }, () => {
+    const plugins = join(v.scratch, 'plugins');
+    mkdirSync(plugins);
+    const printed = (name: string, env: Readonly<Record<string, string>> = {}): string => {
+      const [plugin = ''] = /^vserver_(cpu_|loadavg|resources)/.exec(name) ?? ['vserver_cpu_'];
+      const text = readFileSync(join('/usr/share/munin/plugins', plugin), 'utf8');
+      writeFileSync(join(plugins, name), text.replaceAll('/proc/virtual', join(directory, 'virtual')));
+      const { status, stdout, stderr } = spawnSync('bash', [join(plugins, name)], {
+        encoding: 'utf8',
+        env: { ...process.env, ...env },
+      });
+      assert.deepEqual([status, stderr], [0, ''], name);
+      return stdout;
+    };
+    assert.match(printed('vserver_loadavg'), /^one\.value 0\.\d\d\ntwo\.value 0\.\d\d\n$/);
+    const cpus = Array.from({ length: hostCpus().length }, (_, cpu) => cpu);
+    const each = cpus
+      .flatMap((cpu) => ['one', 'two'].map((name) => `${name}_${cpu}\\.value \\d+\\n`))
+      .join('');
+    for (const name of ['vserver_cpu_', 'vserver_hold_'])
+      assert.match(printed(name), new RegExp(`^${each}$`));
+    for (const resource of ['PROC', 'VM', 'RSS', 'ANON', 'FILES', 'OFD', 'SOCK', 'SHM']) {
+      const lines = printed('vserver_resources', { resource });
+      const [, one = '', two = ''] = /^one\.value (\d+)\ntwo\.value (\d+)\n$/.exec(lines) ?? [];
+      const limits = readContexts(directory).map(({ limits: rows }) => rows.get(resource)?.current ?? -1);
+      if (resource === 'PROC') assert.deepEqual([one, two], ['2', '2']);
+      assert.equal(
+        [one, two].every((value, i) => Number(value) > 0 === (limits[i] ?? 0) > 0),
+        true,
+        lines,
+      );
+    }
   });
 
   test('knows at once who has come and who has gone', async () => {

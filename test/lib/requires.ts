@@ -47,7 +47,8 @@ export type Requirement =
   | 'wrk'
   | 'netstat'
   | 'lsof'
-  | 'lxcfs';
+  | 'lxcfs'
+  | 'munin';
 
 /** Where tests have Debian's packages from. */
 export const DEBIAN_MIRROR = 'http://deb.debian.org/debian';
@@ -140,6 +141,8 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   netstat: () => succeeds('netstat', ['--version']),
   lsof: () => succeeds('lsof', ['-v']),
   lxcfs: () => succeeds('lxcfs', ['--version']),
+  /** Its plugins for Linux-VServer. */
+  munin: () => succeeds('test', ['-x', '/usr/share/munin/plugins/vserver_cpu_']),
 };
 
 const probed = new Map<Requirement, string | undefined>();
