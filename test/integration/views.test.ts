@@ -5,6 +5,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
+import { UPTIME_AHEAD_SECONDS } from '../../src/views/files.ts';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
@@ -191,7 +192,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     const host = readFileSync('/proc/meminfo', 'latin1').split('\n')[0];
     assert.equal(await v.ok(['exec', 'web', 'head', '-1', '/proc/meminfo']), `${host}\n`);
     const uptime = Number(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']));
-    assert.ok(uptime <= secondsSince(startedMs), String(uptime));
+    assert.ok(uptime <= secondsSince(startedMs) + UPTIME_AHEAD_SECONDS, String(uptime));
   });
 
   test('are turned off and on while the guest runs', async () => {
@@ -219,7 +220,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     assert.match(await total(), / 307200 kB/);
     await v.ok(['set', 'web', 'views.uptime=false']);
     const uptime = Number(await v.ok(['exec', 'web', 'cut', '-d.', '-f1', '/proc/uptime']));
-    assert.ok(uptime <= secondsSince(startedMs), String(uptime));
+    assert.ok(uptime <= secondsSince(startedMs) + UPTIME_AHEAD_SECONDS, String(uptime));
     assert.match((await v.run(['set', 'web', 'views.vinfo=false'])).stderr, /with its next start/);
     assert.equal((await v.run(['exec', 'web', 'test', '-e', '/proc/driver/virtual'])).code, 0);
   });
