@@ -4,6 +4,7 @@
  */
 import { UserError } from '../base/errors.ts';
 import { type GuestName, isGuestName } from '../base/ids.ts';
+import { IDS_PER_CONTEXT } from '../context/id-map.ts';
 import { isSnapshotName } from './snapshots.ts';
 import { isQuotaKind, type KeptQuota } from './user-quotas.ts';
 
@@ -17,8 +18,6 @@ export const ROOT_DIRECTORY = 'rootfs';
 const FORMAT = 'vserver-guest';
 const VERSION = 1;
 const SHA256 = /^[\da-f]{64}$/;
-/** Ids of a guest (src/context/id-map.ts). */
-const IDS = 65_536;
 
 /** A snapshot in an archive. */
 export interface ArchivedSnapshot {
@@ -123,7 +122,7 @@ function quotasOf(quotas: unknown, fail: (found: string) => never): readonly Kep
     };
     const [kind, id] = [quota['kind'], count('id')];
     if (!isQuotaKind(kind)) return fail('a quota of neither user nor group');
-    if (id >= IDS) return fail(`id ${id} in a quota`);
+    if (id >= IDS_PER_CONTEXT) return fail(`id ${id} in a quota`);
     const space = { spaceSoftBytes: count('spaceSoftBytes'), spaceBytes: count('spaceBytes') };
     return { kind, id, ...space, inodesSoft: count('inodesSoft'), inodes: count('inodes') };
   });

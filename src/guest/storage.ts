@@ -27,7 +27,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
 import { type GuestName, isGuestName, type Xid } from '../base/ids.ts';
-import { idRangeOf } from '../context/id-map.ts';
+import { IDS_PER_CONTEXT, idRangeOf } from '../context/id-map.ts';
 import {
   diskUse,
   fitsDisk,
@@ -805,8 +805,8 @@ export class GuestStorage {
       const root = {
         mode: Number(mode) & 0o7777,
         // In the range of this guest, or of the xid it had (retag.ts).
-        uid: Number(uid) % GUEST_IDS,
-        gid: Number(gid) % GUEST_IDS,
+        uid: Number(uid) % IDS_PER_CONTEXT,
+        gid: Number(gid) % IDS_PER_CONTEXT,
         ...timesOf(mtimeNs),
       };
       return { isEmpty: readdirSync(path).length === 0, root };
@@ -891,8 +891,6 @@ export class GuestStorage {
     writeDurable(guestPaths(this.#host.paths, name).template, JSON.stringify(record));
   }
 }
-
-const GUEST_IDS = 65_536;
 
 /** As a guest's record has its trust domain. */
 function domainRecord({ config: { trustDomain } }: Guest): string | undefined {

@@ -14,6 +14,7 @@ import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { FuseRelay, type FuseReply } from '../sys/fuse-relay.ts';
 import { answerFuse, type FuseEntry, type FuseTree } from '../sys/fuse-tree.ts';
+import { onlineCpus } from '../sys/online-cpus.ts';
 import { bootTimeSeconds, identifyProcess, isAlive, type ProcessIdentity } from '../sys/process.ts';
 import type { Program } from '../sys/program.ts';
 import { type HeldObject, StepError } from '../sys/syscalld.ts';
@@ -531,7 +532,7 @@ export class Views implements FuseTree {
     const known = live && this.#cpusSeen.get(live);
     if (known && performance.now() - known.atMs < SELDOM_MS) return known;
     const { limit, cpuset } = this.#readings.cpuShare(xid);
-    const allowed = parseCpuList(cpuset ?? readFileSync('/sys/devices/system/cpu/online', 'latin1'));
+    const allowed = cpuset === undefined ? onlineCpus() : parseCpuList(cpuset);
     const seen = { allowed, cpus: visibleCpus(allowed, limit), atMs: performance.now() };
     if (live) this.#cpusSeen.set(live, seen);
     return seen;

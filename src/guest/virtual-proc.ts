@@ -2,14 +2,12 @@
  * The Proc-FS of Linux-VServer: `virtual/XID/…` of running guests, `virtnet/NID/…` of their networks, and what there is of
  * all, as texts in the original's formats.
  */
-import { readFileSync } from 'node:fs';
 import { machine, release, type, version } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import { isXid } from '../base/ids.ts';
 import { formatIpAddress, lastOf, parseIpPrefix } from '../base/ip.ts';
 import type { Traffic, TrafficKind } from '../network/rules.ts';
 import { BUCKET_DEFAULTS } from '../resources/token-bucket.ts';
-import { parseCpuList } from '../spec/cpu-list.ts';
 import {
   type FamilyTransfers,
   formatAccounting,
@@ -27,6 +25,7 @@ import {
   type LimitLine,
   type Transfer,
 } from '../spec/virtual-files.ts';
+import { onlineCpus } from '../sys/online-cpus.ts';
 import { type Guest, isActive, type LiveRecord } from './guest.ts';
 import { readMappedLine } from './guest-limits.ts';
 import type { Manager } from './manager.ts';
@@ -233,7 +232,7 @@ function schedulerOf(manager: Manager, { guest, live }: Running): string {
     prioBias: 0,
     ...scheduler,
     isHeld: guest.state === 'paused',
-    cpus: parseCpuList(readFileSync('/sys/devices/system/cpu/online', 'latin1')).map((cpu, i) => ({
+    cpus: onlineCpus().map((cpu, i) => ({
       cpu,
       ...(i === 0 ? used : NO_TICKS),
     })),

@@ -2,9 +2,6 @@ import { resolve } from 'node:path';
 import { UserError } from '../../base/errors.ts';
 import { parseGuestName } from '../../base/ids.ts';
 import { type ArchivePlace, Archives } from '../../guest/archives.ts';
-import type { Guest } from '../../guest/guest.ts';
-import type { KeptQuota } from '../../guest/user-quotas.ts';
-import { warn } from '../for-each.ts';
 import { viewGuest } from '../guest-view.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
@@ -12,6 +9,7 @@ import { Progress } from '../progress.ts';
 import { parseSetting } from '../settings.ts';
 import type { ParsedVerb } from '../verb-types.ts';
 import { clientOf } from './export.ts';
+import { warnOfQuotas } from './quota.ts';
 
 /** `vserver import`: creates a guest from an archive. */
 export async function importGuest(
@@ -41,16 +39,6 @@ export async function importGuest(
   await warnOfQuotas(io, guest, unheld);
   await io.out(parsed.global.json ? formatJson(viewGuest(guest, services)) : `${guest.name}\n`);
   return 0;
-}
-
-/** Tells of limits of a guest's users and groups that it was to have, and that nothing enforces here. */
-export async function warnOfQuotas(io: Io, guest: Guest, unheld: readonly KeptQuota[]): Promise<void> {
-  if (unheld.length === 0) return;
-  await warn(
-    io,
-    `${unheld.length} quotas of users and groups of guest "${guest.name}" are left out: ` +
-      'found no such quotas in force where its files are; see `vserver quota --help`',
-  );
 }
 
 function standardInput(io: Io): ArchivePlace {

@@ -1,8 +1,10 @@
 import { UserError } from '../../base/errors.ts';
 import { formatTable } from '../../base/text-table.ts';
 import { formatSizeRounded } from '../../base/units.ts';
-import { listQuotas, type OwnQuota, setQuota } from '../../guest/user-quotas.ts';
+import type { Guest } from '../../guest/guest.ts';
+import { type KeptQuota, listQuotas, type OwnQuota, setQuota } from '../../guest/user-quotas.ts';
 import type { QuotaLimits } from '../../storage/user-quota.ts';
+import { warn } from '../for-each.ts';
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import type { ParsedVerb } from '../verb-types.ts';
@@ -48,6 +50,16 @@ export async function quota(parsed: ParsedVerb<'quota'>, io: Io, { manager }: Se
   const all = await listQuotas(host, storage, guest);
   await io.out(global.json ? formatJson(all) : formatTable(COLUMNS, all.map(formatRow)));
   return 0;
+}
+
+/** Tells of limits of a guest's users and groups that it was to have, and that nothing enforces here. */
+export async function warnOfQuotas(io: Io, guest: Guest, unheld: readonly KeptQuota[]): Promise<void> {
+  if (unheld.length === 0) return;
+  await warn(
+    io,
+    `${unheld.length} quotas of users and groups of guest "${guest.name}" are left out: ` +
+      'found no such quotas in force where its files are; see `vserver quota --help`',
+  );
 }
 
 function formatRow(one: OwnQuota): readonly string[] {

@@ -1,7 +1,7 @@
 import type { Io, Services, VerbResult } from '../io.ts';
 import { formatJson } from '../json.ts';
 import type { ParsedVerb } from '../verb-types.ts';
-import { warnOfQuotas } from './import.ts';
+import { warnOfQuotas } from './quota.ts';
 import { viewSnapshot } from './snapshot.ts';
 
 /** `vserver rollback`: gives a guest the files and the configuration of a snapshot back. */

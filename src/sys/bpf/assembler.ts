@@ -55,7 +55,8 @@ const MOVE = 0xb0;
 const OPCODE = { goto: 0x05, call: 0x85, exit: 0x95, wide: 0x18, toBigEndian: 0xdc } as const;
 const PSEUDO_MAP_INDEX = 5;
 const PSEUDO_MAP_INDEX_VALUE = 6;
-/** BPF_XCHG, BPF_CMPXCHG */
+/** BPF_ADD, BPF_XCHG, BPF_CMPXCHG */
+const ADD = 0x00;
 const EXCHANGE = 0xe1;
 const COMPARE_EXCHANGE = 0xf1;
 const INSTRUCTION_BYTES = 8;
@@ -119,26 +120,19 @@ export class EbpfAssembler {
         });
   }
 
+  #atomic(width: 4 | 8, destination: Register, offset: number, source: Register, operation: number): this {
+    const opcode = CLASS.store | MODE_ATOMIC | WIDTH[width];
+    return this.#push({ opcode, destination, source, offset, immediate: operation });
+  }
+
   /** *(u64 *)(destination + offset) += source, atomically. */
   atomicAdd(destination: Register, offset: number, source: Register): this {
-    return this.#push({
-      opcode: CLASS.store | MODE_ATOMIC | WIDTH[8],
-      destination,
-      source,
-      offset,
-      immediate: 0,
-    });
+    return this.#atomic(8, destination, offset, source, ADD);
   }
 
   /** Exchanges *(u32 *)(destination + offset) and `register`, atomically and with a full barrier (Linux 5.12). */
   atomicExchange(destination: Register, offset: number, register: Register): this {
-    return this.#push({
-      opcode: CLASS.store | MODE_ATOMIC | WIDTH[4],
-      destination,
-      source: register,
-      offset,
-      immediate: EXCHANGE,
-    });
+    return this.#atomic(4, destination, offset, register, EXCHANGE);
   }
 
   /**
@@ -146,13 +140,7 @@ export class EbpfAssembler {
    * full barrier (Linux 5.12).
    */
   atomicCompareExchange(destination: Register, offset: number, register: Register): this {
-    return this.#push({
-      opcode: CLASS.store | MODE_ATOMIC | WIDTH[4],
-      destination,
-      source: register,
-      offset,
-      immediate: COMPARE_EXCHANGE,
-    });
+    return this.#atomic(4, destination, offset, register, COMPARE_EXCHANGE);
   }
 
   /** destination = value */
