@@ -16,7 +16,6 @@ struct text {
 	uint64_t node;
 	int64_t until_ms;
 	uint32_t refs, len, hold_ms;
-	bool renewed; /* the next one has been asked for */
 	uint8_t bytes[];
 };
 struct request {
@@ -101,10 +100,9 @@ static void request_take(const struct request *r)
 		bool told = r->head.opcode == FUSE_READ && read_answer(r, false), asked = is_asked(kept, r->head.nodeid, true);
 		bool late = !told && is_hasty(r) && (asked || peer < 0) && read_answer(r, true);
 		struct text *t = *recent_of(r->head.nodeid);
-		if (late ? asked : told && (r->read.offset || t->renewed || t->until_ms - now > t->hold_ms / 2))
+		/* Asked for before it is too old, so that who reads on and on never waits. */
+		if ((told || late) && (asked || (told && (r->read.offset || t->until_ms - now > t->hold_ms / 2))))
 			return;
-		if (told) /* so that who reads on and on never waits, not even when the next text takes a while */
-			t->renewed = true, t->until_ms += t->hold_ms;
 		struct request *copy = zeros(offsetof(struct request, head) + r->head.len);
 		memcpy(copy, r, offsetof(struct request, head) + r->head.len);
 		copy->ahead = told || late;
@@ -120,7 +118,7 @@ static bool answered(const struct request *r, size_t len)
 		return answer(r, -in.head.error, &in.hold_ms, len);
 	struct text *t = zeros(sizeof *t + len);
 	int64_t made_ms = r->ahead ? r->since_ms : now; /* what is ahead may have lain there */
-	*t = (struct text){ r->head.nodeid, made_ms + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms, false };
+	*t = (struct text){ r->head.nodeid, made_ms + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms };
 	memcpy(t->bytes, in.bytes, t->len);
 	text_set(recent_of(t->node), t);
 	return r->ahead || read_answer(r, true);

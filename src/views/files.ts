@@ -52,9 +52,9 @@ export interface ViewLink {
 }
 
 /** To `ps` a process that seems to have started after the uptime has no age. */
-const UPTIME_MS = 25;
-/** So uptime is told for when its text is told last: the relay tells one twice as long while it waits for the next. */
-export const UPTIME_AHEAD_SECONDS: number = (2 * UPTIME_MS) / 1000;
+const UPTIME_MS = 50;
+/** So uptime is told for when its text is told last. */
+export const UPTIME_AHEAD_SECONDS: number = UPTIME_MS / 1000;
 /**
  * Sooner than anybody can tell; the kernel itself brings a cgroup's memory.stat up to date every 2 s. All that is told of
  * time is in one text, so shares of it are right whatever its age.
