@@ -1,20 +1,10 @@
 /** A guest's configuration as a whole: its keys, the rules between them, and its JSON schema. */
 import * as z from 'zod';
-import { UserError } from '../base/errors.ts';
-import { isGuestName, isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
-import {
-  firstOf,
-  formatIpAddress,
-  formatIpPrefix,
-  type IpPrefix,
-  isUnicast,
-  parseIpPrefix,
-} from '../base/ip.ts';
+import { isXid, XID_MAX, XID_MIN, type Xid } from '../base/ids.ts';
 import { parseSignal } from '../base/signals.ts';
 import { parseCpus, parseDuration } from '../base/units.ts';
 import { CONTEXT_CAPABILITIES, parseCapabilityExpression } from '../context/capabilities.ts';
 import { RLIMITS } from '../context/rlimits.ts';
-import type { Bandwidth } from '../network/rules.ts';
 import type { ContextLimits } from '../resources/limit-rows.ts';
 import { hasQuota } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
@@ -32,10 +22,8 @@ import {
   hostname,
   integer,
   isAccepted,
-  isHostname,
   isMark,
   isPlainPath,
-  NEED_HOSTNAME,
   NEED_MAP,
   NEED_MARK,
   NEED_PATH,
@@ -47,16 +35,8 @@ import {
   text,
   textMap,
 } from './config-kinds.ts';
-import type {
-  GuestConfig,
-  GuestHooks,
-  GuestMount,
-  GuestNetwork,
-  GuestNetworkPolicy,
-  GuestQuota,
-  NetworkMode,
-  Rlimit,
-} from './config-types.ts';
+import { network } from './config-network.ts';
+import type { GuestConfig, GuestHooks, GuestMount, Rlimit } from './config-types.ts';
 import { HOST_IDS, SHARED_IDS } from './config-types.ts';
 import { parseDependency } from './dependencies.ts';
 
@@ -219,7 +199,6 @@ const NEED_TEMPLATE =
 const NEED_USER = 'USER or USER:GROUP, names or numbers';
 const NEED_SIGNAL = 'a signal such as TERM, RTMIN+3 or 15';
 const NEED_DEPENDENCY = 'the name of a guest, or a name and ":healthy"';
-const NEED_PEER = 'the name of a guest';
 const NEED_RETRIES = 'a whole number from 1';
 const NEED_CPUS = 'a number of CPUs from 0.01, for example 1.5';
 
@@ -480,221 +459,7 @@ const scheduler = z.strictObject(
   { error: NEED_MAP },
 );
 
-const NEED_RANGE = 'a network of at least 8 bits that a host can be in, for example 2001:db8:1::/64';
-const RANGE_LENGTH_MIN = 8;
-const NEED_ADDRESS = 'an address that a host can have, for example 10.0.0.5/24 or 2001:db8::5/64';
-const NEED_PLAIN_ADDRESS = 'an address such as 10.0.0.1 or fd00::1';
-const plainAddress = text(
-  NEED_PLAIN_ADDRESS,
-  (value) => !value.includes('/') && isAccepted(() => parseIpPrefix(value)),
-).transform((value) => formatIpAddress(parseIpPrefix(value).bytes));
-/** `MAXNS` of resolv.h: a C library asks no more. */
-const MAX_DNS = 3;
-const NEED_DNS = `a list of 1 to ${MAX_DNS} addresses`;
 const NEED_TRUST_DOMAIN = 'a name of lower case letters, digits, "_", "." and "-", at most 63';
-const NEED_DOMAIN = 'a domain such as example.org';
-const NEED_INTERFACE = 'the name of an interface of the host';
-const interfaceName = text(
-  NEED_INTERFACE,
-  (value) => /^[^/\s:]{1,15}$/.test(value) && value !== '.' && value !== '..',
-);
-
-const NEED_NETWORK = 'a network or an address such as 192.0.2.0/24 or 2001:db8::1';
-const NEED_PORTS = 'a port or a range of ports such as 8000-8999';
-const NEED_GROUP = 'a whole number from 0 to 63';
-
-const ports = parsed(z.union([z.int(), z.string()], { error: NEED_PORTS }), NEED_PORTS, parsePorts);
-
-function parsePorts(range: string): readonly [from: number, to: number] {
-  const [, first = '', last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(range) ?? [];
-  const [from, to] = [Number(first), Number(last)];
-  if (first !== '' && from > 0 && from <= to && to <= 65_535) return [from, to];
-  throw new UserError('invalid-value', `cannot use ${JSON.stringify(range)} as ports; need ${NEED_PORTS}`);
-}
-
-const egressRule = z.strictObject(
-  {
-    action: choice(['allow', 'deny']),
-    to: parsed(z.string({ error: NEED_NETWORK }), NEED_NETWORK, parseIpPrefix)
-      .transform(formatIpPrefix)
-      .optional()
-      .meta({ description: 'default everywhere' }),
-    protocol: choice(['tcp', 'udp', 'icmp', 'any']).optional(),
-    ports: ports.optional().meta({ description: 'a port, or a range such as 8000-8999; default all' }),
-  },
-  { error: 'a mapping with action and perhaps to, protocol and ports' },
-);
-
-const policy = z.strictObject(
-  {
-    egress: z
-      .array(egressRule, { error: 'a list of rules' })
-      .optional()
-      .meta({
-        description: 'where the guest may connect and send to; the first rule that matches decides',
-        example: [[{ action: 'allow', to: '192.0.2.0/24', protocol: 'tcp', ports: 443 }]],
-      }),
-    otherwise: choice(['allow', 'deny'])
-      .optional()
-      .meta({ description: 'what no rule of egress matches; default allow', example: ['deny'] }),
-    metadata: choice(['allow', 'deny'])
-      .optional()
-      .meta({ description: 'the metadata addresses of clouds; default deny', example: ['allow'] }),
-    peers: z
-      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests' })
-      .optional()
-      .meta({ description: 'guests that may be reached and may reach this one' }),
-    groups: z
-      .array(integer(NEED_GROUP, 0, 63), { error: 'a list of numbers' })
-      .optional()
-      .meta({
-        description: 'numbers, 0..63: guests that have one in common reach each other',
-        example: [[1]],
-      }),
-    multicast: boolean
-      .optional()
-      .meta({ description: 'multicast and broadcasts; default false', example: [true] }),
-    lowPorts: choice(['root', 'any'])
-      .optional()
-      .meta({ description: "who may use ports below 1024; default the guest's root", example: ['any'] }),
-  },
-  { error: NEED_MAP },
-);
-
-const bandwidth = z
-  .strictObject(
-    {
-      send: size(1)
-        .optional()
-        .meta({ description: 'bytes per second the guest may send', example: ['10m'] }),
-      receive: size(1)
-        .optional()
-        .meta({ description: 'bytes per second it may receive', example: ['10m'] }),
-      burst: size(1)
-        .optional()
-        .meta({ description: 'bytes at once after a pause; default 256k', example: ['1m'] }),
-    },
-    { error: NEED_MAP },
-  )
-  .transform(
-    ({ send, receive, burst }): Bandwidth => ({
-      ...(send === undefined ? {} : { sendBytesPerSecond: send }),
-      ...(receive === undefined ? {} : { receiveBytesPerSecond: receive }),
-      ...(burst === undefined ? {} : { burstBytes: burst }),
-    }),
-  );
-
-const NEED_QUOTA = 'a mapping with bytes and perhaps per, direction, above and slow';
-const quota = z
-  .strictObject(
-    {
-      bytes: size(1).meta({ description: 'IP packets with their headers', example: ['100g'] }),
-      per: choice(['day', 'month']).default('month').meta({ description: "of the host's calendar" }),
-      direction: choice(['both', 'send', 'receive'])
-        .default('both')
-        .meta({ description: 'what counts; what the guest sends to itself never does' }),
-      above: choice(['deny', 'slow', 'tell']).default('deny').meta({
-        description: 'what happens to what is above: dropped, held to slow, or told by an event alone',
-      }),
-      slow: size(1)
-        .optional()
-        .meta({ description: 'with above: slow, bytes per second in each direction', example: ['64k'] }),
-    },
-    { error: NEED_QUOTA },
-  )
-  .refine(({ above, slow }) => (above === 'slow') === (slow !== undefined), {
-    error: 'slow, in bytes per second, with above: slow and with nothing else',
-    path: ['slow'],
-  })
-  .transform(
-    ({ slow, ...rest }): GuestQuota => ({
-      ...rest,
-      ...(slow === undefined ? {} : { slowBytesPerSecond: slow }),
-    }),
-  );
-
-const network = z.strictObject(
-  {
-    mode: choice(['isolated', 'private', 'none', 'host'])
-      .optional()
-      .meta({
-        description:
-          "isolated = its addresses on the host's network, private = a network stack of its own behind a veth, none = only a loopback of its own, host = the host's network " +
-          'unfenced; default isolated with addresses or shareWith, else none',
-        example: ['isolated'],
-      }),
-    addresses: z
-      .array(
-        parsed(z.string({ error: NEED_ADDRESS }), NEED_ADDRESS, parseIpPrefix)
-          .refine(isUnicast, { error: NEED_ADDRESS })
-          .transform(formatIpPrefix),
-        { error: 'a list of addresses' },
-      )
-      .default([])
-      .meta({
-        description: 'IPv4 and IPv6 addresses of the guest, with the length of the prefix of their network',
-        example: [['10.0.0.5/24', '2001:db8::5/64']],
-      }),
-    ranges: z
-      .array(
-        parsed(z.string({ error: NEED_RANGE }), NEED_RANGE, parseIpPrefix)
-          .refine(isRange, { error: NEED_RANGE })
-          .transform(({ family, bytes, length }) =>
-            formatIpPrefix({ family, bytes: firstOf(bytes, length), length }),
-          ),
-        { error: 'a list of networks' },
-      )
-      .optional()
-      .meta({
-        description:
-          "mode isolated: networks all of whose addresses are the guest's too, beside those it has by name; the host has to have a local route to them",
-        example: [['2001:db8:1::/64']],
-      }),
-    bridge: interfaceName.optional().meta({
-      description:
-        "mode private: bridge of the host that the guest's interface is put into; default: none, the host has a route",
-    }),
-    gateways: z.array(plainAddress, { error: 'a list of addresses' }).optional().meta({
-      description:
-        'mode private: the way to everywhere else, one of each family; without a bridge the host gets these addresses',
-    }),
-    interface: interfaceName.optional().meta({
-      description:
-        'mode isolated: interface of the host that gets the addresses while the guest runs; default: none gets them',
-      example: ['eth0'],
-    }),
-    shareWith: text('the name of a guest', isGuestName)
-      .optional()
-      .meta({ description: 'guest whose addresses and loopback this one has too, in place of its own' }),
-    dns: z
-      .array(plainAddress, { error: NEED_DNS })
-      .min(1, { error: NEED_DNS })
-      .max(MAX_DNS, { error: NEED_DNS })
-      .optional()
-      .meta({
-        description: "servers that are asked for names; default those of the host's that the guest can reach",
-        example: [['192.0.2.53', '2001:db8::53']],
-      }),
-    search: z
-      .array(text(NEED_DOMAIN, isHostname), { error: 'a list of domains' })
-      .optional()
-      .meta({
-        description: 'domains in which short names are looked for; default those of the host',
-        example: [['example.org']],
-      }),
-    hosts: z
-      .record(z.string().refine(isHostname, { error: NEED_HOSTNAME }), plainAddress, { error: NEED_MAP })
-      .optional()
-      .meta({
-        description: 'further lines of /etc/hosts, addresses by name',
-        example: [{ db: '192.0.2.7' }],
-      }),
-    policy: policy.optional().meta({ description: 'whom the guest may reach' }),
-    bandwidth: bandwidth.optional().meta({ description: 'how fast the guest may be' }),
-    quota: quota.optional().meta({ description: 'how much it may send and receive in a day or a month' }),
-  },
-  { error: NEED_MAP },
-);
 
 const log = z.strictObject(
   {
@@ -941,11 +706,10 @@ function crossIssues(config: Parsed): ConfigIssue[] {
     for (const key of sysctls.filter((one) => Object.hasOwn(config.sysctls, one)))
       refuse(['sysctls', key], `no limits.${limit}, which sets it too`);
   }
-  for (const [key, need] of networkIssues(config.network)) refuse(['network', ...key], need);
-  const mode = completeNetwork(config.network).mode;
+  const { mode } = config.network;
   if (config.ccaps.includes('raw_icmp') && mode !== 'isolated' && mode !== 'private')
     refuse(['ccaps'], `network.mode: isolated or private, since with ${mode} raw_icmp has no effect`);
-  if (config.network.mode === 'host') {
+  if (mode === 'host') {
     for (const key of Object.keys(config.sysctls).filter((name) => name.startsWith('net.'))) {
       refuse(['sysctls', key], 'network.mode: none, since with host it would change the host');
     }
@@ -955,40 +719,6 @@ function crossIssues(config: Parsed): ConfigIssue[] {
     if (targets.indexOf(one) < index) refuse(['mounts', index, 'target'], 'a target that no other mount has');
   });
   return issues;
-}
-
-function isRange(range: IpPrefix): boolean {
-  return range.length >= RANGE_LENGTH_MIN && isUnicast(range);
-}
-
-/** In which modes a key means something. */
-const MODES_OF: Readonly<Partial<Record<keyof GuestNetwork, readonly NetworkMode[]>>> = {
-  addresses: ['isolated', 'private'],
-  ranges: ['isolated'],
-  interface: ['isolated'],
-  bridge: ['private'],
-  gateways: ['private'],
-  shareWith: ['isolated'],
-  policy: ['isolated'],
-  bandwidth: ['isolated'],
-  quota: ['isolated'],
-  dns: ['isolated', 'private', 'host'],
-  search: ['isolated', 'private', 'host'],
-  hosts: ['isolated', 'private', 'host'],
-};
-
-function* gatewayIssues(
-  { gateways = [], addresses }: Parsed['network'],
-  gateway: string,
-  index: number,
-): Generator<readonly [key: readonly (string | number)[], need: string]> {
-  const familyOf = (text: string): 4 | 6 => (text.includes(':') ? 6 : 4);
-  if (gateways.findIndex((one) => familyOf(one) === familyOf(gateway)) < index)
-    yield [['gateways', index], 'one gateway of each family'];
-  const own = addresses.filter((one) => familyOf(one) === familyOf(gateway));
-  if (own.length === 0) yield [['gateways', index], 'an address of its family in network.addresses'];
-  else if (own.some((one) => one.split('/')[0] === gateway))
-    yield [['gateways', index], "an address that is not the guest's own"];
 }
 
 /** Limits that are set by sysctls of the guest's IPC namespace. */
@@ -1017,33 +747,6 @@ function contextLimits({ limits }: Parsed): ContextLimits {
   return Object.fromEntries(Object.entries(all).filter(([, value]) => typeof value === 'number'));
 }
 
-function* networkIssues(
-  network: Parsed['network'],
-): Generator<readonly [key: readonly (string | number)[], need: string]> {
-  const { addresses, shareWith } = network;
-  const mode = network.mode ?? 'isolated';
-  for (const [key, modes] of Object.entries(MODES_OF)) {
-    const value = network[key as keyof typeof MODES_OF];
-    if (value === undefined || (key === 'addresses' && addresses.length === 0) || modes.includes(mode))
-      continue;
-    const without = network.mode === undefined ? 'without' : `with ${mode}`;
-    yield [[key], `network.mode: ${modes.join(' or ')}, since ${without} it has no effect`];
-  }
-  for (const [index, gateway] of (network.gateways ?? []).entries())
-    yield* gatewayIssues(network, gateway, index);
-  if (shareWith !== undefined && addresses.length > 0)
-    yield [['addresses'], 'no addresses of its own with network.shareWith'];
-  if (network.ranges !== undefined && addresses.length === 0)
-    yield [['ranges'], 'network.addresses beside it, of which the guest sends'];
-  for (const key of ['policy', 'bandwidth', 'quota'] as const)
-    if (shareWith !== undefined && network[key] !== undefined)
-      yield [[key], `none with network.shareWith: that of guest "${shareWith}" holds`];
-  const hosts = addresses.map((address) => address.split('/')[0]);
-  for (const [index, host] of hosts.entries())
-    if (hosts.indexOf(host) < index)
-      yield [['addresses', index], 'an address that is not in the list before'];
-}
-
 function completeDisk({ space, inodes, reserved, method }: z.output<typeof disk>): DiskLimit {
   return {
     spaceBytes: space,
@@ -1051,28 +754,6 @@ function completeDisk({ space, inodes, reserved, method }: z.output<typeof disk>
     reservedPercent: reserved,
     ...(method === undefined ? {} : { method }),
   };
-}
-
-function completeNetwork(network: Parsed['network']): GuestNetwork {
-  const { mode, addresses, shareWith } = network;
-  return {
-    mode: mode ?? (addresses.length > 0 || shareWith !== undefined ? 'isolated' : 'none'),
-    addresses,
-    ...(network.ranges === undefined ? {} : { ranges: network.ranges }),
-    ...(network.bridge === undefined ? {} : { bridge: network.bridge }),
-    ...(network.gateways === undefined ? {} : { gateways: network.gateways }),
-    ...(network.interface === undefined ? {} : { interface: network.interface }),
-    ...(shareWith === undefined ? {} : { shareWith }),
-    ...dropAbsent({ quota: network.quota, dns: network.dns, search: network.search, hosts: network.hosts }),
-    ...(network.policy === undefined ? {} : { policy: withoutAbsent(network.policy) }),
-    ...(network.bandwidth === undefined ? {} : { bandwidth: network.bandwidth }),
-  };
-}
-
-/** Keys that were not given are undefined after parsing; in a configuration they are not there. */
-function withoutAbsent(policy: NonNullable<Parsed['network']['policy']>): GuestNetworkPolicy {
-  const egress = policy.egress?.map((rule) => dropAbsent(rule));
-  return dropAbsent({ ...policy, egress });
 }
 
 function completeHealth({ test, ...rest }: Parsed['health']): Pick<GuestConfig, 'health'> {
@@ -1133,7 +814,7 @@ function complete(config: Parsed): GuestConfig {
     },
     scheduler: dropAbsent(config.scheduler),
     ...(config.disk === undefined ? {} : { disk: completeDisk(config.disk) }),
-    network: completeNetwork(config.network),
+    network: config.network,
     ccaps: config.ccaps,
     bcaps: config.bcaps,
     seccomp: config.seccomp,
