@@ -11,7 +11,7 @@ import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type { Host } from './host.ts';
 import { type ContextSpec, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
-import { viewFilesOf } from './views.ts';
+import { viewFilesOf } from './view-tree.ts';
 
 /** Contexts made ready in one go. */
 const BATCH = 6;
