@@ -9,7 +9,7 @@ import { endianness } from 'node:os';
 import { StateError, UserError } from '../base/errors.ts';
 import { possibleCpus } from '../sys/bpf/cpus.ts';
 import { planAttached } from '../sys/bpf/load.ts';
-import { planDelete, planLookup, planOpenMap, planUpdate } from '../sys/bpf/map.ts';
+import { planDelete, planEnterPerCpu, planLookup, planOpenMap, planUpdate } from '../sys/bpf/map.ts';
 import { type MapBatch, readMap } from '../sys/bpf/read-map.ts';
 import { UPDATE } from '../sys/bpf/uapi.ts';
 import { planLoopbackAddress } from '../sys/loopback-address.ts';
@@ -369,11 +369,8 @@ export class Fence {
     const { elements: before, isSure } = this.#known.get(nid) ?? { elements: NOTHING, isSure: true };
     if (before.size === 0) {
       planLoopbackAddress(p, 'add', loopback6(nid));
-      planUpdate(p, this.#map(p, 'counters'), words(nid), new Uint8Array(COUNTER.bytes * this.#cpus), {
-        about: 'counters',
-        flags: UPDATE.ifMissing,
-        ignore: ['EEXIST'],
-      });
+      const none = new Uint8Array(COUNTER.bytes * this.#cpus);
+      planEnterPerCpu(p, this.#map(p, 'counters'), words(nid), none, 'counters');
       planUpdate(p, this.#map(p, 'usage'), words(nid), new Uint8Array(USAGE.bytes), {
         about: 'usage',
         flags: UPDATE.ifMissing,

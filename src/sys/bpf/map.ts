@@ -5,7 +5,7 @@
  */
 import { type Arg, Data, type Program, type Result } from '../program.ts';
 import { planLoadBtf } from './btf.ts';
-import { BPF_F_NO_PREALLOC, COMMAND, MAP_TYPE, type MapType } from './uapi.ts';
+import { BPF_F_NO_PREALLOC, COMMAND, MAP_TYPE, type MapType, UPDATE } from './uapi.ts';
 
 /** What a map is made as. */
 export interface MapSpec {
@@ -79,6 +79,36 @@ export function planUpdate(
     about,
     ...(ignore === undefined ? {} : { ignore }),
   });
+}
+
+/** How long the kernel is given to have memory again, try by try. */
+const TRIES_MS = [1, 4, 16, 64, 256] as const;
+const NS_PER_MS = 1e6;
+
+/**
+ * Adds the steps that enter an element of a map per CPU, unless it is there. Memory of that kind is only taken of what the kernel has
+ * at hand, and a worker of its own makes more of it ready: when many come in a row there may be none for a moment (ENOMEM; without
+ * GFP_KERNEL, mm/percpu.c `pcpu_alloc_noprof` and kernel/bpf/memalloc.c).
+ */
+export function planEnterPerCpu(
+  p: Program,
+  map: Arg,
+  key: Uint8Array,
+  value: Uint8Array,
+  about: string,
+): void {
+  const attr = planElement(p, map, p.data(key), p.data(value), UPDATE.ifMissing);
+  const enter = (ignore: readonly string[]): Result =>
+    p.sys('bpf', [COMMAND.BPF_MAP_UPDATE_ELEM, attr, ELEMENT.bytes], { about, ignore });
+  const noMemory = -(p.abi.errnos['ENOMEM'] ?? 0);
+  const done = p.label();
+  for (const ms of TRIES_MS) {
+    p.expect(enter(['EEXIST', 'ENOMEM']), '==', noMemory, 'EAGAIN', 'no memory', { otherwise: done });
+    const time = p.struct('timespec', { tv_nsec: ms * NS_PER_MS });
+    p.sys('nanosleep', [time, 0], { about: `wait for memory, ${ms} ms`, ignore: ['EINTR'] });
+  }
+  enter(['EEXIST']);
+  p.place(done);
 }
 
 /** Adds the step that removes one element, which need not be there. */
