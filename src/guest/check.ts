@@ -1,7 +1,7 @@
 /**
  * What this host can do for guests, each thing found out by doing it once.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { StateError, SysError, UserError } from '../base/errors.ts';
@@ -10,6 +10,7 @@ import { formatSizeRounded } from '../base/units.ts';
 import { DEFAULT_CAPABILITIES } from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { LIMIT_ROW_SPECS, type LimitRowSpec } from '../resources/limit-rows.ts';
+import { parseProcLimits } from '../spec/proc-limits.ts';
 import { parseProcStatus } from '../spec/proc-status.ts';
 import { findBusybox } from '../storage/busybox.ts';
 import { sizeOf } from '../sys/abi.ts';
@@ -393,6 +394,7 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
     },
     { name: 'busybox', ...checkBusybox(), ...optional },
     { name: 'guests taken over', ...checkTakenOver(registry), ...optional },
+    { name: 'open files', ...checkOpenFiles(), ...optional },
     { name: 'free xids', ok: free > 0, detail: `${free} of ${XID_MAX - XID_MIN + 1}`, isRequired: true },
     {
       name: 'disk space',
@@ -401,6 +403,21 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
       ...optional,
     },
   ];
+}
+
+/** A guest's process 1, its log and two pipes to that, its broker and the socket of it. */
+const FILES_PER_GUEST = 6;
+const FEW_GUESTS = 16;
+
+/** syscalld has files open for each guest that runs; it has made its limit as high as it may. */
+function checkOpenFiles(): { readonly ok: boolean; readonly detail: string } {
+  const syscalld = `/proc/${process.ppid}`;
+  const { soft = 0 } = parseProcLimits(readFileSync(`${syscalld}/limits`, 'latin1')).get('nofile') ?? {};
+  const used = readdirSync(`${syscalld}/fd`).length;
+  const more = Math.floor((Number(soft) - used) / FILES_PER_GUEST);
+  const ok = more >= FEW_GUESTS;
+  const help = ok ? '' : '; start the control plane with a higher hard limit (ulimit -Hn)';
+  return { ok, detail: `${used} of ${soft}, enough for ${more} more guests${help}` };
 }
 
 /**

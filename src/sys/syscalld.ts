@@ -63,7 +63,10 @@ export class StepError extends SysError {
     const errnoText = errnoName(abi, errno);
     super(
       'program-failed',
-      `cannot ${what}: ${name}: ${errnoText} (step ${index + 1} of ${stepNames.length})`,
+      index < 0 && errnoText === 'EAGAIN'
+        ? `cannot ${what}: found no room for another worker; need fewer guests, or a higher limit of open files or processes ` +
+            'for syscalld: see `vserver check`'
+        : `cannot ${what}: ${name}: ${errnoText} (step ${index + 1} of ${stepNames.length})`,
       {
         syscall: name.split(' ')[0] ?? name,
         errno,

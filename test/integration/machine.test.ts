@@ -531,6 +531,27 @@ function runs(): void {
       });
     });
 
+    test('that syscalld has no room for are refused with what it takes, and later ones are not', async () => {
+      await withMachine(async (machine) => {
+        const limitFiles = (soft: string): void => {
+          const { status, stderr } = spawnSync('prlimit', ['--pid', `${machine.pid}`, `--nofile=${soft}:`]);
+          assert.equal(status, 0, `${stderr}`);
+        };
+        const before = /^Max open files +(\d+)/m.exec(readFileSync(`/proc/${machine.pid}/limits`, 'latin1'));
+        limitFiles('3'); // what is open stays
+        const ends = await Promise.allSettled(
+          [1, 2, 3].map(() => machine.syscalld.run('test', emptyProgram(machine.abi))),
+        );
+        limitFiles(before?.[1] ?? '');
+        // One worker may have been ready.
+        const failures = ends.flatMap((end) => (end.status === 'rejected' ? [String(end.reason)] : []));
+        assert.ok(failures.length >= 2);
+        for (const text of failures)
+          assert.match(text, /cannot test: found no room for another worker; need .* limit of open files/);
+        await machine.syscalld.run('test', emptyProgram(machine.abi));
+      });
+    });
+
     test('of malformed programs are refused, and syscalld lives on', async () => {
       await withMachine(async (machine) => {
         class Broken extends Program {
