@@ -7,6 +7,7 @@ import type { SeccompAbi } from './seccomp.ts';
 const NATIVE = 0xc000_003e;
 const COMPAT = 0x4000_0003;
 const [ALLOW, NOTIFY] = [0x7fff_0000, 0x7fc0_0000];
+const NO_ARGUMENTS = [0n, 0n, 0n, 0n, 0n, 0n];
 const [ENOSYS, EPROTONOSUPPORT] = [0x0005_0026, 0x0005_005d];
 
 const abi = (littleEndian: boolean): SeccompAbi => ({
@@ -133,6 +134,17 @@ for (const littleEndian of [true, false]) {
       for (const nr of [54, 99, 102, 204, 359]) assert.equal(verdictOf(COMPAT, nr), ALLOW);
     }
     for (const nr of [99, 204]) assert.equal(verdict(NATIVE, nr), ALLOW);
+  });
+
+  test(`the kernel keeps the verdict on what is not asked for: no argument is looked at (${littleEndian ? 'little' : 'big'} endian)`, () => {
+    const asked = { [NATIVE]: [16, 41], [COMPAT]: [54, 102, 359] };
+    for (const arch of [NATIVE, COMPAT] as const) {
+      for (let nr = 0; nr < 512; nr++) {
+        const { value, hasReadArguments } = runBpf(program, { nr, arch, args: NO_ARGUMENTS }, littleEndian);
+        assert.equal(hasReadArguments, asked[arch].includes(nr), String(nr));
+        if (!hasReadArguments) assert.equal(value, ALLOW, String(nr));
+      }
+    }
   });
 
   test(`of other calls only a hidden socket is refused (${littleEndian ? 'little' : 'big'} endian)`, () => {

@@ -115,6 +115,52 @@ test('default profile: every syscall of both ABIs gets what the JSON says', need
   }
 });
 
+/** What a server does for each request. */
+const HOT = [
+  ...[
+    'read',
+    'readv',
+    'write',
+    'writev',
+    'sendto',
+    'sendmsg',
+    'recvfrom',
+    'recvmsg',
+    'accept4',
+    'connect',
+    'close',
+  ],
+  ...[
+    'epoll_wait',
+    'epoll_pwait',
+    'epoll_ctl',
+    'poll',
+    'select',
+    'futex',
+    'sendfile',
+    'getsockopt',
+    'setsockopt',
+    'shutdown',
+  ],
+];
+
+test(
+  'default profile: the kernel keeps the verdict on what servers do all the time, of both ABIs',
+  needsHeaders,
+  () => {
+    const abi = hostAbi();
+    const program = compile(resolveDefault(), abi);
+    for (const side of [abi, abi.compat!]) {
+      for (const name of HOT) {
+        const nr = side.syscalls[name];
+        if (nr === undefined) continue;
+        const run = runBpf(program, { nr, arch: side.auditArch, args: [0n, 0n, 0n, 0n, 0n, 0n] }, true);
+        assert.deepEqual([run.value, run.hasReadArguments], [ALLOW, false], name);
+      }
+    }
+  },
+);
+
 test('default profile: allowed calls take fewer than 20 instructions on average', needsHeaders, (context) => {
   const abi = hostAbi();
   const program = compile(resolveDefault(), abi);
