@@ -1,7 +1,9 @@
 /** Many guests with an address each: what their starts, their memory and a packet cost, against guests without and few. */
+import { readFileSync } from 'node:fs';
+import { parseProcLimits } from '../src/spec/proc-limits.ts';
 import { timeCommands } from './native-programs.ts';
 import { HOST_ADDRESS, NetworkWorld } from './network-world.ts';
-import { memory, memoryPerGuest, repeat } from './scale.ts';
+import { daemonSizes, memory, memoryPerGuest, rate, repeat, verbCost } from './scale.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { bootstrap, compare, median } from './statistics.ts';
 
@@ -16,7 +18,12 @@ const KINDS = ['tcp-rr', 'udp-rr'] as const;
 const SERVED = '10.9.0.5';
 const REST = ['--', 'sleep', '86400'] as const;
 
-/** SIZE guests (1000) of one process and one address each. */
+/** Open files of syscalld for each guest: its process 1, its log and two pipes to that, its broker and the socket of it. */
+const FILES_PER_GUEST = 6;
+/** For what is not a guest's. */
+const FILES_SPARE = 128;
+
+/** SIZE guests (1000) of one process and one address each; 5000 take a hard limit of 30,200 open files. */
 export const networkScale: Scenario = {
   name: 'network-scale',
   about: 'SIZE (1000) idle guests of one process with an address each: start, memory, packets',
@@ -26,7 +33,14 @@ export const networkScale: Scenario = {
 function* measure(): Iterable<Result> {
   using world = new NetworkWorld();
   const { control } = world;
-  const size = Number(process.env['SIZE'] ?? 1000);
+  const wanted = Number(process.env['SIZE'] ?? 1000);
+  const size = Math.min(wanted, mostGuests(world));
+  if (size < wanted)
+    yield {
+      kind: 'skip',
+      what: `${wanted - size} of ${wanted} guests`,
+      reason: 'the hard limit of open files',
+    };
   const names = Array.from({ length: size }, (_, index) => `g${index + 1}`);
   control.vserver('run', '--network', 'none', '--', 'true');
   control.vserver('daemon', 'stop');
@@ -53,13 +67,27 @@ function* measure(): Iterable<Result> {
   control.vserver('start', ...names.slice(0, FEW));
   const few = packets(world, host);
   const idle = memory();
+  const startedAt = performance.now();
   control.vserver('start', ...names.slice(FEW));
+  yield rate(`one \`start\` of ${size - FEW} with an address`, size - FEW, startedAt, undefined);
   const full = memory();
   const many = packets(world, host);
   yield* starts(world, size);
+  yield* daemonSizes(control, size);
+  for (const words of [['list'], ['list', '--json'], ['stat'], ['status', 'g1'], ['daemon', 'status']])
+    yield verbCost(control, size, words);
+  const stoppedAt = performance.now();
   control.vserver('stop', '--all', '--timeout', '0');
+  yield rate(`\`stop --all\` of ${size} with an address`, size, stoppedAt, undefined);
   yield* memoryPerGuest(size - FEW, idle, full, memory(), MEMORY_TARGET);
   for (const kind of KINDS) yield growth(kind, size, few, many);
+}
+
+/** How many guests syscalld has open files for. */
+function mostGuests({ control }: NetworkWorld): number {
+  const { syscalldPid } = control.daemons();
+  const limits = parseProcLimits(readFileSync(`/proc/${syscalldPid}/limits`, 'latin1'));
+  return Math.floor((Number(limits.get('nofile')?.soft) - FILES_SPARE) / FILES_PER_GUEST);
 }
 
 /** CPU time of requests to a guest, over that of requests to the host in the same rounds. */

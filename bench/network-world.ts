@@ -5,9 +5,10 @@ import { instanceCgroupName } from '../src/resources/cgroup-layout.ts';
 import { ControlPlane } from './control-plane.ts';
 import { nativeProgram, run } from './native-programs.ts';
 
-/** The host's addresses, of which the second is for what runs as a service, and those of the containers. */
+/** The host's addresses, of which the others are for what runs as a service, and those of the containers. */
 export const HOST_ADDRESS = '10.9.0.1';
 export const SERVICE_ADDRESS = '10.9.0.2';
+export const LEAST_ADDRESS = '10.9.0.3';
 const CONTAINERS = ['10.8.0.2', '10.8.0.3'] as const;
 
 const TRIES = 500;
@@ -49,8 +50,7 @@ export class NetworkWorld implements Disposable {
       'link add h0 type veth peer name h1',
       'link set h0 up',
       'link set h1 up',
-      `addr add ${HOST_ADDRESS}/24 dev h0`,
-      `addr add ${SERVICE_ADDRESS}/24 dev h0`,
+      ...[HOST_ADDRESS, SERVICE_ADDRESS, LEAST_ADDRESS].map((address) => `addr add ${address}/24 dev h0`),
     ])
       ip(text);
   }

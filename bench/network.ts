@@ -1,6 +1,14 @@
 /** The network of a guest against that of the host, and against containers behind veth and a bridge. */
+import { attachEmptyHooks } from './empty-hooks.ts';
 import { nativeProgram } from './native-programs.ts';
-import { HOST_ADDRESS, type NetClient, NetworkWorld, type Rounds, SERVICE_ADDRESS } from './network-world.ts';
+import {
+  HOST_ADDRESS,
+  LEAST_ADDRESS,
+  type NetClient,
+  NetworkWorld,
+  type Rounds,
+  SERVICE_ADDRESS,
+} from './network-world.ts';
 import type { Comparison, Result, Scenario, Target } from './scenario.ts';
 import { ServiceCgroup } from './service-cgroup.ts';
 import { compare, median } from './statistics.ts';
@@ -33,9 +41,13 @@ const KINDS: Readonly<
 const SOCKETS = ['socket', 'udp-socket'];
 /** Who does the same as a service of the host. */
 const AS_SERVICE = { server: 'serviceServer', client: 'serviceClient', both: 'serviceBoth' } as const;
+/** Who does it with the mechanisms of a guest's network and nothing behind them. */
+const AS_LEAST = { server: 'leastServer', client: 'leastClient' } as const;
 
-function* measure(): Iterable<Result> {
+async function* measure(): AsyncIterable<Result> {
   using service = new ServiceCgroup();
+  using hooked = new ServiceCgroup('hooked');
+  await attachEmptyHooks(hooked.unified);
   using world = new NetworkWorld();
   const { control } = world;
   for (const [name, address] of [
@@ -59,6 +71,9 @@ function* measure(): Iterable<Result> {
   const host = world.serve([...world.inHost(), world.program], HOST_ADDRESS);
   const asService = [...world.inHost(), ...service.commandLine(world.program)];
   const services = world.serve(asService, SERVICE_ADDRESS);
+  // The least that it takes: a cgroup, a filter, a supervisor that makes the sockets, and hooks without a program that does anything.
+  const asLeast = [...world.inHost(), ...hooked.commandLine(nativeProgram('supervisor')), world.program];
+  const least = world.serve(asLeast, LEAST_ADDRESS);
   const broker = world.brokerOf('one');
   const onHost = (to: string): readonly string[] => [...world.inHost(), world.program, 'client', to];
   const inGuest = (name: string, to: string): readonly string[] =>
@@ -76,7 +91,7 @@ function* measure(): Iterable<Result> {
       pids: services,
       argv: [...asService, 'client', SERVICE_ADDRESS],
     },
-    // The least that it takes to have sockets made by somebody else: behind no fence, and for that alone.
+    // Of these the supervisor alone.
     supervised: {
       name: 'service with a bare supervisor asks',
       pids: host,
@@ -85,6 +100,12 @@ function* measure(): Iterable<Result> {
         ...service.commandLine(nativeProgram('supervisor')),
         ...[world.program, 'client', HOST_ADDRESS],
       ],
+    },
+    leastServer: { name: 'service behind empty hooks serves', pids: least, argv: onHost(LEAST_ADDRESS) },
+    leastClient: {
+      name: 'service behind empty hooks asks',
+      pids: host,
+      argv: [...asLeast, 'client', HOST_ADDRESS],
     },
     bridge: {
       name: 'veth + bridge',
@@ -119,6 +140,10 @@ function* measure(): Iterable<Result> {
     for (const name of ['server', 'client', 'both'] as const) {
       yield* against(kind, name, 'host', targets[name]);
       yield* against(kind, name, AS_SERVICE[name]);
+    }
+    for (const name of ['server', 'client'] as const) {
+      yield* against(kind, AS_LEAST[name], 'host');
+      yield* against(kind, name, AS_LEAST[name]);
     }
     // What is left when the guest's scheduling and filter are taken out.
     yield* against(kind, 'client', 'plain');

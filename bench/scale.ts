@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { ControlPlane } from './control-plane.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
-import { compare, type Sample } from './statistics.ts';
+import { compare, median, type Sample } from './statistics.ts';
 
 const FEW = 10;
 const NANOSECONDS_IN_MS = 1e6;
@@ -20,7 +20,7 @@ const PARTS = [
   'Shmem',
   'Percpu',
 ] as const;
-const STAT_RUNS = 5;
+const VERB_RUNS = 5;
 /** The history of what guests use is written once a minute at least. */
 const IDLE_SECONDS = Number(process.env['IDLE_SECONDS'] ?? 60);
 /** What the kernel frees after a grace period is free by then. */
@@ -106,15 +106,21 @@ function alternate(first: readonly number[], second: readonly number[]): readonl
   return first.flatMap((value, index) => [value, second[index] ?? value]);
 }
 
-function rate(how: string, count: number, startedAtMs: number): Figure {
+/** Guests for each second since then. */
+export function rate(
+  how: string,
+  count: number,
+  startedAtMs: number,
+  target: Figure['target'] = RATE_TARGET,
+): Figure {
   const seconds = (performance.now() - startedAtMs) / 1000;
   return {
     kind: 'figure',
-    what: `start rate: ${how}`,
+    what: `rate: ${how}`,
     unit: 'guests/s',
     value: count / seconds,
     spread: undefined,
-    target: RATE_TARGET,
+    target,
   };
 }
 
@@ -168,22 +174,33 @@ export function* memoryPerGuest(
   for (const part of PARTS) yield figure(part, [part]);
 }
 
-/** What it takes to look at all guests, when asked and unasked: CPU time, which a busy machine does not stretch as much. */
+/** What a verb takes, while so many guests run: CPU time, which a busy machine does not stretch as much. */
+export function verbCost(
+  control: ControlPlane,
+  size: number,
+  words: readonly string[],
+  target?: Figure['target'],
+): Figure {
+  const { vserverdPid } = control.daemons();
+  const costs = Array.from({ length: VERB_RUNS }, () => {
+    const before = cpuNanoseconds(vserverdPid);
+    control.vserver(...words);
+    return (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
+  });
+  return {
+    kind: 'figure',
+    what: `\`${words.join(' ')}\` of ${size} guests, CPU time of vserverd`,
+    unit: 'ms',
+    value: median(costs),
+    spread: undefined,
+    target,
+  };
+}
+
+/** What it takes to look at all guests, when asked and unasked. */
 function* accountingCost(control: ControlPlane, size: number): Iterable<Figure> {
   const { vserverdPid } = control.daemons();
-  const costs = Array.from({ length: STAT_RUNS }, () => {
-    const before = cpuNanoseconds(vserverdPid);
-    control.vserver('stat');
-    return (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
-  }).sort((a, b) => a - b);
-  yield {
-    kind: 'figure',
-    what: `\`stat\` of ${size} guests, CPU time of vserverd`,
-    unit: 'ms',
-    value: costs[Math.floor(costs.length / 2)] ?? Number.NaN,
-    spread: undefined,
-    target: { relation: 'at most', value: 100 },
-  };
+  yield verbCost(control, size, ['stat'], { relation: 'at most', value: 100 });
   const before = cpuNanoseconds(vserverdPid);
   run('sleep', [String(IDLE_SECONDS)]);
   const usedMs = (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
@@ -204,7 +221,8 @@ function cpuNanoseconds(pid: number): number {
     .reduce((sum, one) => sum + one, 0);
 }
 
-function* daemonSizes(control: ControlPlane, size: number): Iterable<Figure> {
+/** How large both daemons are while so many guests run. */
+export function* daemonSizes(control: ControlPlane, size: number): Iterable<Figure> {
   const { vserverdPid, syscalldPid } = control.daemons();
   const rollup = readFileSync(`/proc/${syscalldPid}/smaps_rollup`, 'utf8');
   const privateKib = Array.from(rollup.matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB$/gm), ([, kib]) =>

@@ -11,12 +11,16 @@ const TRIES = 500;
  */
 export class ServiceCgroup {
   readonly #directories: readonly string[];
+  /** The service's directory in the cgroup2 tree. */
+  readonly unified: string;
 
-  constructor() {
+  /** `name`: of a second one of this process. */
+  constructor(name = 'bench') {
     const own = readFileSync('/proc/self/cgroup', 'utf8');
     const { unified, v1 } = discoverCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), own);
     const mounts = new Set([unified, ...[...v1].filter(([name]) => name !== 'cpuset').map(([, at]) => at)]);
-    this.#directories = [...mounts].map((mount) => `${mount}/vserver-bench-${process.pid}`);
+    this.#directories = [...mounts].map((mount) => `${mount}/vserver-${name}-${process.pid}`);
+    this.unified = `${unified}/vserver-${name}-${process.pid}/service`;
     for (const directory of this.#directories) mkdirSync(`${directory}/service`, { recursive: true });
   }
 
