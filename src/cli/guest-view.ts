@@ -72,6 +72,12 @@ export interface GuestView {
   readonly directory: string;
 }
 
+/** What a table shows of a guest: the kernel need not be asked. */
+export type GuestSummary = Pick<
+  GuestView,
+  'name' | 'xid' | 'state' | 'initPid' | 'uptimeSeconds' | 'template' | 'command' | 'health' | 'labels'
+>;
+
 /** When a guest is started again. */
 export interface RestartView {
   readonly policy: RestartPolicy['policy'];
@@ -169,6 +175,25 @@ export function unenforcedLimits(
   ];
 }
 
+/** Returns what is known of a guest without asking the kernel: of thousands as well. @throws UserError invalid-config */
+export function summarizeGuest(guest: Guest, services: Services): GuestSummary {
+  return summaryOf(guest, currentConfig(guest, services));
+}
+
+function summaryOf(guest: Guest, config: GuestConfig): GuestSummary {
+  return {
+    name: guest.name,
+    xid: guest.xid,
+    state: shownState(guest),
+    initPid: (isActive(guest) && guest.live?.initPid) || null,
+    uptimeSeconds: uptimeOf(guest),
+    template: config.template,
+    command: config.command,
+    health: viewHealth(guest, config),
+    labels: config.labels,
+  };
+}
+
 /** Returns all that is known of a guest. @throws UserError invalid-config */
 export function viewGuest(guest: Guest, services: Services): GuestView {
   const config = currentConfig(guest, services);
@@ -176,15 +201,9 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
   const paths = guestPaths(host.paths, guest.name);
   const run = isActive(guest) ? guest.live : undefined;
   return {
-    name: guest.name,
-    xid: guest.xid,
-    state: shownState(guest),
-    initPid: run?.initPid ?? null,
+    ...summaryOf(guest, config),
     startedAt: run?.startedAt ?? null,
-    uptimeSeconds: uptimeOf(guest),
-    template: config.template,
     trustDomain: config.trustDomain,
-    command: config.command,
     init: config.init,
     user: config.user,
     cwd: config.cwd,
@@ -211,10 +230,8 @@ export function viewGuest(guest: Guest, services: Services): GuestView {
       restarts: guest.pending?.restarts ?? guest.live?.restarts ?? 0,
       dueAt: guest.pending?.dueAt ?? null,
     },
-    health: viewHealth(guest, config),
     pressure: run ? viewPressure(guest, services) : null,
     hooks: config.hooks,
-    labels: config.labels,
     ephemeral: guest.isEphemeral,
     exit: run ? null : (guest.live?.exit ?? null),
     configFile: guest.isEphemeral ? null : paths.config,

@@ -207,8 +207,12 @@ const SECTIONS: ReadonlySet<string> = new Set([
   'unify',
 ]);
 
+/** Made once: the schema takes 10 ms. */
+let keysAtTop: readonly KeyInfo[] | undefined;
+
 function topKeys(): readonly KeyInfo[] {
-  return keysOf(guestConfigJsonSchema());
+  keysAtTop ??= keysOf(guestConfigJsonSchema());
+  return keysAtTop;
 }
 
 function keyAt(path: readonly string[]): KeyInfo | undefined {

@@ -252,11 +252,11 @@ export class Networks {
     guest: Pick<Guest, 'name'>,
     network: GuestNetwork,
   ): { readonly other: Guest; readonly address: string } | undefined {
-    const wanted = new Set(network.addresses.map(hostPart));
+    const wanted = new Set(hostParts(network.addresses));
     for (const other of this.#registry.list()) {
       const its = configOf(other).network;
       if (other.name === guest.name || placeOf(its) !== placeOf(network)) continue;
-      const address = its.addresses.find((one) => wanted.has(hostPart(one))) ?? sharedPart(network, its);
+      const address = hostParts(its.addresses).find((one) => wanted.has(one)) ?? sharedPart(network, its);
       if (address !== undefined) return { other, address };
     }
     return undefined;
@@ -363,14 +363,15 @@ export class Networks {
 
   /** Of a guest's addresses on an interface those in whose networks no other guest is there. */
   #lastIn(guest: Guest, name: string, addresses: readonly string[]): readonly IpPrefix[] {
-    const others = this.#registry
-      .list()
-      .filter((one) => isActive(one) && one.live?.network?.interface === name)
-      .flatMap(
-        (one) => one.live?.network?.added.filter((own) => one !== guest || !addresses.includes(own)) ?? [],
-      );
-    const used = new Set(others.map((one) => networkOf(parseIpPrefix(one))));
-    return addresses.map(parseIpPrefix).filter((one) => !used.has(networkOf(one)));
+    const used = new Set<string>();
+    for (const one of this.#registry.list()) {
+      const network = isActive(one) ? one.live?.network : undefined;
+      if (network?.interface !== name) continue;
+      const stay = one === guest ? network.added.filter((own) => !addresses.includes(own)) : network.added;
+      for (const text of networkTexts(stay)) used.add(text);
+    }
+    const texts = networkTexts(addresses);
+    return addresses.map(parseIpPrefix).filter((_, i) => !used.has(texts[i] ?? ''));
   }
 
   async #removeAddresses(guest: Guest, name: string, addresses: readonly string[]): Promise<void> {
@@ -547,7 +548,7 @@ export class Networks {
 function sharedPart(one: GuestNetwork, other: GuestNetwork): string | undefined {
   if (!one.ranges && !other.ranges) return undefined;
   const networksOf = ({ addresses, ranges = [] }: GuestNetwork): readonly IpPrefix[] =>
-    [...addresses.map(hostPart), ...ranges].map(parseIpPrefix);
+    [...hostParts(addresses), ...ranges].map(parseIpPrefix);
   const own = networksOf(one);
   const found = networksOf(other).find((its) => own.some((mine) => overlaps(mine, its)));
   return found && formatIpPrefix(found);
@@ -584,11 +585,26 @@ function addedOf(
   return addresses.filter((_, i) => isAdded(results[i])).map(formatIpPrefix);
 }
 
-/** The network of an address, as text to compare. */
-function networkOf({ family, bytes, length }: IpPrefix): string {
+/** The networks of addresses, as texts to compare. */
+const networkTexts = remembered((address) => {
+  const { family, bytes, length } = parseIpPrefix(address);
   return formatIpPrefix({ family, bytes: firstOf(bytes, length), length });
-}
+});
 
 function hostPart(address: string): string {
   return address.split('/')[0] ?? address;
+}
+
+const hostParts = remembered(hostPart);
+
+/** Each start and each end compares with the addresses of all other guests: these stay what they are. */
+function remembered(
+  textOf: (address: string) => string,
+): (addresses: readonly string[]) => readonly string[] {
+  const known = new WeakMap<readonly string[], readonly string[]>();
+  return (addresses) => {
+    const texts = known.get(addresses) ?? addresses.map(textOf);
+    known.set(addresses, texts);
+    return texts;
+  };
 }
