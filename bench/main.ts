@@ -75,4 +75,9 @@ async function main(names: readonly string[]): Promise<number> {
   return 0;
 }
 
-process.exitCode = await main(process.argv.slice(2));
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  // Node shows of a SuppressedError neither what went wrong nor what did so on the way out.
+  throw error instanceof SuppressedError ? new AggregateError([error.error, error.suppressed]) : error;
+}

@@ -20,14 +20,15 @@ const FLAGS_AT = 8 + 52;
 /** Somebody else may take the free device first: so many are asked for. */
 const TRIES = 4;
 const DEVICE = '/dev/loop';
+const CONTROL = '/dev/loop-control';
+/** Between tries to open that: 5 s in all. */
+const MODULE_WAITS_MS = [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560];
 
 /** Adds the steps that make a file a device, and open that. The device goes with its last user. */
 export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isReadOnly: boolean }): Result {
   const flags = LO_FLAGS_AUTOCLEAR | (isReadOnly ? LO_FLAGS_READ_ONLY : LO_FLAGS_DIRECT_IO);
   const at = p.flags('AT_FDCWD');
-  const control = p.sys('openat', [at, '/dev/loop-control', p.flags('O_RDWR', 'O_CLOEXEC'), 0], {
-    about: '/dev/loop-control',
-  });
+  const control = planControl(p);
   const config = p.data(CONFIG_BYTES, 'loop_config');
   p.store(config, file);
   p.put(config.at(FLAGS_AT), flags);
@@ -50,6 +51,34 @@ export function planLoop(p: Program, file: Arg, { isReadOnly }: { readonly isRea
   p.place(done);
   p.sys('close', [control]);
   return p.load(device, 8);
+}
+
+/**
+ * Adds the steps that open /dev/loop-control. The first open of all has the kernel load the module, and whoever opens it
+ * meanwhile may be told that there is none: a modprobe that finds the module being loaded need not wait for it
+ * (`misc_open`, drivers/char/misc.c).
+ */
+function planControl(p: Program): Result {
+  const control = p.data(8, 'loop-control');
+  const opened = p.label();
+  for (const waitMs of [...MODULE_WAITS_MS, undefined]) {
+    const next = p.label();
+    const retry = waitMs === undefined ? {} : { otherwise: { on: ['ENODEV', 'ENXIO'], to: next } };
+    const fd = p.sys('openat', [p.flags('AT_FDCWD'), CONTROL, p.flags('O_RDWR', 'O_CLOEXEC'), 0], {
+      about: CONTROL,
+      ...retry,
+    });
+    p.store(control, fd, 8);
+    p.jump(opened);
+    p.place(next);
+    if (waitMs === undefined) continue;
+    const wait = p.data(16, `${waitMs} ms`); // struct timespec64
+    p.put(wait.at(0, 8), Math.floor(waitMs / 1000), 8);
+    p.put(wait.at(8, 8), (waitMs % 1000) * 1_000_000, 8);
+    p.sys('nanosleep', [wait, 0], { about: `${waitMs} ms for the module` });
+  }
+  p.place(opened);
+  return p.load(control, 8);
 }
 
 /** Adds the step that makes a loop device as large as its file has become. */

@@ -1,11 +1,22 @@
 /** Disk limits for real: what `df` shows in a guest, what happens at the limit, and when the limit changes. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { loadAbi } from '../../src/sys/abi.ts';
 import { showTree } from '../lib/guest-tree.ts';
-import { type Instance, withInstance } from '../lib/instance.ts';
+import { eventually, type Instance, withInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
 const MIB = 1024 * 1024;
@@ -354,4 +365,47 @@ describe('disk limits', { skip: unmet('root', 'cgroup2', 'overlay', 'userns', 'b
       assert.equal((await v.ok(['exec', 'a', 'id', '-u'])).trim(), '77');
     });
   });
+
+  test('wait for the driver of loop devices while somebody else has it loaded', async () => {
+    // A device that nobody has fails as one does whose driver is not there yet.
+    const hide =
+      'mknod "$1" c 10 254 && mount --bind "$1" /dev/loop-control && echo hidden && exec sleep 1000';
+    const home = mkdtempSync(join(tmpdir(), 'vserver-loop-'));
+    const holder = spawn('unshare', ['--mount', 'sh', '-ec', hide, 'sh', join(home, 'absent')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    try {
+      await once(holder.stdout, 'data');
+      const under = ['nsenter', '-t', String(holder.pid), '--mount'];
+      await withInstance(
+        async (v) => {
+          await v.ok(['create', 'a', '--template', 'busybox', '--disk', '16m', '--', 'sleep', '1000']);
+          const starting = v.run(['start', 'a']);
+          await eventually('a worker that waits', () => sleepers(join(v.root, 'run'))[0]);
+          const [program = '', ...words] = under;
+          assert.equal(spawnSync(program, [...words, 'umount', '/dev/loop-control']).status, 0);
+          assert.deepEqual(await starting, { code: 0, stdout: 'a\n', stderr: '' });
+        },
+        { under },
+      );
+    } finally {
+      holder.kill('SIGKILL');
+      rmSync(home, { recursive: true });
+    }
+  });
 });
+
+/** Processes in a directory that are in nanosleep(2). */
+function sleepers(directory: string): readonly string[] {
+  const { nanosleep } = loadAbi().syscalls;
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return (
+        readlinkSync(`/proc/${pid}/cwd`) === directory &&
+        readFileSync(`/proc/${pid}/syscall`, 'latin1').startsWith(`${nanosleep} `)
+      );
+    } catch {
+      return false; // no process, or one that has ended
+    }
+  });
+}
