@@ -65,7 +65,7 @@ const skip = isInVm
   ? 'the defences are the same there, and it would take minutes'
   : unmet('root', 'overlay', 'userns', 'busybox', 'gcc');
 
-// Two at a time: each has a control plane of its own, and waits for the other processor half of its time.
+// Two at a time: each has a control plane of its own, and one waits a minute for what hangs without the defence.
 suite('with a defence taken out, its test fails', { skip, concurrency: 2 }, () => {
   before(() => make('-f', 'tools/compile.mk'));
   for (const { name, check, edits, breach } of MUTATIONS) {
