@@ -18,6 +18,8 @@ type Tier = {
   readonly lanes: number;
   /** Files that run one after the other before these: they measure shares of processors, or ask for all there is. */
   readonly alone: readonly string[];
+  /** Files that take longer than their size tells: they begin first of those that run beside others. */
+  readonly long: readonly string[];
   readonly fileTimeoutMs: number;
   /** The Debian package that brings a requirement of the tier's tests. */
   readonly packages: Readonly<Partial<Record<Requirement, string>>>;
@@ -28,15 +30,18 @@ const TIERS = {
     globs: ['src/**/*.test.ts', 'tools/**/*.test.ts', 'test/lib/**/*.test.ts'],
     lanes: 2,
     alone: [],
+    long: [],
     fileTimeoutMs: 120_000,
     packages: {},
   },
   root: {
     globs: ['test/integration/**/*.test.ts', 'test/security/**/*.test.ts'],
-    lanes: 2,
-    alone: [
-      'test/integration/{load,scheduler}.test.ts',
-      'test/security/{kernel,mutations}.test.ts', // mutations has two lanes of its own
+    lanes: 3, // a file waits for a part of its time
+    alone: ['test/integration/{load,scheduler}.test.ts', 'test/security/kernel.test.ts'],
+    long: [
+      'test/security/mutations.test.ts',
+      'test/integration/control-plane.test.ts',
+      'test/security/{network,paths}.test.ts',
     ],
     fileTimeoutMs: 1_200_000, // of which the longest takes two minutes on an idle machine
     packages: {
@@ -64,6 +69,7 @@ const TIERS = {
     globs: ['test/vm/*.test.ts'],
     lanes: 1,
     alone: [],
+    long: [],
     fileTimeoutMs: 2_000_000,
     packages: {
       busybox: 'busybox-static',
@@ -138,12 +144,13 @@ function filesOf(globs: readonly string[]): readonly string[] {
 
 /** The runs of a tier, one for each file: those that run alone, then the others; with what they took at the end. */
 function runsOf(name: TierName): readonly AsyncIterable<TestEvent>[] {
-  const { globs, lanes, alone } = TIERS[name];
+  const { globs, lanes, alone, long } = TIERS[name];
   const files = filesOf(globs);
-  const first = files.filter((file) => filesOf(alone).includes(file));
-  // The large ones first, which take the longest: at the end no lane waits for one of them.
+  const first = filesOf(alone);
+  // Then those that take the longest, which as a rule are the large ones: at the end no lane waits for one of them.
+  const begin = long.flatMap((pattern) => filesOf([pattern]));
   const others = files
-    .filter((file) => !first.includes(file))
+    .filter((file) => ![...first, ...begin].includes(file))
     .toSorted((a, b) => statSync(b).size - statSync(a).size);
   const tookMs = new Map<string, number>();
   const start = (file: string): Run<TestEvent> => {
@@ -151,7 +158,7 @@ function runsOf(name: TierName): readonly AsyncIterable<TestEvent>[] {
     const { events, ended } = runFile(name, file);
     return { events, ended: ended.then(() => tookMs.set(file, performance.now() - startedMs)) };
   };
-  const runs = [...inLanes(first, 1, start), ...inLanes(others, lanes, start)];
+  const runs = [...inLanes(first, 1, start), ...inLanes([...begin, ...others], lanes, start)];
   const opening = (): string => `tier ${name}: ${files.length} files`;
   const closing = (): string => `tier ${name}, the slowest files: ${slowest(tookMs)}`;
   return runs.map((events, i) =>
