@@ -38,6 +38,8 @@ import { type Machine, withMachine } from '../lib/machine.ts';
 import { requires, unmet } from '../lib/requires.ts';
 import { type Member, tar } from '../lib/tar-writer.ts';
 
+/** Emulated: what is of programs alone, as formats of archives are, says nothing new there, and takes minutes. */
+const isInVm = process.env['VSERVER_TEST_VM'] === '1';
 /** ext4(5), linux/magic.h. */
 const EXT4_SUPER_MAGIC = 0xef53;
 
@@ -289,7 +291,7 @@ describe('template of an archive', { skip: unmet('root') }, () => {
     ['a.tar.xz', (bytes) => filter('xz', bytes)],
     ['a.tar.bz2', (bytes) => filter('bzip2', bytes)],
   ];
-  for (const [name, compress] of compressions) {
+  for (const [name, compress] of isInVm ? compressions.slice(0, 1) : compressions) {
     test(`keeps owners, modes and links: ${name}`, async () => {
       await withStore(async (place) => {
         const progress: HelperProgress[] = [];
@@ -538,8 +540,8 @@ describe('template of an archive', { skip: unmet('root') }, () => {
       () => gzipSync(tar([ETC, ...[1, 2, 3].map((i) => ({ name: `${i}`, content: Buffer.alloc(500_000) }))])),
     ],
   ];
-  // It is our own code that refuses, in a process for each: another kernel says nothing new, and takes minutes.
-  for (const [name, code, archive] of process.env['VSERVER_TEST_VM'] === '1' ? [] : hostile) {
+  // It is our own code that refuses, in a process for each.
+  for (const [name, code, archive] of isInVm ? [] : hostile) {
     test(`E1: refuses ${name}, and leaves nothing behind`, async () => {
       await withStore(async (place) => {
         const passwd = hashOf('/etc/passwd');
