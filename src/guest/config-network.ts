@@ -88,7 +88,7 @@ const policy = z.strictObject(
       .optional()
       .meta({ description: 'the metadata addresses of clouds; default deny', example: ['allow'] }),
     peers: z
-      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests' })
+      .array(text(NEED_PEER, isGuestName), { error: 'a list of names of guests such as [db]' })
       .optional()
       .meta({ description: 'guests that may be reached and may reach this one' }),
     groups: z
@@ -175,7 +175,7 @@ const keys = z.strictObject(
         parsed(z.string({ error: NEED_ADDRESS }), NEED_ADDRESS, parseIpPrefix)
           .refine(isUnicast, { error: NEED_ADDRESS })
           .transform(formatIpPrefix),
-        { error: 'a list of addresses' },
+        { error: 'a list of addresses such as [10.0.0.5/24]' },
       )
       .default([])
       .meta({
@@ -189,7 +189,7 @@ const keys = z.strictObject(
           .transform(({ family, bytes, length }) =>
             formatIpPrefix({ family, bytes: firstOf(bytes, length), length }),
           ),
-        { error: 'a list of networks' },
+        { error: 'a list of networks such as [2001:db8:1::/64]' },
       )
       .optional()
       .meta({
@@ -201,7 +201,7 @@ const keys = z.strictObject(
       description:
         "mode private: bridge of the host that the guest's interface is put into; default: none, the host has a route",
     }),
-    gateways: z.array(plainAddress, { error: 'a list of addresses' }).optional().meta({
+    gateways: z.array(plainAddress, { error: 'a list of addresses such as [10.0.0.1]' }).optional().meta({
       description:
         'mode private: the way to everywhere else, one of each family; without a bridge the host gets these addresses',
     }),

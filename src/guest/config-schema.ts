@@ -88,7 +88,7 @@ const bcaps: z.ZodType<string[]> = z
     z
       .string({ error: NEED_BCAP })
       .refine((word) => isAccepted(() => parseCapabilityExpression(word)), { error: NEED_BCAP }),
-    { error: 'a list of capabilities' },
+    { error: 'a list of capabilities such as [+NET_RAW]' },
   )
   .refine((words) => isAccepted(() => parseCapabilityExpression(words.join(' '))), { error: NEED_BCAPS });
 
@@ -223,7 +223,7 @@ const stop = z.strictObject(
 const boot = z.strictObject(
   {
     marks: z
-      .array(text(NEED_MARK, isMark), { error: 'a list of marks' })
+      .array(text(NEED_MARK, isMark), { error: 'a list of marks such as [default]' })
       .default([])
       .meta({
         description: 'groups for start --mark and stop --mark; guests marked default come up with the host',
@@ -231,7 +231,7 @@ const boot = z.strictObject(
       }),
     depends: z
       .array(parsed(z.string({ error: NEED_DEPENDENCY }), NEED_DEPENDENCY, parseDependency), {
-        error: 'a list of names of guests',
+        error: 'a list of names of guests such as [db]',
       })
       .default([])
       .meta({
@@ -556,7 +556,7 @@ const schema = z.strictObject(
     }),
     network: network.prefault({}).meta({ description: 'network of the guest' }),
     ccaps: z
-      .array(choice(CONTEXT_CAPABILITIES), { error: 'a list of context capabilities' })
+      .array(choice(CONTEXT_CAPABILITIES), { error: 'a list of context capabilities such as [raw_icmp]' })
       .default([])
       .meta({
         description:
