@@ -130,8 +130,8 @@ export class ImageStore {
   /** Lists the names of all images. */
   list(): readonly string[] {
     const directory = join(this.directory, 'images');
-    const names = existsSync(directory) ? readdirSync(directory) : [];
-    return names.flatMap((name) => IMAGE.exec(name)?.[1] ?? []).sort();
+    const entries = existsSync(directory) ? readdirSync(directory, { withFileTypes: true }) : [];
+    return entries.flatMap((entry) => (entry.isFile() && IMAGE.exec(entry.name)?.[1]) || []).sort();
   }
 
   /** Nothing is deleted while `body` runs: it adds an image, and then somebody who needs that. */
@@ -424,7 +424,7 @@ export class ImageStore {
   /** Counts what there is, or checks it; `full check`: what the kernel vouches for is read too. */
   async examine(kind: 'stat' | 'check' | 'full check', options: HelperOptions = {}): Promise<StoreResult> {
     const isFull = kind === 'full check';
-    return await this.#run({ kind: isFull ? 'check' : kind, isDryRun: true, isFull }, options);
+    return await this.#run({ kind: isFull ? 'check' : kind, isDryRun: true, unneeded: [], isFull }, options);
   }
 
   /**
@@ -450,7 +450,7 @@ export class ImageStore {
         for (const name of images) rmSync(this.#image(name).path);
         if (images.length > 0) syncDirectory(join(this.directory, 'images'));
       }
-      const result = await this.#run({ kind: 'gc', isDryRun, isFull: false }, options);
+      const result = await this.#run({ kind: 'gc', isDryRun, unneeded: images, isFull: false }, options);
       if (!isDryRun && existsSync(this.cache)) await this.#discard('cache');
       if (!isDryRun && isNeeded === undefined) await this.#remove();
       return { images, result };
@@ -513,7 +513,7 @@ export class ImageStore {
   }
 
   async #run(
-    task: Pick<StoreTask, 'kind' | 'isDryRun' | 'isFull'>,
+    task: Omit<StoreTask, 'objects' | 'images' | 'cache'>,
     options: HelperOptions,
   ): Promise<StoreResult> {
     // Not with those who add, for whom deleting waits.

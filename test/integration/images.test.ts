@@ -370,6 +370,7 @@ describe('a store', { skip: unmet('root', 'overlay') }, () => {
       const isNeeded = (name: string): boolean => name === second.name;
       const dry = await place.store.collect(async () => isNeeded, true);
       assert.deepEqual(dry.images, [image.name]);
+      assert.equal(dry.result.unusedObjects, 1, 'a dry run counts what only the images that go need');
       assert.ok(existsSync(objectOf('c')));
       const { images, result } = await place.store.collect(async () => isNeeded, false);
       assert.deepEqual(images, [image.name]);
@@ -391,6 +392,36 @@ describe('a store', { skip: unmet('root', 'overlay') }, () => {
       const damaged = await place.store.collect(async () => () => true, false);
       assert.equal(damaged.result.faults[0]?.kind, 'image-damaged');
       assert.ok(existsSync(objectOf('a')), 'what a damaged image needs is not known');
+    });
+  });
+});
+
+describe('a store with files of others', { skip: unmet('root') }, () => {
+  test('is looked through all the same, tells of them and leaves them alone', async () => {
+    await withStore(async (place) => {
+      writeFileSync(join(place.tree, 'a'), 'content of a');
+      const { image } = await capture(place);
+      const objects = join(image.layer, 'obj');
+      const [own = ''] = readdirSync(objects);
+      writeFileSync(join(objects, 'note'), '');
+      mkdirSync(join(objects, own, 'directory'));
+      symlinkSync('nowhere', join(objects, own, '0'.repeat(62)));
+      spawnSync('mkfifo', [join(objects, own, 'f'.repeat(62))]);
+      mkdirSync(join(place.store.directory, 'images', 'directory.erofs'));
+      const count = 5;
+      for (const kind of ['stat', 'check'] as const) {
+        const { objects: known, faults } = await place.store.examine(kind);
+        assert.equal(known, 1);
+        assert.deepEqual(
+          faults.map((fault) => fault.kind),
+          Array(count).fill('foreign-file'),
+        );
+      }
+      assert.deepEqual(place.store.list(), [image.name]);
+      const { images, result } = await place.store.collect(async () => () => false, false);
+      assert.deepEqual([images, result.unusedObjects, result.faults.length], [[image.name], 1, count]);
+      assert.equal(readdirSync(objects).length, 2);
+      assert.equal(readdirSync(join(objects, own)).length, 3);
     });
   });
 });

@@ -91,12 +91,14 @@ function formatDomain(view: DomainView, wasCleaned: boolean): readonly (readonly
   const { images, imageBytes, objects, objectBytes, apparentBytes, unusedObjects, unusedBytes, cacheBytes } =
     view;
   const size = formatSizeRounded;
+  // What a damaged image needs is not known, so objects stay.
+  const wereDeleted = wasCleaned && view.faults.every(({ kind }) => kind !== 'image-damaged');
   return [
     ['images', String(images), size(imageBytes)],
     ['objects', String(objects), size(objectBytes)],
     ['sealed objects', String(view.sealedObjects), ''],
     ['files of all images', '', size(apparentBytes)],
-    [wasCleaned ? 'deleted objects' : 'objects of no image', String(unusedObjects), size(unusedBytes)],
+    [wereDeleted ? 'deleted objects' : 'objects of no image', String(unusedObjects), size(unusedBytes)],
     [wasCleaned ? 'deleted cache of builds' : 'cache of builds', '', size(cacheBytes)],
     ...view.deletedImages.map((name) => [wasCleaned ? 'deleted image' : 'image of no guest', name, '']),
     ...view.faults.map(({ kind, name, detail }) => [kind, name, detail]),

@@ -1,6 +1,16 @@
 /** Looks through a whole store: what there is, what nobody needs, what is damaged. */
 import { createHash } from 'node:crypto';
-import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, unlinkSync } from 'node:fs';
+import {
+  closeSync,
+  type Dirent,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { VserverError } from '../../base/errors.ts';
 import { readErofs } from '../../spec/erofs-reader.ts';
@@ -10,6 +20,9 @@ import { objectInStore, sealedOf } from './seal.ts';
 import type { StoreFault, StoreResult, StoreTask } from './tasks.ts';
 
 const IMAGE = /^(.+)\.erofs$/;
+/** An object is `HH/REST` of its hash. */
+const FIRST = /^[\da-f]{2}$/;
+const REST = /^[\da-f]{62}$/;
 const PIECE_BYTES = 1024 * 1024;
 
 interface Marks {
@@ -25,11 +38,13 @@ export function examineStore(task: StoreTask, machine: SideMachine, advance: () 
   const faults: StoreFault[] = [];
   const marks = readImages(task, faults, advance);
   // What an image that cannot be read needs is not known.
-  const mayDelete = task.kind === 'gc' && !task.isDryRun && faults.length === 0;
+  const mayDelete =
+    task.kind === 'gc' && !task.isDryRun && faults.every(({ kind }) => kind !== 'image-damaged');
   const found = new Set<string>();
   const totals = { objects: 0, objectBytes: 0, sealedObjects: 0, unusedObjects: 0, unusedBytes: 0 };
-  for (const first of namesIn(task.objects)) {
-    const names = namesIn(join(task.objects, first));
+  for (const first of ours(task.objects, (entry) => entry.isDirectory() && FIRST.test(entry.name), faults)) {
+    const isObject = (entry: Dirent): boolean => entry.isFile() && REST.test(entry.name);
+    const names = ours(join(task.objects, first), isObject, faults);
     const sealed = sealedOf(
       machine,
       names.map((rest) => objectInStore(`${first}${rest}`)),
@@ -39,7 +54,7 @@ export function examineStore(task: StoreTask, machine: SideMachine, advance: () 
       const hash = `${first}${rest}`;
       const path = join(task.objects, first, rest);
       const isSealed = sealed.has(objectInStore(hash));
-      const { size } = statSync(path);
+      const { size } = lstatSync(path);
       const wanted = marks.sizes.get(hash);
       if (wanted === undefined) {
         totals.unusedObjects++;
@@ -64,10 +79,12 @@ export function examineStore(task: StoreTask, machine: SideMachine, advance: () 
   return { images, imageBytes, apparentBytes, ...totals, cacheBytes: diskUsage(task.cache).bytes, faults };
 }
 
-function readImages({ images }: StoreTask, faults: StoreFault[], advance: () => void): Marks {
+function readImages({ images, unneeded }: StoreTask, faults: StoreFault[], advance: () => void): Marks {
   const sizes = new Map<string, number>();
   const totals = { images: 0, imageBytes: 0, apparentBytes: 0 };
-  for (const name of namesIn(images).filter((one) => IMAGE.test(one))) {
+  const dropped = new Set(unneeded.map((name) => `${name}.erofs`));
+  for (const name of ours(images, (entry) => entry.isFile() && IMAGE.test(entry.name), faults)) {
+    if (dropped.has(name)) continue;
     advance();
     totals.images++;
     try {
@@ -87,8 +104,19 @@ function readImages({ images }: StoreTask, faults: StoreFault[], advance: () => 
   return { sizes, ...totals };
 }
 
-function namesIn(directory: string): readonly string[] {
-  return statSync(directory, { throwIfNoEntry: false }) === undefined ? [] : readdirSync(directory).sort();
+/** Returns the names in a directory of the store that are its own. What somebody else put there is told, and left alone. */
+function ours(directory: string, isOurs: (entry: Dirent) => boolean, faults: StoreFault[]): readonly string[] {
+  if (statSync(directory, { throwIfNoEntry: false }) === undefined) return [];
+  const entries = readdirSync(directory, { withFileTypes: true });
+  for (const entry of entries) {
+    if (isOurs(entry)) continue;
+    const name = join(directory, entry.name);
+    faults.push({ kind: 'foreign-file', name, detail: 'not made by vserver; it is left alone' });
+  }
+  return entries
+    .filter(isOurs)
+    .map(({ name }) => name)
+    .sort();
 }
 
 /** @param isVouchedFor by the kernel, which compares each byte when it is read */

@@ -289,6 +289,8 @@ export interface StoreTask {
   readonly cache: string;
   /** `gc` only says what it would do. */
   readonly isDryRun: boolean;
+  /** Images that `gc` deletes: what only they need goes too. */
+  readonly unneeded: readonly string[];
   /** `check` reads what is sealed too (seal.ts). */
   readonly isFull: boolean;
 }
@@ -313,8 +315,8 @@ export interface StoreResult {
 
 /** Something a store lacks or has wrong. */
 export interface StoreFault {
-  readonly kind: 'image-damaged' | 'object-missing' | 'object-damaged';
-  /** Name of the image or hash of the object. */
+  readonly kind: 'image-damaged' | 'object-missing' | 'object-damaged' | 'foreign-file';
+  /** Name of the image, hash of the object, or path. */
   readonly name: string;
   readonly detail: string;
 }
