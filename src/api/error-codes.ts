@@ -58,6 +58,11 @@ export const ERROR_CODES = {
     meaning: 'what was fetched or stored is not what its digest says',
   },
   'directory-missing': { status: 400, exit: 2, meaning: 'a directory to be made an image is not there' },
+  'disk-failed': {
+    status: 507,
+    exit: 1,
+    meaning: 'the file system of the state directory is full, read-only or damaged',
+  },
   'disk-in-use': {
     status: 409,
     exit: 1,

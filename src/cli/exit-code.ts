@@ -1,5 +1,6 @@
 import { ERROR_CODES, type ErrorCodeInfo } from '../api/error-codes.ts';
 import { BugError, primaryError, UserError, VserverError } from '../base/errors.ts';
+import { explained } from './failure.ts';
 import type { Verb } from './verb-types.ts';
 
 const EXIT_FAILED = 1;
@@ -16,7 +17,7 @@ const CODES: Readonly<Record<string, ErrorCodeInfo>> = ERROR_CODES;
  * @param verb absent when the command line could not be understood so far
  */
 export function exitCodeOf(error: unknown, verb?: Verb): number {
-  const primary = primaryError(error);
+  const primary = primaryError(explained(error));
   const listed =
     primary instanceof VserverError && Object.hasOwn(CODES, primary.code) ? CODES[primary.code] : undefined;
   // 126 and 127 are about the guest's command, and mean the same in every verb that runs one.

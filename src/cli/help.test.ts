@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { UserError } from '../base/errors.ts';
 import { formatCompletion } from './completion.ts';
 import { exitCodeOf } from './exit-code.ts';
+import { formatFailure } from './failure.ts';
 import { formatGeneralHelp, formatUsage, formatVerbHelp } from './help.ts';
 import { longName } from './option.ts';
 import { parseCommandLine } from './parse.ts';
@@ -63,5 +65,12 @@ test('exit codes', () => {
   assert.equal(exitCodeOf(usage, 'run'), 125);
   assert.equal(exitCodeOf(new UserError('guest-not-found', 'no'), 'status'), 5);
   assert.equal(exitCodeOf(new TypeError('x'), 'stop'), 70);
+  assert.throws(
+    () => {
+      writeFileSync('/dev/full', 'x');
+    },
+    (full) => exitCodeOf(full, 'stop') === 1 && /found ENOSPC.*; need/u.test(formatFailure(full)),
+    'a full disk is no bug',
+  );
   assert.equal(exitCodeOf(new SuppressedError(new Error('undo'), usage), 'stop'), 2);
 });

@@ -1,10 +1,11 @@
 /**
  * The configuration and the limits of a guest are changed and read, at once also while it runs.
  */
+import { rmSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
 import { UndoStack } from '../base/undo.ts';
 import type { Effective } from '../resources/cgroup-driver.ts';
-import { readIfThere, writeDurable } from '../sys/files.ts';
+import { readIfThere, stageFile, syncAll } from '../sys/files.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
@@ -43,6 +44,10 @@ export class Changes {
       storage.checkDomain(guest.name, config);
       await this.#instance.networks.check(guest, config);
       await using undo = new UndoStack();
+      // A full disk refuses before anything has changed.
+      const file = stageFile(paths.config, edited);
+      undo.defer('configuration file', () => rmSync(file.path, { force: true }));
+      await syncAll([file.path]);
       await storage.changeLimit(guest, config.disk);
       undo.defer('disk limit', () => storage.changeLimit(guest, guest.config.disk));
       let effective: Effective | undefined;
@@ -69,7 +74,7 @@ export class Changes {
           },
         });
       }
-      writeDurable(paths.config, edited);
+      await file.publish();
       guest.config = config;
       undo.commit();
       this.#instance.restarts.changed(guest);

@@ -162,8 +162,10 @@ export class Ends {
         rmSync(guestPaths(this.#host.paths, guest.name).live, { force: true });
         this.#instance.registry.remove(guest);
       } else if (run) {
-        this.#instance.restarts.ended(guest, run, exit);
-        this.#instance.remember(guest, { ...run, isPaused: false, exit });
+        // Who stops it while it ends by itself does not want it back.
+        const asked = { ...run, stopAsked: run.stopAsked ?? guest.live?.stopAsked };
+        this.#instance.restarts.ended(guest, asked, { ...exit, cause: causeOf(asked, status) });
+        this.#instance.remember(guest, { ...asked, isPaused: false, exit });
       }
       await this.#instance.hooks.try(guest, 'postpostStop', facts);
       guest.state = 'stopped';

@@ -81,7 +81,8 @@ export class Instance {
     this.networks = new Networks(host, this.registry);
     this.brokers = new Brokers(host, this.networks, storage);
     this.limitHits = new LimitHits(host, this.networks, (guest, live) => this.remember(guest, live));
-    this.restarts = new Restarts(host, this.registry, this.bootId, reactions);
+    const note = (what: string, write: () => void): void => this.note(what, write);
+    this.restarts = new Restarts(host, this.registry, this.bootId, { ...reactions, note });
     this.readings = readings;
   }
 
@@ -95,10 +96,25 @@ export class Instance {
     void this.attempt(`watch the memory of guest "${guest.name}"`, () => this.oom.begin(guest));
   }
 
-  /** Puts what is known of a run on record. */
-  remember(guest: Guest, live: LiveRecord): void {
+  /** Puts a run on record: the next vserverd finds it. */
+  record(guest: Guest, live: LiveRecord): void {
     guest.live = live;
     writeVolatile(guestPaths(this.host.paths, guest.name).live, JSON.stringify(live));
+  }
+
+  /** Puts on record what has become of a run. */
+  remember(guest: Guest, live: LiveRecord): void {
+    guest.live = live; // whatever can be written of it
+    this.note(`put on record what has become of guest "${guest.name}"`, () => this.record(guest, live));
+  }
+
+  /** Writes what the next vserverd is to know. A full disk is told, but keeps no guest from being stopped, nor from its end. */
+  note(what: string, write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      this.onFailure(what, error);
+    }
   }
 
   /** Has what comes from two objects written to the log of a guest. */

@@ -36,6 +36,8 @@ interface StartsGuests {
   readonly start: StartGuest;
   /** Resolves when the guests that a guest waits for are healthy. */
   readonly whenReady: (guest: Guest) => Promise<void>;
+  /** Writes what the next vserverd is to know, if it can be written. */
+  readonly note: (what: string, write: () => void) => void;
 }
 
 /** The starts of one instance that are due. */
@@ -226,7 +228,10 @@ export class Restarts {
   #put(guest: Guest, { delayMs, restarts }: NextStart): PendingStart {
     const dueAt = new Date(Date.now() + delayMs).toISOString();
     guest.pending = { bootId: this.#bootId, delayMs, restarts, dueAt };
-    writeVolatile(this.#path(guest), JSON.stringify(guest.pending));
+    const text = JSON.stringify(guest.pending);
+    this.#starts.note(`put the next start of guest "${guest.name}" on record`, () =>
+      writeVolatile(this.#path(guest), text),
+    );
     return guest.pending;
   }
 
@@ -241,7 +246,10 @@ export class Restarts {
   #want(guest: Guest, word: 'up' | 'down'): void {
     if (guest.isEphemeral || !this.#isKeptUp(guest)) return;
     const { wanted } = guestPaths(this.#host.paths, guest.name);
-    if (readIfThere(wanted) !== word) writeDurable(wanted, word);
+    if (readIfThere(wanted) === word) return;
+    this.#starts.note(`put on record that guest "${guest.name}" is to be ${word}`, () =>
+      writeDurable(wanted, word),
+    );
   }
 
   get #directory(): string {

@@ -381,7 +381,7 @@ export class Starts {
       config: guest.config,
       exit: undefined,
     };
-    this.#instance.remember(guest, live);
+    this.#instance.record(guest, live);
     this.#instance.restarts.started(guest);
     guest.state = 'running';
     this.#instance.follow(guest);

@@ -62,8 +62,10 @@ export interface HelperRun<T extends HelperTask> {
   readonly archives?: readonly ArchiveFile[];
   /** Directories that it must not see, when it reads archives. */
   readonly hidden?: readonly string[];
-  /** Directory on the store's file system that only root can enter; what is in it afterwards is the caller's. */
+  /** Directory that only root can enter; what is in it afterwards is the caller's. */
   readonly workDir: string;
+  /** The store's directory; without, the working directory is in it. */
+  readonly store?: string;
 }
 
 /** An archive of the host. */
@@ -168,16 +170,17 @@ async function follow(
 
 function planHelper<T extends HelperTask>(
   p: Program,
-  { task, openTree, openArchive, archives, hidden, workDir }: HelperRun<T>,
+  { task, openTree, openArchive, archives, hidden, workDir, store: storePath }: HelperRun<T>,
   object: number,
   out: string,
   messages: string,
 ): ReturnType<typeof runHostCommand> {
   const at = p.flags('AT_FDCWD');
   const work = openDirectory(p, workDir);
-  const store = p.sys('openat', [work, '..', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
-    about: 'store',
-  });
+  const store =
+    storePath === undefined
+      ? p.sys('openat', [work, '..', p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC'), 0], { about: 'store' })
+      : openDirectory(p, storePath);
   const { tree, layer }: OpenedTree = openTree?.(p) ?? { tree: work };
   const { archive: end, target }: Partial<ArchiveEnds> = openArchive?.(p) ?? {};
   // What comes from a client may have a number that is to be another one's.

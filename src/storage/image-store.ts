@@ -10,7 +10,7 @@
  * at worst objects of none.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { UndoStack } from '../base/undo.ts';
 import { syncDirectory } from '../sys/files.ts';
@@ -97,11 +97,19 @@ export interface Captured extends CaptureResult {
   readonly image: StoredImage;
 }
 
+/** What names of directories begin with in which stores are examined. */
+const EXAMINING = 'store-';
 const LEFTOVER = /^new-[\da-f]+$/;
 const IMAGE = /^([\w.-]+)\.erofs$/;
 const MAX_ENTRIES = 4_000_000;
 /** More than an id of the host that is not a guest's can be: nothing is counted from it. */
 const NO_BASE = 2 ** 32;
+
+/** Deletes what those who were examining a store in an earlier life left in the run directory. */
+export function forgetExamining(runDir: string): void {
+  for (const name of readdirSync(runDir).filter((one) => one.startsWith(EXAMINING)))
+    rmSync(join(runDir, name), { recursive: true, force: true });
+}
 
 /** One store: of a file system and a trust domain. */
 export class ImageStore {
@@ -516,23 +524,22 @@ export class ImageStore {
     task: Omit<StoreTask, 'objects' | 'images' | 'cache'>,
     options: HelperOptions,
   ): Promise<StoreResult> {
-    // Not with those who add, for whom deleting waits.
-    return await this.withWorkDir(
-      async (workDir) =>
-        await runHelper(
-          this.#machine,
-          {
-            what: `examine the store ${JSON.stringify(this.directory)}`,
-            workDir,
-            task: {
-              ...task,
-              objects: this.objects,
-              images: join(this.directory, 'images'),
-              cache: this.cache,
-            },
-          },
-          options,
-        ),
-    );
+    this.#prepare();
+    // Who makes room on a full disk needs none there.
+    const workDir = mkdtempSync(join(this.#runDir, EXAMINING));
+    try {
+      return await runHelper(
+        this.#machine,
+        {
+          what: `examine the store ${JSON.stringify(this.directory)}`,
+          workDir,
+          store: this.directory,
+          task: { ...task, objects: this.objects, images: join(this.directory, 'images'), cache: this.cache },
+        },
+        options,
+      );
+    } finally {
+      rmSync(workDir, { recursive: true, force: true });
+    }
   }
 }

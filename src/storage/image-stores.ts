@@ -6,7 +6,7 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { ImageStore } from './image-store.ts';
+import { forgetExamining, ImageStore } from './image-store.ts';
 import type { StorageMachine } from './machine.ts';
 import { isTrustDomain } from './trust-domain.ts';
 
@@ -45,6 +45,7 @@ export class ImageStores {
 
   /** Deletes what an earlier life left half-made. Called once, at the start. */
   async sweep(): Promise<void> {
+    forgetExamining(this.#runDir);
     for (const domain of this.list()) await this.of(domain).sweep();
   }
 }

@@ -53,7 +53,7 @@ async function withStore(body: (place: Place) => Promise<void>): Promise<void> {
   mkdirSync(tree);
   try {
     await withMachine(async (machine) => {
-      await body({ machine, dir, tree, store: new ImageStore(join(dir, 'store'), machine.syscalld) });
+      await body({ machine, dir, tree, store: new ImageStore(join(dir, 'store'), machine.syscalld, dir) });
     });
   } finally {
     rmSync(dir, { recursive: true, force: true }); // nothing is mounted there: mounts were in namespaces that ended

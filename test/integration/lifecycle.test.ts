@@ -1,6 +1,6 @@
 /** The life of guests that stay, verb by verb, and what each verb answers to nonsense. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -48,6 +48,37 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
       assert.equal(exit, 1);
       assert.match(stderr, /found no process 31999/);
     });
+  });
+
+  test('are stopped, and end, also when no record can be written; what is refused has changed nothing', async () => {
+    const name = 'full';
+    // What a full disk does to a file that is to be written anew, and to no other.
+    const blocked = [
+      'etc/guests/full.yaml.new',
+      'run/guests/full.json.new',
+      'lib/guests/full/wanted.new',
+    ].map((path) => join(v.root, path));
+    const block = (): void => {
+      for (const path of blocked) mkdirSync(path);
+    };
+    const free = (): void => {
+      for (const path of blocked) rmdirSync(path);
+    };
+    const state = async (): Promise<unknown> => (await inspect(name))['state'];
+    await v.ok(['create', '--restart', 'always', name, '--', 'sleep', '1000']);
+    for (const end of [['stop'], ['kill', '-s', 'KILL'], ['kill', '-s', 'TERM']]) {
+      await v.ok(['start', name]);
+      block();
+      assert.notEqual(await code('set', name, 'limits.pids=77'), 0);
+      assert.doesNotMatch(await v.ok(['limit', name]), /^PROC .* 77 /m, 'the kernel was not told either');
+      await v.ok([...end, name]);
+      await eventually('it has ended', async () => ((await state()) === 'running' ? undefined : true));
+      await v.run(['stop', name]);
+      await eventually('it is stopped', async () => ((await state()) === 'stopped' ? true : undefined));
+      free();
+    }
+    assert.ok(!existsSync(blocked[0]!));
+    await v.ok(['delete', name]);
   });
 
   test('processes of whatever guests are signalled by their pids on the host, and no other of the host', async () => {

@@ -1,6 +1,6 @@
 /** Guests that come up again by themselves: by policy, after a reboot of theirs, with the control plane and the host. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
@@ -137,6 +137,35 @@ describe('restarts', { skip: unmet('root', 'overlay') }, () => {
     await v.ok(['set', 'web', 'command=["sleep", "1000"]']);
     await v.ok(['start', 'web']);
     assert.equal((await inspect('web')).restart.dueAt, null);
+  });
+
+  test('a stop while it ends by itself is one', async () => {
+    const [hook, begun, go] = ['hook', 'begun', 'go'].map((name) => join(v.scratch, name)) as [
+      string,
+      string,
+      string,
+    ];
+    writeFileSync(hook, `#!/bin/sh\n: >${begun}\nwhile [ ! -e ${go} ]; do sleep 0.05; done\n`, {
+      mode: 0o755,
+    });
+    await v.ok(['create', '--restart', 'always', 'job', '--', 'true']);
+    await v.ok(['set', 'job', `hooks.postStop=${hook}`]);
+    await v.ok(['start', 'job']);
+    await eventually('it ends', async () => existsSync(begun) || undefined);
+    const stop = v.run(['stop', 'job']);
+    // Its end waits for the hook, and the stop for its end: asked as soon as it is told.
+    await eventually(
+      'the stop is asked',
+      async () =>
+        readFileSync(join(v.root, 'run/guests/job.json'), 'utf8').includes('"stopAsked":"operator"') ||
+        undefined,
+    );
+    writeFileSync(go, '');
+    assert.equal((await stop).code, 0);
+    assert.deepEqual(
+      [(await inspect('job')).state, (await inspect('job')).restart.dueAt, await told('job')],
+      ['stopped', null, ['created', 'changed', 'started', 'hook.ended', 'stopped']],
+    );
   });
 
   test('what is due is done, once, after vserverd has been killed at any moment', async () => {

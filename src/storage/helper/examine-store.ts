@@ -105,7 +105,11 @@ function readImages({ images, unneeded }: StoreTask, faults: StoreFault[], advan
 }
 
 /** Returns the names in a directory of the store that are its own. What somebody else put there is told, and left alone. */
-function ours(directory: string, isOurs: (entry: Dirent) => boolean, faults: StoreFault[]): readonly string[] {
+function ours(
+  directory: string,
+  isOurs: (entry: Dirent) => boolean,
+  faults: StoreFault[],
+): readonly string[] {
   if (statSync(directory, { throwIfNoEntry: false }) === undefined) return [];
   const entries = readdirSync(directory, { withFileTypes: true });
   for (const entry of entries) {
