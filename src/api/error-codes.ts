@@ -239,12 +239,8 @@ export const ERROR_CODES = {
     exit: 1,
     meaning: 'the kernel has no interface that could show a guest its addresses',
   },
+  'no-proc': { status: 500, exit: 70, meaning: 'a context has no /proc among its mounts, which is a bug' },
   'no-root': { status: 500, exit: 70, meaning: 'a start has no root to begin with, which is a bug' },
-  'no-scaffold': {
-    status: 500,
-    exit: 70,
-    meaning: 'a context has no scaffold among its mounts, which is a bug',
-  },
   'no-sock-diag': { status: 409, exit: 1, meaning: 'the kernel does not list sockets (sock_diag)' },
   'no-such-file': { status: 404, exit: 2, meaning: 'there is no such file in the Proc-FS' },
   'no-version': { status: 500, exit: 70, meaning: 'package.json has no version, which is a bug' },

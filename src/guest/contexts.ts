@@ -128,7 +128,6 @@ export class Contexts {
         this.#host.views === undefined
           ? undefined
           : { objects: this.#host.views, xid, files: viewFilesOf(request.views) },
-      attachAt: this.#host.attachPoint,
       objects,
     };
     const { program, planned: init } = Program.of(this.#host.abi, (p) => planContext(p, spec));

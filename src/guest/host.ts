@@ -93,7 +93,7 @@ export class Host {
     return this.#rlimits.get(name) ?? { soft: 'unlimited', hard: 'unlimited' };
   }
 
-  /** An empty directory where a guest's root is attached until its pivot_root, each in its own mount namespace. */
+  /** An empty directory where mounts are attached, each in a mount namespace of its own. */
   get attachPoint(): string {
     return join(this.paths.run, 'root');
   }
@@ -158,8 +158,12 @@ export class Host {
 
   async #makeShared(): Promise<SharedObjects> {
     const p = this.program();
-    const attachAt = this.detachedLayers ? undefined : this.attachPoint;
-    const { scaffold, sys, network, namespace } = planShared(p, this.masks, attachAt);
+    const { scaffold, sys, network, namespace } = planShared(
+      p,
+      this.masks,
+      this.attachPoint,
+      this.detachedLayers,
+    );
     const keep = (kept: Result): number => {
       const object = this.syscalld.newObject();
       p.keep(kept, object);

@@ -61,7 +61,7 @@ function planAhead(p: Program, command: CommandSpec, waitForRoot: () => CommandE
   const { pipes, broker } = waitForRoot();
   planBrokerFilter(p, command, broker);
   planStdio(p, command, pipes, undefined);
-  planDirectory(p, command.cwd);
+  planDirectoryAndMask(p, command.cwd);
   planLimits(p, command);
   planCloseOnExec(p);
 }
@@ -76,7 +76,7 @@ function planInOrder(p: Program, command: CommandSpec, { pipes, broker }: Comman
   // that a strict profile need not allow what the steps between do.
   if (seccomp && !command.noNewPrivileges) planSeccomp(p, seccomp);
   planIdentity(p, command);
-  planDirectory(p, command.cwd);
+  planDirectoryAndMask(p, command.cwd);
   planLimits(p, command);
   if (command.noNewPrivileges) planNoNewPrivileges(p);
   planCloseOnExec(p);
@@ -85,7 +85,6 @@ function planInOrder(p: Program, command: CommandSpec, { pipes, broker }: Comman
 
 function planSession(p: Program): void {
   p.sys('setsid', [], { ignore: ['EPERM'] });
-  p.sys('umask', [0o022]);
   // A session keyring of its own: the worker's is the host's.
   p.sys('keyctl', [KEYCTL_JOIN_SESSION_KEYRING, 0], { about: 'new session keyring', ignore: [] });
 }
@@ -263,8 +262,8 @@ export function planCapset(p: Program, held: bigint): void {
   p.sys('capset', [header, data]);
 }
 
-/** Changes to a directory of the guest without following a magic link (CVE-2024-21626). */
-function planDirectory(p: Program, cwd: string): void {
+/** Changes to a directory of the guest without following a magic link (CVE-2024-21626), and makes the usual umask. */
+function planDirectoryAndMask(p: Program, cwd: string): void {
   const how = p.struct('open_how', {
     flags: p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'),
     resolve: p.flags('RESOLVE_IN_ROOT', 'RESOLVE_NO_MAGICLINKS'),
@@ -273,6 +272,7 @@ function planDirectory(p: Program, cwd: string): void {
     about: `working directory "${cwd}"`,
   });
   p.sys('fchdir', [directory], { about: `working directory "${cwd}"` });
+  p.sys('umask', [0o022]);
 }
 
 function planExec(p: Program, command: CommandSpec): void {

@@ -16,7 +16,14 @@ import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
-import { planDev, planDevpts, planFilesystem, planNamespace } from './plan-mounts.ts';
+import {
+  planDev,
+  planDevpts,
+  planFilesystem,
+  planFsmount,
+  planNamespace,
+  planSuperblock,
+} from './plan-mounts.ts';
 import {
   OWN_MOUNTS,
   planAttach,
@@ -29,13 +36,14 @@ import {
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, planViewMounts, type ViewsObjects } from './plan-views.ts';
 
-const FIRST_FREE_FD = 109;
+const FIRST_FREE_FD = 108;
 
 /** Objects of syscalld that contexts get copies of (`planShared`). */
 export interface SharedObjects {
+  /** The mount namespace that those of contexts are copies of. */
   readonly scaffold: number;
   readonly sys: number;
-  /** The mount namespace they are attached in; 0: in none. */
+  /** The mount namespace that /sys is attached in; 0: in none. */
   readonly namespace: number;
 }
 
@@ -55,8 +63,6 @@ export interface ContextSpec {
   readonly views:
     | { readonly objects: ViewsObjects; readonly xid: number; readonly files: readonly ViewFile[] }
     | undefined;
-  /** A directory of the host where things are attached until pivot_root. */
-  readonly attachAt: string;
   /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
   readonly objects: { readonly worker: number; readonly init: number; readonly initPrograms: number };
 }
@@ -73,16 +79,16 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const programs = planSocketPair(p, 'programs of process 1');
   const spaces = ['CLONE_NEWUSER', 'CLONE_NEWNS', 'CLONE_NEWPID', 'CLONE_NEWUTS', 'CLONE_NEWIPC'];
   const flags = p.flags(...spaces, ...(spec.hostNetwork ? [] : ['CLONE_NEWNET']));
-  const init = p.spawn(
-    'process 1',
-    { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' },
-    () => {
+  // Whoever enters no mount of the host's has none to leave: pivot_root(2) looks at every process of the host for its old
+  // root, with 1,000 guests 0.3 ms, and umount(2) waits for an RCU grace period.
+  const init = planInNamespace(p, p.import(spec.shared.scaffold), () =>
+    p.spawn('process 1', { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' }, () => {
       // While this process holds the worker's ends too, it would never see the worker's end.
       for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
       p.segment(`process 1 ${kindOf(spec)}`, [gate.child, programs.child], () =>
         planWaitingInit(p, spec, gate.child, programs.child),
       );
-    },
+    }),
   );
   p.keepWorker(programs.worker, objects.initPrograms);
   p.sys('close', [programs.child]);
@@ -93,13 +99,13 @@ export function planContext(p: Program, spec: ContextSpec): Result {
     about: 'user namespace',
   });
   planNumber(p, userns, WORKER_FD.userns);
-  const { scaffold, sys } = planCopies(p, spec);
+  const sys = planSharedSys(p, spec);
   const { views } = spec;
   const mountFiles = (listed: Result): readonly Result[] => planViewMounts(p, listed, viewFiles(spec));
   const shown = views ? planInViews(p, importViews(p, views.objects), views.xid, mountFiles) : [];
   const dev = planDev(p, spec.ids, spec.devBytes);
   planNumber(p, dev, WORKER_FD.dev);
-  const mounts = [scaffold, dev, ...sys, ...shown];
+  const mounts = [dev, ...planOwnMounts(p, spec), ...sys, ...shown];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
   return init;
 }
@@ -120,10 +126,11 @@ const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC']
 const SYS_MOUNT = [...API_MOUNT, 'MOUNT_ATTR_RDONLY'];
 
 /** Names for process 1 to attach things to until the guest's root is there, and a directory to cover others with. */
-const SCAFFOLD = ['root', 'proc', 'sys', 'dev', 'empty'] as const;
+const SCAFFOLD = ['proc', 'sys', 'dev', 'empty'] as const;
 
 /** What `planShared` makes. */
 interface Shared {
+  /** A mount namespace with nothing in it but the scaffold, as its root. */
   readonly scaffold: Result;
   /** A masked /sys of a network namespace in which nothing is but a loopback. */
   readonly sys: Result;
@@ -137,25 +144,34 @@ interface Shared {
  * place for each shrinker there is (mm/shrinker.c: since Linux 6.7 1 KiB for 64 of them, before 8 bytes for each): a
  * thousand guests with one more file system each take 16 KiB more each.
  *
- * @param attachAt directory of the host where it is attached, in a mount namespace of its own, for a kernel that copies no
- *   detached mounts (before Linux 6.15)
+ * @param attachAt an empty directory of the host, for a mount namespace of the program's own
+ * @param detached the kernel copies detached mounts (since Linux 6.15)
  */
-export function planShared(p: Program, masks: readonly Mask[], attachAt: string | undefined): Shared {
-  const scaffold = planScaffold(p);
-  if (attachAt !== undefined) {
-    planNamespace(p);
-    planAttach(p, scaffold, attachAt, 'scaffold');
-  }
+export function planShared(p: Program, masks: readonly Mask[], attachAt: string, detached: boolean): Shared {
+  const root = planScaffold(p);
+  planNamespace(p);
+  planAttach(p, root, attachAt, 'scaffold');
+  const scaffold = planOpenNamespace(p, OWN_MOUNTS);
   p.sys('unshare', [p.flags('CLONE_NEWNET')], { about: 'network namespace of /sys' });
   planLoopback(p);
   const path = '/proc/self/ns/net';
   const network = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0]);
   const sys = planFilesystem(p, 'sysfs', [], SYS_MOUNT);
-  if (attachAt !== undefined) planMove(p, sys, openBelow(p, scaffold, 'sys', true), 'sys');
-  planMasks(p, masks, sys, '/sys/', [p.flags('AT_FDCWD'), '/dev/null'], scaffold);
-  if (attachAt === undefined) return { scaffold, sys, network, namespace: undefined };
-  const namespace = planOpenNamespace(p, OWN_MOUNTS);
-  planLeaveOthers(p, scaffold);
+  const nullDevice = [p.flags('AT_FDCWD'), '/dev/null'] as const;
+  let namespace: Result | undefined;
+  if (detached) {
+    planMasks(p, masks, sys, '/sys/', nullDevice, root);
+  } else {
+    // Nor does it copy them out of another namespace than one's own: this one has /sys too.
+    planNamespace(p);
+    namespace = planOpenNamespace(p, OWN_MOUNTS);
+    const copy = planOpenDirectory(p, p.flags('AT_FDCWD'), attachAt);
+    planMove(p, sys, openBelow(p, copy, 'sys', true), 'sys');
+    planMasks(p, masks, sys, '/sys/', nullDevice, copy);
+    planLeaveOthers(p, copy);
+    p.sys('setns', [scaffold, p.flags('CLONE_NEWNS')], { about: 'mount namespace of the scaffold' });
+  }
+  planLeaveOthers(p, root);
   return { scaffold, sys, network, namespace };
 }
 
@@ -173,18 +189,34 @@ function hasSharedSys({ hostNetwork, ownSys }: ContextSpec): boolean {
   return !hostNetwork && !ownSys;
 }
 
-/** Makes a context's copies of what is shared: the scaffold, and /sys if that is. */
-function planCopies(
-  p: Program,
+/** Makes a context's copy of /sys, if that is shared. */
+function planSharedSys(p: Program, spec: ContextSpec): readonly Result[] {
+  if (!hasSharedSys(spec)) return [];
+  const { sys, namespace } = spec.shared;
+  const from = p.import(sys);
+  return planInNamespace(p, namespace === 0 ? undefined : p.import(namespace), () => [
+    planClone(p, from, '/sys', 'AT_RECURSIVE'),
+  ]);
+}
+
+/** File systems of process 1's own namespaces. */
+function ownFilesystems(
   spec: ContextSpec,
-): { readonly scaffold: Result; readonly sys: readonly Result[] } {
-  const { scaffold, sys, namespace } = spec.shared;
-  const from = p.import(scaffold);
-  const fromSys = hasSharedSys(spec) ? [p.import(sys)] : [];
-  return planInNamespace(p, namespace === 0 ? undefined : p.import(namespace), () => ({
-    scaffold: planClone(p, from, 'scaffold'),
-    sys: fromSys.map((one) => planClone(p, one, '/sys', 'AT_RECURSIVE')),
-  }));
+): readonly { readonly type: 'proc' | 'sysfs'; readonly attributes: readonly string[] }[] {
+  return [
+    { type: 'proc', attributes: API_MOUNT },
+    ...(spec.hostNetwork || !spec.ownSys ? [] : [{ type: 'sysfs', attributes: SYS_MOUNT } as const]),
+  ];
+}
+
+/**
+ * Mounts what process 1 has made: the kernel lets nobody mount a new /proc or /sys in a mount namespace without one to be
+ * seen already, but for the host's root (mount_too_revealing, fs/namespace.c).
+ */
+function planOwnMounts(p: Program, spec: ContextSpec): readonly Result[] {
+  const wanted = ownFilesystems(spec);
+  const made = planReceiveFds(p, WORKER_FD.gate, wanted.length, 'wait for process 1');
+  return wanted.map(({ type, attributes }, i) => planFsmount(p, made[i] as Result, type, attributes));
 }
 
 /** Views over files of /sys are for those that have one of their own. */
@@ -209,19 +241,25 @@ function planClone(p: Program, tree: Arg, about: string, ...how: readonly 'AT_RE
 
 /** What process 1 does until its program comes depends on this alone: hardly two guests differ in it. */
 function kindOf(spec: ContextSpec): string {
-  const { hostNetwork, ownSys, shared, sysctls, masks, attachAt } = spec;
+  const { hostNetwork, ownSys, sysctls, masks } = spec;
   const files = viewFiles(spec).map(({ path }) => path);
-  return JSON.stringify([hostNetwork, ownSys, shared !== undefined, sysctls, masks.length, attachAt, files]);
+  return JSON.stringify([hostNetwork, ownSys, sysctls, masks.length, files]);
 }
 
 /** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
 function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): readonly [] {
   planNumber(p, gate, INIT_FD.gate);
   planNumber(p, programs, INIT_FD.programs);
-  planNumber(p, planOpenDirectory(p, p.flags('AT_FDCWD'), '/'), INIT_FD.oldRoot);
-  p.sys('mount', [0, '/', 0, p.flags('MS_REC', 'MS_PRIVATE'), 0], { about: 'private propagation' });
+  const scaffold = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
+  const own = ownFilesystems(spec).map(({ type }) => planSuperblock(p, type));
+  planSendFds(p, INIT_FD.gate, p.data(8), own, 'to be mounted');
   p.sys('unshare', [p.flags('CLONE_NEWCGROUP', 'CLONE_NEWTIME')], { about: 'cgroup and time namespace' });
-  const proc = planFilesystem(p, 'proc', [], API_MOUNT);
+  const files = viewFiles(spec);
+  const count = (spec.hostNetwork ? 2 : 3) + files.length;
+  const [dev, proc, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
+  const sys = spec.hostNetwork ? undefined : rest.shift();
+  if (!dev || !proc)
+    throw new BugError('no-proc', 'cannot plan a context: found neither /dev nor /proc among the mounts');
   // Our own entry in /proc belongs to the host's root as long as we are not dumpable: these are opened now, by its uid.
   const offsets = p.sys('openat', [proc, 'self/timens_offsets', p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {
     about: 'time offsets',
@@ -229,13 +267,6 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const isShared = hasSharedSys(spec);
-  const files = viewFiles(spec);
-  const count = (isShared ? 3 : 2) + files.length;
-  const [scaffold, dev, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
-  if (!scaffold || !dev)
-    throw new BugError('no-scaffold', 'cannot plan a context: found no scaffold among the mounts');
-  const shared = isShared ? rest.shift() : undefined;
   const planFiles = (root: Arg, prefix: string): void => {
     for (const [i, { path }] of files.entries()) {
       const mount = rest[i];
@@ -244,7 +275,6 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
       planMove(p, mount, openBelow(p, root, name, name.endsWith('/')), path);
     }
   };
-  planAttach(p, scaffold, spec.attachAt, 'scaffold');
   p.sys('setresgid', [0, 0, 0]);
   p.sys('setgroups', [0, 0]);
   p.sys('setresuid', [0, 0, 0]);
@@ -258,15 +288,14 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
   planMasks(p, spec.masks, proc, '/proc/', [dev, 'null'], scaffold);
   planFiles(proc, '/proc/');
-  if (!spec.hostNetwork) {
+  if (sys) {
     planLoopback(p);
-    const sys = shared ?? planFilesystem(p, 'sysfs', [], SYS_MOUNT);
     place(sys, scaffold, 'sys');
-    if (!shared) planMasks(p, spec.masks, sys, '/sys/', [dev, 'null'], scaffold);
+    if (!hasSharedSys(spec)) planMasks(p, spec.masks, sys, '/sys/', [dev, 'null'], scaffold);
     planFiles(sys, '/sys/');
     planNumber(p, sys, INIT_FD.sys);
   }
-  planNumber(p, openBelow(p, scaffold, 'root', true), INIT_FD.attach);
+  planNumber(p, scaffold, INIT_FD.scaffold);
   for (const [fd, number] of [
     [proc, INIT_FD.proc],
     [dev, INIT_FD.dev],

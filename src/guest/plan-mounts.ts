@@ -381,12 +381,26 @@ export function planFilesystem(
   options: readonly (readonly [string, string])[],
   attributes: readonly string[],
 ): Result {
+  return planFsmount(p, planSuperblock(p, type, options), type, attributes);
+}
+
+/** Adds the steps that make a file system for `planFsmount`, here or in a process that gets the descriptor. */
+export function planSuperblock(
+  p: Program,
+  type: string,
+  options: readonly (readonly [string, string])[] = [],
+): Result {
   const fs = p.sys('fsopen', [type, p.flags('FSOPEN_CLOEXEC')], { about: type });
   for (const [key, value] of options)
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], {
       about: `${type} ${key}=${value}`,
     });
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: type });
+  return fs;
+}
+
+/** Adds the step that mounts a file system, detached. */
+export function planFsmount(p: Program, fs: Result, type: string, attributes: readonly string[]): Result {
   return p.sys('fsmount', [fs, p.flags('FSMOUNT_CLOEXEC'), p.flags(...attributes)], { about: type });
 }
 

@@ -4,7 +4,7 @@
  *     worker (host)                                        process 1 (guest)
  *     sets the limits
  *     makes the mounts that need the host's privilege
- *     (idmapped layers, overlay, binds) ── descriptors ──▶ attaches them, pivots, masks, drops, executes
+ *     (idmapped layers, overlay, binds) ── descriptors ──▶ attaches them, changes its root, drops, executes
  */
 import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
@@ -69,15 +69,14 @@ export function planGuestSide(p: Program, spec: StartSpec): void {
     return;
   }
   const gate = planSocketPair(p, 'gate of the command');
-  const command = p.spawn('command', {}, () => {
-    planCommand(p, spec.command, () => {
-      const fds = planReceiveFds(p, gate.child, endCount(spec), 'wait for process 1');
-      // pivot_root took the root along, but this is still the host's.
-      p.sys('chdir', ['/']);
-      return endsOf(spec, fds);
-    });
+  // It has process 1's root and directory, so it needs no right to change them.
+  const command = p.spawn('command', { flags: p.flags('CLONE_FS') }, () => {
+    planCommand(p, spec.command, () =>
+      endsOf(spec, planReceiveFds(p, gate.child, endCount(spec), 'wait for process 1')),
+    );
   });
   const { pipes, broker } = planRoot(p, spec);
+  p.sys('unshare', [p.flags('CLONE_FS')], { about: "root and directory, which are the command's" });
   const fds = [...pipes.values(), ...(broker === undefined ? [] : [broker])];
   planSendFds(p, gate.worker, p.data(8), fds, 'let the command go');
   planCapset(p, INIT_CAPABILITIES);
@@ -131,17 +130,15 @@ function planRoot(p: Program, spec: StartSpec): CommandEnds {
   const viewMounts = rest.splice(rest.length - views.length);
   if (!root) throw new BugError('no-root', 'cannot plan a start: found no root among the mounts');
   const usr = spec.root.hostUsr ? rest.shift() : undefined;
-  planMove(p, root, INIT_FD.attach, 'root');
+  planMove(p, root, INIT_FD.scaffold, 'root');
   planMountAt(p, root, 'proc', INIT_FD.proc);
   planViewsInProc(p, INIT_FD.proc, viewMounts, views);
   if (!spec.hostNetwork) planMountAt(p, root, 'sys', INIT_FD.sys);
   planMountAt(p, root, 'dev', INIT_FD.dev);
   if (usr) planMountAt(p, root, 'usr', usr);
   p.sys('fchdir', [root]);
-  p.sys('pivot_root', ['.', '.']);
-  p.sys('fchdir', [INIT_FD.oldRoot]);
-  p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: "the host's root" });
-  p.sys('chdir', ['/']);
+  // Below it is nothing but the empty scaffold, as below the host's own root is an empty one (ADR 23).
+  p.sys('chroot', ['.']);
   spec.root.mounts.forEach((mount, i) => {
     const fd = rest[i];
     if (fd) planConfiguredTarget(p, root, mount, fd);

@@ -150,7 +150,7 @@ export interface RootSpec {
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;
   readonly readonly: boolean;
-  /** An empty directory of the host where the root is attached until pivot_root. */
+  /** An empty directory of the host where layers are attached that may not be detached. */
   readonly attachAt: string;
   readonly mounts: readonly MountSpec[];
   /** Layers may be detached mounts (Linux 6.15; probed). */
@@ -180,12 +180,11 @@ export const WORKER_FD = {
 export const INIT_FD = {
   gate: 100,
   programs: 101,
-  oldRoot: 102,
-  /** Where the guest's root is attached until pivot_root. */
-  attach: 103,
-  proc: 104,
-  sys: 105,
-  dev: 106,
-  timeOffsets: 107,
-  timeNamespace: 108,
+  /** Root of the mount namespace, until the guest's root covers it. */
+  scaffold: 102,
+  proc: 103,
+  sys: 104,
+  dev: 105,
+  timeOffsets: 106,
+  timeNamespace: 107,
 } as const;

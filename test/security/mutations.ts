@@ -130,8 +130,8 @@ export const MUTATIONS: readonly Mutation[] = [
     // And take their time, so that one look is enough.
     edits: [
       [
-        "p.sys('umask', [0o022]);\n  // A session",
-        "p.sys('umask', [0o022]); p.sys('prctl', [4, 1, 0, 0, 0]); p.sys('poll', [0, 0, 20]);\n  // A session",
+        "p.sys('setsid', [], { ignore: ['EPERM'] });\n  // A session",
+        "p.sys('setsid', [], { ignore: ['EPERM'] });\n  p.sys('prctl', [4, 1, 0, 0, 0]);\n  p.sys('poll', [0, 0, 20]);\n  // A session",
       ],
     ],
     breach: /(memory of|traced) [1-9]/,
@@ -320,10 +320,15 @@ export const MUTATIONS: readonly Mutation[] = [
     breach: /setuid program/,
   },
   {
-    name: "B13: the host's root stays mounted",
+    name: "B13: the host's root is below a guest's own",
     check: b13,
-    edits: [["p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: \"the host's root\" });", '']],
-    breach: /escape host: ok|no command "\/probe"/,
+    edits: [
+      [
+        "p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: 'all other mounts' });",
+        "planMove(p, others, openBelow(p, root, 'dev', true), 'dev');",
+      ],
+    ],
+    breach: /uncover host: ok/,
   },
   { name: 'C1: the filter is not installed', check: c1, edits: NO_FILTER, breach: /unshare user: ok/ },
   { name: 'C1: the filter is not installed, other ABIs', check: c1Compat, edits: NO_FILTER },

@@ -526,7 +526,7 @@ export const b12: Check = async (v) => {
   return breaches;
 };
 
-/** B13: ways back to the host's root: a handle, a descriptor, a chroot, another process's directories. */
+/** B13: ways back to the host's root: a handle, a descriptor, a chroot, what is below, another process's directories. */
 export const b13: Check = async (v, places) => {
   const canary = makeCanary(v);
   const breaches = [
@@ -539,6 +539,18 @@ export const b13: Check = async (v, places) => {
       (_key, result) => result === 'EPERM',
     )),
   ];
+  // Who may unmount its root finds a directory below it, read-only and empty.
+  const admin = ['--cap-add', 'SYS_ADMIN', '--security-opt', 'seccomp=unconfined'];
+  const runs = places.filter(({ verb }) => verb === 'run');
+  const below: Readonly<Record<string, string>> = { write: 'EROFS', proc: 'ENOENT', host: 'ENOENT' };
+  breaches.push(
+    ...(await findingsOf(
+      runs,
+      ['uncover', canary.path],
+      (key, result) => result === (below[key] ?? 'ok'),
+      admin,
+    )),
+  );
   const script = `for p in /proc/[0-9]*; do for l in root cwd; do
     test -e "$p/$l${canary.path}" && echo "$p/$l"; test -e "$p/$l/../../../../../..${canary.path}" && echo "$p/$l"; done; done; true`;
   for (const place of places) {

@@ -87,11 +87,12 @@ export async function findingsOf(
   places: readonly Place[],
   words: readonly string[],
   isRight: (key: string, value: string | number) => boolean,
+  flags: readonly string[] = [],
 ): Promise<readonly string[]> {
   const breaches: string[] = [];
   for (const place of places) {
     try {
-      for (const [key, value] of Object.entries(await probe(place, words)))
+      for (const [key, value] of Object.entries(await probe(place, words, flags)))
         if (!isRight(key, value)) breaches.push(`${place.name}: ${words[0]} ${key}: ${value}`);
     } catch (error) {
       breaches.push(`${place.name}: ${error}`);
