@@ -13,7 +13,6 @@ import { accessSync, constants, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import type { GuestName, Xid } from '../base/ids.ts';
-import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
 import type { ArchivedTree, ExportResult } from '../storage/helper/tasks.ts';
@@ -215,25 +214,19 @@ export class Archives {
       }
       const { image, root } = await adopt(store, archive, manifest, ROOT_DIRECTORY, options);
       const pin: Pin = { name: asked.template, pinned: image.name, hostUsr: manifest.hostUsr };
-      await using undo = new UndoStack();
       const xid = request.xid ?? registry.freeXid(asked.xid);
       const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
-      const guest = registry.add(name, xid, config, false);
-      undo.defer('guest in memory', () => {
-        registry.remove(guest);
+      return await manager.makeGuest(name, xid, config, async (guest, undo) => {
+        await networks.check(guest, guest.config);
+        await createGuestDirs(paths, idRangeOf(xid).hostBase);
+        undo.defer('directories', () => manager.removeFiles(name));
+        for (const snapshot of kept) snapshots.add(name, snapshot);
+        const { quotas = [] } = manifest;
+        if (quotas.length > 0) undo.defer('quotas', () => forgetQuotas(storage.users, xid));
+        const unheld = quotas.length > 0 ? await putQuotas(storage.users, xid, quotas) : [];
+        await storage.furnish(guest, pin, edited, root);
+        return { guest, unheld };
       });
-      await networks.check(guest, guest.config);
-      await createGuestDirs(paths, idRangeOf(xid).hostBase);
-      undo.defer('directories', () => manager.removeFiles(name));
-      for (const snapshot of kept) snapshots.add(name, snapshot);
-      const { quotas = [] } = manifest;
-      if (quotas.length > 0) undo.defer('quotas', () => forgetQuotas(storage.users, xid));
-      const unheld = quotas.length > 0 ? await putQuotas(storage.users, xid, quotas) : [];
-      // The configuration file comes last: what has one exists, what has none is swept at the next start.
-      await storage.furnish(guest, pin, edited, root);
-      undo.commit();
-      manager.making.created(guest);
-      return { guest, unheld };
     });
   }
 }

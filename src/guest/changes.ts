@@ -73,6 +73,7 @@ export class Changes {
             views,
           },
         });
+        this.#instance.networks.recorded(guest, live.network);
       }
       await file.publish();
       guest.config = config;

@@ -7,7 +7,6 @@
  */
 import { StateError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
-import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import type { TreeChange } from '../spec/tree-changes.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
@@ -18,6 +17,7 @@ import { readIfThere } from '../sys/files.ts';
 import { type ConfigChange, editConfig } from './config-text.ts';
 import { type Guest, isActive } from './guest.ts';
 import { FREEZE_TIMEOUT_MS } from './host.ts';
+import { insideRun } from './instance.ts';
 import type { Manager } from './manager.ts';
 import { guestPaths } from './paths.ts';
 import type { Snapshot } from './snapshots.ts';
@@ -79,29 +79,24 @@ export class Copies {
         paths.config,
       );
       const xid = config.xid ?? registry.assignXid();
-      await using undo = new UndoStack();
-      const guest = registry.add(name, xid, config, false);
-      undo.defer('guest in memory', () => {
-        registry.remove(guest);
+      return await manager.makeGuest(name, xid, config, async (guest, undo) => {
+        storage.checkDomain(source.name, config);
+        await manager.networks.check(guest, guest.config);
+        return await storage.storeOf(source).withoutDeleting(async () => {
+          const [{ pin, root }, quotas] = await Promise.all([
+            this.#flatten(source, options),
+            keptQuotas(storage.users, source.xid),
+          ]);
+          await createGuestDirs(paths, idRangeOf(xid).hostBase);
+          undo.defer('directories', () => manager.removeFiles(name));
+          if (quotas.length > 0) {
+            undo.defer('quotas', () => forgetQuotas(storage.users, xid));
+            await putQuotas(storage.users, xid, quotas);
+          }
+          await storage.furnish(guest, { ...pin, name: config.template }, edited, root);
+          return guest;
+        });
       });
-      storage.checkDomain(source.name, config);
-      await manager.networks.check(guest, guest.config);
-      await storage.storeOf(source).withoutDeleting(async () => {
-        const [{ pin, root }, quotas] = await Promise.all([
-          this.#flatten(source, options),
-          keptQuotas(storage.users, source.xid),
-        ]);
-        await createGuestDirs(paths, idRangeOf(xid).hostBase);
-        undo.defer('directories', () => manager.removeFiles(name));
-        if (quotas.length > 0) {
-          undo.defer('quotas', () => forgetQuotas(storage.users, xid));
-          await putQuotas(storage.users, xid, quotas);
-        }
-        await storage.furnish(guest, { ...pin, name: config.template }, edited, root);
-      });
-      undo.commit();
-      manager.making.created(guest);
-      return guest;
     });
   }
 
@@ -322,7 +317,7 @@ export class Copies {
     if (guest.state === 'stopped' || guest.state === 'paused') return await work();
     await cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
     try {
-      return await work();
+      return await insideRun('read the files of', guest, work);
     } finally {
       await cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
     }

@@ -52,7 +52,9 @@ export class Ends {
     const live: LiveRecord = { ...guest.live, stopAsked: reason };
     this.#instance.remember(guest, live);
     const timeoutMs = request.timeoutMs ?? live.config.stop.timeoutMs;
-    if (guest.state === 'paused') await this.#signals.resume(guest);
+    // One that cannot be thawed is killed as it is.
+    if (guest.state === 'paused')
+      await this.#instance.attempt(`resume guest "${guest.name}"`, () => this.#signals.resume(guest));
     if (guest.state === 'running')
       await this.#instance.hooks.try(guest, 'preStop', { INIT_PID: live.initPid });
     if (timeoutMs > 0) {
@@ -127,7 +129,7 @@ export class Ends {
     const { live, ended } = guest;
     let exit: GuestExit | undefined;
     // Waits for a start that is just coming to its end, and keeps the next one off until all is cleaned up.
-    await this.#instance.exclusive(guest, async () => {
+    await this.#instance.inTurn(guest, async () => {
       const status = await waitStatus;
       const run = guest.live ?? live;
       exit = { code: exitCodeOfInit(status), at: new Date().toISOString(), cause: causeOf(run, status) };

@@ -10,7 +10,7 @@ import type { StartedCommand } from './commands.ts';
 import type { HealthCheck } from './config-types.ts';
 import type { Guest } from './guest.ts';
 import type { Host } from './host.ts';
-import type { Instance } from './instance.ts';
+import { type Instance, insideRun } from './instance.ts';
 import { guestPaths } from './paths.ts';
 import { planExec } from './plan-exec.ts';
 import { type CommandRequest, type Connection, commandSpec, connectionToLog, limitsOf } from './spec.ts';
@@ -50,7 +50,7 @@ export class Execs {
     const started = this.#instance.commands.start(what, program, object, () => {
       if (connection.client) this.#host.syscalld.bind(connection.client, object);
     });
-    return await commandErrors(what, started);
+    return await insideRun('run a command in', guest, () => commandErrors(what, started));
   }
 
   /** Returns the program of an exec, without running it. */

@@ -131,6 +131,8 @@ export interface Guest {
   /** Changed by `retag` alone, through the registry. */
   xid: Xid;
   readonly isEphemeral: boolean;
+  /** It has no configuration file yet, and its name and xid are taken all the same. */
+  isBeingMade: boolean;
   /** Of the configuration file as last read; of the run for one that has no file. */
   config: GuestConfig;
   state: GuestState;

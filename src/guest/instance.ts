@@ -3,14 +3,16 @@
  */
 import { mkdirSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
-import type { GuestName } from '../base/ids.ts';
+import type { GuestName, Xid } from '../base/ids.ts';
+import { UndoStack } from '../base/undo.ts';
 import type { Readings } from '../resources/readings.ts';
 import { removeGuestDirs } from '../storage/guest-dirs.ts';
 import { writeVolatile } from '../sys/files.ts';
 import { bootId } from '../sys/process.ts';
+import { StepError } from '../sys/syscalld.ts';
 import { Brokers } from './brokers.ts';
 import { Commands, type StartedCommand } from './commands.ts';
-import type { HealthCheck } from './config-types.ts';
+import type { GuestConfig, HealthCheck } from './config-types.ts';
 import { Contexts } from './contexts.ts';
 import { Disks } from './disks.ts';
 import { Forks } from './forks.ts';
@@ -130,6 +132,7 @@ export class Instance {
       const heir = await this.networks.close(guest, network);
       const other = this.registry.named(heir?.name);
       if (heir && other?.live && isActive(other)) this.remember(other, heir);
+      this.networks.recorded(guest, network);
     });
   }
 
@@ -139,8 +142,49 @@ export class Instance {
     await removeGuestDirs(guestPaths(this.host.paths, name), this.host.syscalld);
   }
 
-  /** Does work on a guest when what others do with it is done. */
+  /**
+   * Does work on a guest when what others do with it is done.
+   *
+   * @throws UserError guest-not-found: meanwhile somebody deleted it
+   */
   async exclusive<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
+    return await this.inTurn(guest, async () => {
+      if (this.registry.named(guest.name) !== guest) throw this.registry.notFound(guest.name);
+      return await work();
+    });
+  }
+
+  /**
+   * Makes a guest that stays. Its name and its xid are taken from now on; whoever wants to work on it waits until it is
+   * whole, or hears that there is none.
+   *
+   * @param make `undo` has what is undone should it fail; the configuration file comes last: what has one exists, what has
+   *   none is swept at the next start
+   * @throws StateError guest-exists, xid-in-use
+   */
+  async makeGuest<T>(
+    name: GuestName,
+    xid: Xid,
+    config: GuestConfig,
+    make: (guest: Guest, undo: UndoStack) => Promise<T>,
+  ): Promise<T> {
+    const guest = this.registry.add(name, xid, config, false);
+    guest.isBeingMade = true;
+    return await this.inTurn(guest, async () => {
+      await using undo = new UndoStack();
+      undo.defer('guest in memory', () => {
+        this.registry.remove(guest);
+      });
+      const made = await make(guest, undo);
+      undo.commit();
+      guest.isBeingMade = false;
+      this.host.events.publish(guest, 'created', { template: guest.config.template });
+      return made;
+    });
+  }
+
+  /** As `exclusive`, also for a guest that is no more. */
+  async inTurn<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
     const before = guest.queue;
     const done = Promise.withResolvers<void>();
     guest.queue = done.promise;
@@ -165,6 +209,24 @@ export class Instance {
   running(verb: string, guest: Guest): LiveRecord {
     if (!guest.live || !isActive(guest)) throw stopped(verb, guest);
     return guest.live;
+  }
+}
+
+/** Does work inside a guest that runs; should it end meanwhile, that is what is said. */
+export async function insideRun<T>(verb: string, guest: Guest, work: () => Promise<T>): Promise<T> {
+  const initObject = guest.live?.initObject;
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error;
+    const isOver = guest.live?.initObject !== initObject || !['running', 'paused'].includes(guest.state);
+    // ESRCH: its process 1 is on its way out, and nobody has been told yet.
+    if (!isOver && error.errnoName !== 'ESRCH') throw error;
+    throw new StateError(
+      'guest-stopped',
+      `cannot ${verb} guest "${guest.name}": found that it has just ended; need it running`,
+      { cause: error },
+    );
   }
 }
 

@@ -4,7 +4,6 @@
 import { rmSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
 import type { GuestName } from '../base/ids.ts';
-import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs, refuseMounted } from '../storage/guest-dirs.ts';
 import { removeDurable } from '../sys/files.ts';
@@ -38,28 +37,17 @@ export class Making {
   async create(name: GuestName, values: GuestConfigValues): Promise<Guest> {
     const paths = guestPaths(this.#host.paths, name);
     const parsed = completeConfig(values);
-    await using undo = new UndoStack();
     const xid = parsed.xid ?? this.#instance.registry.assignXid();
-    const guest = this.#instance.registry.add(name, xid, { ...parsed, xid }, false);
-    undo.defer('guest in memory', () => {
-      this.#instance.registry.remove(guest);
+    return await this.#instance.makeGuest(name, xid, { ...parsed, xid }, async (guest, undo) => {
+      const { storage } = this.#instance;
+      await this.#instance.networks.check(guest, parsed);
+      const template = await storage.prepare(parsed.template, parsed.trustDomain);
+      await createGuestDirs(paths, idRangeOf(xid).hostBase);
+      undo.defer('directories', () => this.#instance.removeFiles(name));
+      const text = createConfigText({ ...values, xid }, paths.config);
+      await storage.furnish(guest, storage.pinOf(template, parsed.template), text);
+      return guest;
     });
-    await this.#instance.networks.check(guest, parsed);
-    const template = await this.#instance.storage.prepare(parsed.template, parsed.trustDomain);
-    await createGuestDirs(paths, idRangeOf(xid).hostBase);
-    undo.defer('directories', () => this.#instance.removeFiles(name));
-    // The configuration file comes last: what has one exists, what has none is swept at the next start.
-    const { storage } = this.#instance;
-    const text = createConfigText({ ...values, xid }, paths.config);
-    await storage.furnish(guest, storage.pinOf(template, parsed.template), text);
-    undo.commit();
-    this.created(guest);
-    return guest;
-  }
-
-  /** Tells of a guest that exists from now on. */
-  created(guest: Guest): void {
-    this.#host.events.publish(guest, 'created', { template: guest.config.template });
   }
 
   /**
@@ -68,12 +56,19 @@ export class Making {
    * @throws StateError guest-running
    */
   async delete(guest: Guest, force: boolean): Promise<void> {
-    if (force && guest.state !== 'stopped') await this.#ends.stop(guest, { timeoutMs: 0 });
-    if (guest.isEphemeral) return; // gone with its run
+    do {
+      if (force && guest.state !== 'stopped') await this.#ends.stop(guest, { timeoutMs: 0 });
+      if (guest.isEphemeral) return; // gone with its run
+    } while (!(await this.#deleteStopped(guest, force)));
+  }
+
+  /** Returns false for one that is to be stopped once more: somebody has just started it again. */
+  async #deleteStopped(guest: Guest, force: boolean): Promise<boolean> {
     // Who has its addresses and was told to end too, as `delete --all --force` does it, is waited for.
     const users = this.#instance.networks.usersOf(guest).filter((user) => user.live?.stopAsked);
     for (const user of users) await user.ended?.promise;
-    await this.#instance.exclusive(guest, async () => {
+    return await this.#instance.exclusive(guest, async () => {
+      if (guest.state !== 'stopped' && force) return false;
       if (guest.state !== 'stopped') {
         throw new StateError(
           'guest-running',
@@ -92,6 +87,7 @@ export class Making {
       rmSync(paths.live, { force: true });
       await this.#instance.removeFiles(guest.name);
       this.#host.events.publish(guest, 'deleted', {});
+      return true;
     });
   }
 }

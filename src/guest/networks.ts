@@ -27,6 +27,7 @@ import type {
 } from '../network/rules.ts';
 import { readIfThere, writeVolatile } from '../sys/files.ts';
 import { isLocalAddress } from '../sys/local-address.ts';
+import { bootId } from '../sys/process.ts';
 import type { Program, Result } from '../sys/program.ts';
 import type { KernelSocket } from '../sys/sock-diag.ts';
 import { type HeldObject, type RunOutcome, StepError } from '../sys/syscalld.ts';
@@ -41,6 +42,7 @@ import type { BrokerFence } from './plan-broker.ts';
 import { planDisplayChange, planHostAddresses, planHostAddressesGone } from './plan-network.ts';
 import { planOpenDirectory } from './plan-paths.ts';
 import type { NetworkSpec } from './plan-types.ts';
+import { PromisedAddressFiles } from './promised-addresses.ts';
 import { Quotas, type QuotaView, quotaRules } from './quotas.ts';
 import type { Registry } from './registry.ts';
 import { rawAccess } from './spec.ts';
@@ -66,6 +68,7 @@ interface OpenFence {
 export class Networks {
   readonly #host: Host;
   readonly #registry: Registry;
+  readonly #promised: PromisedAddressFiles;
 
   /** Made for the first guest that needs it. */
   #fence: Promise<OpenFence> | undefined;
@@ -80,6 +83,7 @@ export class Networks {
   constructor(host: Host, registry: Registry) {
     this.#host = host;
     this.#registry = registry;
+    this.#promised = new PromisedAddressFiles(host.paths.run);
     this.denialEvents = new DenialEvents(host, registry);
     this.quotas = new Quotas(host, async (guest) => {
       const { fence } = await this.#openFence();
@@ -331,6 +335,7 @@ export class Networks {
       interface: name,
       added: absent.map(formatIpPrefix),
     };
+    if (name !== undefined) this.#promise(guest, name, live.added);
     return {
       live,
       plan: (p) => {
@@ -345,6 +350,30 @@ export class Networks {
     };
   }
 
+  #promise(guest: Pick<Guest, 'name'>, name: string, addresses: readonly string[]): void {
+    this.#promised.add({ bootId: bootId(), guest: guest.name, interface: name, addresses });
+  }
+
+  /** The record of a run has the addresses that are on the host for it, or they have been taken away. */
+  recorded(guest: Guest, network: LiveNetwork | undefined): void {
+    if (network?.interface !== undefined) this.#promised.remove(guest.name);
+  }
+
+  /** Takes away the addresses of starts and changes that did not come to their end. Called once the guests that run are known. */
+  async sweepAddresses(): Promise<void> {
+    for (const { guest, interface: name, addresses } of this.#promised.list(bootId())) {
+      const owned = new Set(
+        this.#registry.list().flatMap((one) => (isActive(one) ? (one.live?.network?.added ?? []) : [])),
+      );
+      await this.#removeAddresses(
+        { name: guest },
+        name,
+        addresses.filter((one) => !owned.has(one)),
+      );
+      this.#promised.remove(guest);
+    }
+  }
+
   /** Returns the addresses that the interface had not had. */
   async #addAddresses(
     guest: Guest,
@@ -353,6 +382,7 @@ export class Networks {
   ): Promise<readonly string[]> {
     const p = this.#host.program();
     const absent = await notOnHost(addresses);
+    this.#promise(guest, name, absent.map(formatIpPrefix));
     const results = planHostAddresses(p, name, absent);
     const outcome = await this.#host.syscalld.run(
       `put the addresses of guest "${guest.name}" on "${name}"`,
@@ -362,26 +392,33 @@ export class Networks {
   }
 
   /** Of a guest's addresses on an interface those in whose networks no other guest is there. */
-  #lastIn(guest: Guest, name: string, addresses: readonly string[]): readonly IpPrefix[] {
+  #lastIn(guest: Pick<Guest, 'name'>, name: string, addresses: readonly string[]): readonly IpPrefix[] {
     const used = new Set<string>();
     for (const one of this.#registry.list()) {
       const network = isActive(one) ? one.live?.network : undefined;
       if (network?.interface !== name) continue;
-      const stay = one === guest ? network.added.filter((own) => !addresses.includes(own)) : network.added;
+      const stay =
+        one.name === guest.name ? network.added.filter((own) => !addresses.includes(own)) : network.added;
       for (const text of networkTexts(stay)) used.add(text);
     }
     const texts = networkTexts(addresses);
     return addresses.map(parseIpPrefix).filter((_, i) => !used.has(texts[i] ?? ''));
   }
 
-  async #removeAddresses(guest: Guest, name: string, addresses: readonly string[]): Promise<void> {
+  async #removeAddresses(
+    guest: Pick<Guest, 'name'>,
+    name: string,
+    addresses: readonly string[],
+  ): Promise<void> {
     if (addresses.length === 0) return;
     const p = this.#host.program();
     planHostAddressesGone(p, name, addresses.map(parseIpPrefix), this.#lastIn(guest, name, addresses));
     try {
       await this.#host.syscalld.run(`take the addresses of guest "${guest.name}" from "${name}"`, p);
     } catch (error) {
-      if (!(error instanceof StepError && error.errnoName === 'ENODEV')) throw error; // they went with it
+      if (error instanceof StepError && error.errnoName === 'ENODEV') return; // they went with it
+      this.#promise(guest, name, addresses); // for the next vserverd
+      throw error;
     }
   }
 

@@ -73,6 +73,10 @@ export class Recovery {
           this.#host.removeCgroup(xid),
         );
     }
+    // Who was about to put them there is gone with its cgroup.
+    await this.#instance.attempt('take away addresses of no guest', () =>
+      this.#instance.networks.sweepAddresses(),
+    );
     await this.#sweepDirectories();
   }
 
@@ -134,12 +138,16 @@ export class Recovery {
       return;
     }
     this.#instance.byInit.set(record.initObject, guest);
-    // It was frozen to be read when vserverd died.
-    if (!record.isPaused && held.waitStatus === undefined)
-      await this.#instance.attempt(`let guest "${guest.name}" go on`, () =>
-        this.#host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS),
-      );
-    if (held.waitStatus !== undefined) await this.#ends.finishAdopted(guest, held.waitStatus);
+    if (held.waitStatus === undefined) await this.#letGoOn(guest, record);
+    else await this.#ends.finishAdopted(guest, held.waitStatus);
+  }
+
+  /** It may have been frozen, to be read, when vserverd died. */
+  async #letGoOn(guest: Guest, { isPaused }: LiveRecord): Promise<void> {
+    if (isPaused) return;
+    await this.#instance.attempt(`let guest "${guest.name}" go on`, () =>
+      this.#host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS),
+    );
   }
 
   /** syscalld was started anew: the guest's process 1 is watched again, its exit code will not be known. */
@@ -163,6 +171,7 @@ export class Recovery {
       return;
     }
     this.#instance.remember(guest, guest.live);
+    await this.#letGoOn(guest, record);
     await this.#instance.attempt(`go on with the log of guest "${guest.name}"`, () =>
       this.#reopenLog(guest, record.logPipes),
     );

@@ -91,7 +91,8 @@ export class Registry {
     this.broken = broken;
     const present = new Set<string>(names);
     for (const guest of this.list()) {
-      if (!guest.isEphemeral && guest.state === 'stopped' && !present.has(guest.name)) this.remove(guest);
+      const hasFile = guest.isEphemeral || guest.isBeingMade || present.has(guest.name);
+      if (!hasFile && guest.state === 'stopped') this.remove(guest);
     }
   }
 
@@ -167,6 +168,7 @@ export class Registry {
       name,
       xid,
       isEphemeral,
+      isBeingMade: false,
       config,
       state: 'stopped',
       live: undefined,
@@ -230,8 +232,13 @@ export class Registry {
     if (guest) return guest;
     const broken = this.broken.find((one) => one.name === text);
     if (broken) throw broken.error;
+    throw this.notFound(text);
+  }
+
+  /** What is said of a guest that is not there. */
+  notFound(text: string): UserError {
     const hint = didYouMean(text, this.#byName.keys());
-    throw new UserError(
+    return new UserError(
       'guest-not-found',
       `cannot find guest "${text}": found no such guest${hint === undefined ? '' : `; ${hint}`}`,
     );

@@ -10,7 +10,7 @@ import { readIfThere } from '../sys/files.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { type Guest, isActive } from './guest.ts';
 import { FREEZE_TIMEOUT_MS, type Host } from './host.ts';
-import type { Instance } from './instance.ts';
+import { type Instance, stopped } from './instance.ts';
 import { planSignals } from './plan-signal.ts';
 
 const SIGKILL = 9;
@@ -108,22 +108,42 @@ export class Signals {
 
   /** Takes a guest off the CPUs; fine if it is paused already. @throws StateError guest-stopped, freeze-timeout */
   async pause(guest: Guest): Promise<void> {
-    const live = this.#instance.running('pause', guest);
-    await this.#host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS);
-    const wasPaused = guest.state === 'paused';
-    guest.state = 'paused';
-    this.#instance.remember(guest, { ...live, isPaused: true });
-    if (!wasPaused) this.#host.events.publish(guest, 'paused', {});
+    const isNew = await this.#turn('pause', guest, 'paused', () =>
+      this.#host.cgroups.freeze(guest.xid, FREEZE_TIMEOUT_MS),
+    );
+    if (isNew) this.#host.events.publish(guest, 'paused', {});
   }
 
   /** Lets a paused guest run on; fine if it runs. @throws StateError guest-stopped, freeze-timeout */
   async resume(guest: Guest): Promise<void> {
-    const live = this.#instance.running('resume', guest);
-    await this.#host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS);
-    const wasPaused = guest.state === 'paused';
-    guest.state = 'running';
-    this.#instance.remember(guest, { ...live, isPaused: false });
-    if (wasPaused) this.#host.events.publish(guest, 'resumed', {});
+    const isNew = await this.#turn('resume', guest, 'running', () =>
+      this.#host.cgroups.thaw(guest.xid, FREEZE_TIMEOUT_MS),
+    );
+    if (isNew) this.#host.events.publish(guest, 'resumed', {});
+  }
+
+  /** Not while others have it frozen, to read its files. Returns whether its state was another one. */
+  async #turn(
+    verb: string,
+    guest: Guest,
+    state: 'paused' | 'running',
+    turn: () => Promise<void>,
+  ): Promise<boolean> {
+    return await this.#instance.exclusive(guest, async () => {
+      const before = guest.state;
+      if (before !== 'running' && before !== 'paused') throw stopped(verb, guest);
+      let failure: unknown;
+      await turn().catch((error: unknown) => {
+        failure = error;
+      });
+      // Its end waits for us, but has begun.
+      const live = this.#instance.running(verb, guest);
+      if (guest.state !== before) throw stopped(verb, guest);
+      if (failure !== undefined) throw failure;
+      guest.state = state;
+      this.#instance.remember(guest, { ...live, isPaused: state === 'paused' });
+      return before !== state;
+    });
   }
 }
 

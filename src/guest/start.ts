@@ -382,6 +382,7 @@ export class Starts {
       exit: undefined,
     };
     this.#instance.record(guest, live);
+    this.#instance.networks.recorded(guest, network);
     this.#instance.restarts.started(guest);
     guest.state = 'running';
     this.#instance.follow(guest);

@@ -117,8 +117,9 @@ export class ImageStore {
   readonly #machine: StorageMachine;
   readonly #runDir: string;
   readonly #making = new Set<string>();
-  /** Deleting waits for those who add, and they for it. */
-  #deleting: Promise<unknown> = Promise.resolve();
+  /** One who deletes waits for those before it and for all who add; who adds waits only while it is at it. */
+  #collecting: Promise<unknown> = Promise.resolve();
+  #deleting: Promise<unknown> | undefined;
   readonly #adding = new Set<Promise<unknown>>();
   readonly #caches = new Map<string, Promise<unknown>>();
 
@@ -144,7 +145,8 @@ export class ImageStore {
 
   /** Nothing is deleted while `body` runs: it adds an image, and then somebody who needs that. */
   async withoutDeleting<T>(body: () => Promise<T>): Promise<T> {
-    await this.#deleting;
+    // Who only waits to delete is overtaken: those it waits for may wait for something that we have, as our guest.
+    while (this.#deleting) await this.#deleting;
     const work = body();
     this.#adding.add(work);
     try {
@@ -446,12 +448,13 @@ export class ImageStore {
     isDryRun: boolean,
     options: HelperOptions = {},
   ): Promise<{ readonly images: readonly string[]; readonly result: StoreResult }> {
-    const before = this.#deleting;
+    const before = this.#collecting;
     const done = Promise.withResolvers<void>();
-    this.#deleting = done.promise;
+    this.#collecting = done.promise;
     try {
       await before;
-      await Promise.allSettled(this.#adding);
+      while (this.#adding.size > 0) await Promise.allSettled(this.#adding);
+      this.#deleting = done.promise;
       const isNeeded = await needed();
       const images = this.list().filter((name) => !isNeeded?.(name));
       if (!isDryRun) {
@@ -463,6 +466,7 @@ export class ImageStore {
       if (!isDryRun && isNeeded === undefined) await this.#remove();
       return { images, result };
     } finally {
+      this.#deleting = undefined;
       done.resolve();
     }
   }

@@ -99,6 +99,19 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
   /** Directories of guests, on disk and in the cgroup hierarchies; what is prepared for guests to come aside. */
   const guestDirectories = (): readonly string[] => readdirSync(join(v.root, 'lib/guests'));
 
+  test('of both while a guest is frozen to be read: it goes on', async () => {
+    await v.ok(['run', '-d', '--name', 'read', '--', 'sleep', '1000']);
+    const { xid } = await inspect('read');
+    const file = cgroupsOf(v.root)
+      .map((path) => join(path, String(xid), 'g/cgroup.freeze'))
+      .find((path) => existsSync(path));
+    writeFileSync(file!, '1'); // as a snapshot or a clone does it
+    await killSyscalld();
+    await usable('read');
+    assert.equal(readFileSync(file!, 'utf8'), '0\n');
+    await v.ok(['kill', 'read']);
+  });
+
   test('of the client: the command goes on, and its guest goes with it', async () => {
     const client = v.spawn(['run', '--name', 'lonely', '--rm', '--', 'sh', '-c', 'echo ready; sleep 1000']);
     await once(client.stdout!, 'data');

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
@@ -1094,6 +1094,23 @@ while True:
     assert.notEqual(routes(), '');
     await v.ok(['stop', '-t', '0', 'two']);
     assert.equal(routes(), '');
+  });
+
+  test('a sudden end before the record of a run is written leaves no address', async () => {
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    const { syscalldPid, vserverdPid } = await daemons();
+    const directory = join(v.root, 'run/addresses');
+    mkdirSync(directory);
+    const watcher = watch(directory);
+    const started = v.run(['start', 'one']);
+    await once(watcher, 'change');
+    watcher.close();
+    for (const pid of [syscalldPid, vserverdPid]) process.kill(pid, 'SIGKILL');
+    await started;
+    await eventually('their end', () => (existsSync(`/proc/${vserverdPid}`) ? undefined : true));
+    await v.ok(['delete', '--force', 'one']);
+    assert.equal(hostAddresses().length, 2);
+    assert.deepEqual(readdirSync(directory), []);
   });
 
   test('a start that fails leaves no address', async () => {
