@@ -1,7 +1,7 @@
 /** Programs of the fence for connect(2) and for sending datagrams. */
 import type { EbpfProgram } from '../sys/bpf/assembler.ts';
 import { SOCK, SOCK_ADDR } from '../sys/bpf/uapi.ts';
-import { dropOwnBinding, enterBinding, setWildState } from './fence-bindings.ts';
+import { dropOwnBinding, enterBinding, leaveHome, setWildState } from './fence-bindings.ts';
 import {
   type Family,
   readPortAndProtocol,
@@ -48,7 +48,9 @@ export function connectProgram(target: FenceTarget, family: Family): EbpfProgram
   // The port it asked for was for a listener: as a client it has the real one, and says so.
   a.load(1, 10, FRAME.protocol, 8).jumpIf(1, '!=', PROTOCOL.tcp, 'keeps its port');
   dropOwnBinding(f);
-  a.label('keeps its port');
+  a.goto('is no listener').label('keeps its port');
+  leaveHome(f);
+  a.label('is no listener');
   f.setStateFlags(0, STATE_FLAG.wild | STATE_FLAG.moved);
   a.load(2, 6, SOCK_ADDR.socket, 8).load(1, 2, SOCK.sourcePort, 4).jumpIf(1, '!=', 0, 'pass');
   f.ifStateFlag(STATE_FLAG.bound, true, 'pass');
@@ -214,7 +216,7 @@ function registerAutobound(f: FenceCode): void {
   a.goto('enter port').label('IPv4 port');
   setWildState(f, KIND.any4);
   a.label('enter port').move(1, reg(6)).call('get_socket_cookie').move(9, reg(0));
-  a.store(7, STATE.cookie, reg(9), 8);
-  enterBinding(f);
+  a.store(7, STATE.cookie, reg(9), 8).store(10, FRAME.small, 0, 4);
+  enterBinding(f, FRAME.small);
   a.label('port is known');
 }

@@ -38,6 +38,17 @@ export function dropBinding(f: FenceCode): void {
   f.setStateFlags(0, STATE_FLAG.registered | STATE_FLAG.moved | STATE_FLAG.wild);
 }
 
+/** A UDP socket that gets a peer is found by the kernel for that one alone: for others nobody may be, unless there is another. */
+export function leaveHome(f: FenceCode): void {
+  const { a } = f;
+  const done = a.fresh('somebody is at home');
+  f.ifStateFlag(STATE_FLAG.registered, false, done);
+  bindingKey(f);
+  f.lookup('ports', FRAME.portKey);
+  a.jumpIf(0, '==', 0, done).load(1, 0, BINDING.count, 8).jumpIf(1, '>', 1, done);
+  a.store(0, BINDING.actual, 0, 4).label(done);
+}
+
 /** As `dropBinding`, unless the state is a copy of a listener's. */
 export function dropOwnBinding(f: FenceCode): void {
   const { a } = f;
@@ -49,8 +60,12 @@ export function dropOwnBinding(f: FenceCode): void {
   a.label(done);
 }
 
-/** Enters a socket's binding, as its state has it, at the very port it has, into `ports`; r9 must hold the socket's cookie. */
-export function enterBinding(f: FenceCode): void {
+/**
+ * Enters a socket's binding, as its state has it, at the very port it has, into `ports`; r9 must hold the socket's cookie.
+ *
+ * @param home of UDP: place on the stack of the last word of the address it is bound to, zero if there is none
+ */
+export function enterBinding(f: FenceCode, home?: number): void {
   const { a } = f;
   const [fresh, done, full] = [
     a.fresh('first at the port'),
@@ -60,10 +75,13 @@ export function enterBinding(f: FenceCode): void {
   bindingKey(f);
   f.lookup('ports', FRAME.portKey);
   a.jumpIf(0, '==', 0, fresh).move(1, 1).atomicAdd(0, BINDING.count, 1);
-  a.store(0, BINDING.cookie, reg(9), 8).goto(done).label(fresh);
+  a.store(0, BINDING.cookie, reg(9), 8);
+  if (home !== undefined) a.load(1, 10, home, 4).store(0, BINDING.actual, reg(1), 4);
+  a.goto(done).label(fresh);
   unlessRoom(f, full);
   for (const i of [0, 8, 16]) a.store(10, FRAME.binding + i, 0, 8);
   a.store(10, FRAME.binding + BINDING.cookie, reg(9), 8).store(10, FRAME.binding + BINDING.count, 1, 8);
+  if (home !== undefined) a.load(1, 10, home, 4).store(10, FRAME.binding + BINDING.actual, reg(1), 4);
   f.update('ports', FRAME.portKey, FRAME.binding, UPDATE.ifMissing);
   a.jumpIf(0, '!=', 0, full);
   addToUsage(f, 1);

@@ -1,11 +1,13 @@
 /** The program of the fence that finds who gets what arrives. */
 import { EbpfAssembler, type EbpfProgram } from '../sys/bpf/assembler.ts';
-import { SK_LOOKUP } from '../sys/bpf/uapi.ts';
+import { SK_LOOKUP, SOCK } from '../sys/bpf/uapi.ts';
 import { AF_INET, FRAME, findOwner, networkOrder, PROTOCOL, reg } from './fence-code.ts';
 import { BINDING, FENCE_MAP_NAMES, KIND, LISTENER_SLOTS, OWNER, OWNER_FLAG, PORT } from './fence-maps.ts';
 
 /** Where the ports begin that the kernel gives to clients (net.ipv4.ip_local_port_range has it so by default). */
 const FIRST_OWN_PORT = 32_768;
+/** State of a UDP socket with a peer: TCP_ESTABLISHED of net/tcp_states.h. */
+const ESTABLISHED = 1;
 
 /**
  * Finds the socket for a connection or a datagram to a context's address: who listens at just that address, then who
@@ -53,13 +55,20 @@ class LookupCode {
     a.goto('nobody');
 
     a.label('UDP').store(10, FRAME.portKey + PORT.protocol, PROTOCOL.udp, 1);
+    // Most datagrams are for a socket that asked for all of IPv4 and is bound to the context's one address.
+    a.move(8, 0).load(1, 6, SK_LOOKUP.family, 4).jumpIf(1, '!=', AF_INET, 'just that address');
+    this.#setAddress(false);
+    this.#lookupPort(KIND.any4);
+    a.move(8, reg(0)).jumpIf(8, '==', 0, 'just that address');
+    a.move(1, reg(7)).and(1, OWNER_FLAG.shared).jumpIf(1, '!=', 0, 'just that address');
+    this.#unlessAtHome(8);
+    a.label('just that address');
     this.#setAddress(true);
     this.#lookupPort(KIND.exact);
-    a.jumpIf(0, '!=', 0, 'pass'); // bound to just that address: the kernel finds it
+    a.jumpIf(0, '==', 0, 'any address');
+    this.#unlessAtHome(0);
+    a.goto('datagram socket').label('any address').move(0, reg(8)).jumpIf(0, '!=', 0, 'datagram socket');
     this.#setAddress(false);
-    a.load(1, 6, SK_LOOKUP.family, 4).jumpIf(1, '!=', AF_INET, 'UDP over IPv6');
-    this.#lookupPort(KIND.any4);
-    a.jumpIf(0, '!=', 0, 'datagram socket').label('UDP over IPv6');
     this.#lookupPort(KIND.any6);
     a.jumpIf(0, '!=', 0, 'datagram socket');
     // A process of the host that talks to the context over IPv6 does so from the context's own address: that is the source
@@ -71,7 +80,10 @@ class LookupCode {
     a.store(10, FRAME.small, reg(1), 8);
     a.loadMap(1, 'sockets').move(2, reg(10)).alu(2, '+', FRAME.small).call('map_lookup_elem');
     a.jumpIf(0, '==', 0, 'pass');
+    // The kernel has found who has this very peer before it asked.
+    a.load(1, 0, SOCK.state, 4).jumpIf(1, '==', ESTABLISHED, 'has another peer');
     this.#assign();
+    a.goto('nobody').label('has another peer').move(1, reg(0)).call('sk_release');
 
     a.label('nobody').and(7, OWNER_FLAG.shared).jumpIf(7, '!=', 0, 'pass').label('drop').move(0, 0).exit();
     a.label('pass').move(0, 1).exit();
@@ -99,6 +111,14 @@ class LookupCode {
     const { a } = this;
     a.store(10, FRAME.portKey + PORT.kind, kind, 1);
     a.loadMap(1, 'ports').move(2, reg(10)).alu(2, '+', FRAME.portKey).call('map_lookup_elem');
+  }
+
+  /** Lets the kernel find the UDP socket of the binding at a register: it is bound to just the address that was asked, or others are. */
+  #unlessAtHome(binding: 0 | 8): void {
+    const { a } = this;
+    a.load(1, binding, BINDING.actual, 4)
+      .load(2, 10, FRAME.own + 12, 4)
+      .jumpIf(1, '==', reg(2), 'pass');
   }
 
   #tryListeners(kind: number): void {

@@ -67,7 +67,10 @@ export const PREFIX = { bits: 0, nid: 4, address: 8, bytes: 24 } as const;
 export const PORT = { nid: 0, port: 4, protocol: 6, kind: 7, address: 8, bytes: 24 } as const;
 /** Kind of a binding: to one address, or to all of IPv4, or to all of IPv6 (and IPv4, unless IPV6_V6ONLY). */
 export const KIND = { exact: 0, any4: 4, any6: 6 } as const;
-/** Value in `ports`: u64 cookie of the socket, u32 the port it really has, u32 SO_REUSEPORT, u64 sockets. */
+/**
+ * Value in `ports`: u64 cookie of the socket, u32 the port it really has, u32 SO_REUSEPORT, u64 sockets. UDP has the port it asked for:
+ * there the second is the last word of the address at which the kernel finds a socket without a peer, in network order; 0: at none.
+ */
 export const BINDING = { cookie: 0, actual: 8, reuse: 12, count: 16, bytes: 24 } as const;
 /** Sockets that may listen at one place by SO_REUSEPORT and come and go in any order. */
 export const LISTENER_SLOTS = 4;

@@ -18,13 +18,22 @@ import {
 export function fencePrograms(target: FenceTarget): readonly PlacedProgram[] {
   const address = { type: 'cgroupSockAddr' } as const;
   const socket = { type: 'cgroupSock' } as const;
-  const postBind = postBindProgram(target);
   return [
     { ...socket, name: 'release', attach: 'BPF_CGROUP_INET_SOCK_RELEASE', program: releaseProgram(target) },
     { ...address, name: 'bind4', attach: 'BPF_CGROUP_INET4_BIND', program: bindProgram(target, 4) },
     { ...address, name: 'bind6', attach: 'BPF_CGROUP_INET6_BIND', program: bindProgram(target, 6) },
-    { ...socket, name: 'post_bind4', attach: 'BPF_CGROUP_INET4_POST_BIND', program: postBind },
-    { ...socket, name: 'post_bind6', attach: 'BPF_CGROUP_INET6_POST_BIND', program: postBind },
+    {
+      ...socket,
+      name: 'post_bind4',
+      attach: 'BPF_CGROUP_INET4_POST_BIND',
+      program: postBindProgram(target, 4),
+    },
+    {
+      ...socket,
+      name: 'post_bind6',
+      attach: 'BPF_CGROUP_INET6_POST_BIND',
+      program: postBindProgram(target, 6),
+    },
     { ...address, name: 'connect4', attach: 'BPF_CGROUP_INET4_CONNECT', program: connectProgram(target, 4) },
     { ...address, name: 'connect6', attach: 'BPF_CGROUP_INET6_CONNECT', program: connectProgram(target, 6) },
     { ...address, name: 'sendmsg4', attach: 'BPF_CGROUP_UDP4_SENDMSG', program: sendProgram(target, 4) },

@@ -130,7 +130,7 @@ function unlessOwn(f: FenceCode): void {
 }
 
 /** Notes which port the kernel gave: for TCP that of the real binding, for UDP the one that all know. */
-export function postBindProgram(target: FenceTarget): EbpfProgram {
+export function postBindProgram(target: FenceTarget, family: 4 | 6): EbpfProgram {
   const f = new FenceCode(target, 'socket');
   const { a } = f;
   loadFencedState(f);
@@ -148,7 +148,8 @@ export function postBindProgram(target: FenceTarget): EbpfProgram {
   a.label('udp');
   f.ifStateFlag(STATE_FLAG.registered, true, 'pass');
   a.load(1, 6, SOCK.sourcePort, 4).store(7, STATE.port, reg(1), 2);
-  enterBinding(f);
+  a.load(1, 6, family === 4 ? SOCK.sourceIp4 : SOCK.sourceIp6 + 12, 4).store(10, FRAME.small, reg(1), 4);
+  enterBinding(f, FRAME.small);
   return f.finishOpen();
 }
 

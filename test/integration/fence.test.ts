@@ -245,6 +245,46 @@ describe('fence', { skip: unmet('root', 'cgroup2') }, () => {
     });
   });
 
+  for (const [where, address, family] of [
+    ['a wildcard', '0.0.0.0', 4],
+    ['an address', '10.7.0.2', 4],
+    ['an IPv6 address', 'fd07::2', 6],
+  ] as const) {
+    test(`UDP at ${where} that has a peer hears nobody else, and neither does the host at that port`, async () => {
+      await withWorld(async (world) => {
+        const { host, outside } = world;
+        const two = await guest(world, 2);
+        const [ofHost, ofGuest, ofOutside] =
+          family === 4 ? ['10.7.0.1', '10.7.0.2', '10.7.0.100'] : ['fd07::1', 'fd07::2', 'fd07::100'];
+        const [every, socket] = family === 4 ? ['0.0.0.0', 'socket.AF_INET'] : ['::', 'socket.AF_INET6'];
+        const make = `udp(family=${socket}, reuse=socket.SO_REUSEADDR)`;
+        await two.run(`u = ${make}`);
+        await world.prepare(two, 'u');
+        await host.run(`h = udp(('${every}', 5300), ${socket}, socket.SO_REUSEADDR)`);
+        await two.run(`u.bind(('${address}', 5300))`);
+        await outside.run(`o = ${make}; p = udp(('${ofOutside}', 9), ${socket})`);
+        const hears = async (from: 'o' | 'p', word: string): Promise<void> => {
+          await outside.run(`${from}.sendto(b'${word}', ('${ofGuest}', 5300))`);
+          assert.equal(await two.get('u.recv(9).decode()'), word);
+        };
+        await hears('o', 'before');
+        await two.run(`u.connect(('${ofOutside}', 9))`);
+        await outside.run(`o.sendto(b'stray', ('${ofGuest}', 5300)); o.sendto(b'host', ('${ofHost}', 5300))`);
+        assert.equal(await host.get('h.recv(9).decode()'), 'host');
+        await hears('p', 'peer');
+        // Another socket at the port takes what is not from the peer, as a server does that has one for each client.
+        await two.run(`v = u; u = ${make}`);
+        await world.prepare(two, 'u');
+        await two.run(`u.bind(('${address}', 5300))`);
+        await hears('o', 'new');
+        await two.run(
+          `u.close(); u = v; import ctypes; ctypes.CDLL(None).connect(u.fileno(), bytes(16), 16)`,
+        );
+        await hears('o', 'after');
+      });
+    });
+  }
+
   test('UDP at a wildcard gets what is sent to any of the addresses, and answers from the asked one', async () => {
     await withWorld(async (world) => {
       const { outside } = world;
