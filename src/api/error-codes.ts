@@ -293,6 +293,11 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a step names more errnos than the machine takes, which is a bug',
   },
+  'too-many-files': {
+    status: 503,
+    exit: 1,
+    meaning: 'syscalld may not have as many files open as another guest takes',
+  },
   'too-many-rules': {
     status: 400,
     exit: 2,

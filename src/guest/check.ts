@@ -1,7 +1,7 @@
 /**
  * What this host can do for guests, each thing found out by doing it once.
  */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { StateError, SysError, UserError } from '../base/errors.ts';
@@ -10,7 +10,6 @@ import { formatSizeRounded } from '../base/units.ts';
 import { DEFAULT_CAPABILITIES } from '../context/capabilities.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { LIMIT_ROW_SPECS, type LimitRowSpec } from '../resources/limit-rows.ts';
-import { parseProcLimits } from '../spec/proc-limits.ts';
 import { parseProcStatus } from '../spec/proc-status.ts';
 import { findBusybox } from '../storage/busybox.ts';
 import { sizeOf } from '../sys/abi.ts';
@@ -18,6 +17,7 @@ import { readIfThere } from '../sys/files.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Finding, Host } from './host.ts';
+import { countOpenFiles, mostOpenFiles } from './open-files.ts';
 import { planCgroups, planUserNamespace } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
@@ -409,15 +409,12 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
 const FILES_PER_GUEST = 6;
 const FEW_GUESTS = 16;
 
-/** syscalld has files open for each guest that runs; it has made its limit as high as it may. */
 function checkOpenFiles(): { readonly ok: boolean; readonly detail: string } {
-  const syscalld = `/proc/${process.ppid}`;
-  const { soft = 0 } = parseProcLimits(readFileSync(`${syscalld}/limits`, 'latin1')).get('nofile') ?? {};
-  const used = readdirSync(`${syscalld}/fd`).length;
-  const more = Math.floor((Number(soft) - used) / FILES_PER_GUEST);
+  const [used, most] = [countOpenFiles(), mostOpenFiles()];
+  const more = Math.max(0, Math.floor((most - used) / FILES_PER_GUEST));
   const ok = more >= FEW_GUESTS;
   const help = ok ? '' : '; start the control plane with a higher hard limit (ulimit -Hn)';
-  return { ok, detail: `${used} of ${soft}, enough for ${more} more guests${help}` };
+  return { ok, detail: `${used} of ${most}, enough for ${more} more guests${help}` };
 }
 
 /**

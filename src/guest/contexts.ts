@@ -9,6 +9,7 @@ import { Program, type Result } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type { Host } from './host.ts';
+import { refuseWithoutOpenFiles } from './open-files.ts';
 import { type ContextSpec, planContext } from './plan-context.ts';
 import type { Registry } from './registry.ts';
 import { viewFilesOf } from './view-tree.ts';
@@ -78,9 +79,10 @@ export class Contexts {
   /**
    * Returns a context, one made ahead if it fits. Without an xid asked for its number is reserved.
    *
-   * @throws StepError
+   * @throws StepError; StateError too-many-files
    */
   async take(request: ContextRequest): Promise<Context> {
+    refuseWithoutOpenFiles();
     const ready = isUsual(request) ? this.#ready.shift() : undefined;
     if (ready) return ready;
     const xid = request.xid ?? this.#registry.reserveXid();

@@ -1,6 +1,7 @@
 /** The life of guests that stay, verb by verb, and what each verb answers to nonsense. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -79,6 +80,34 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     }
     assert.ok(!existsSync(blocked[0]!));
     await v.ok(['delete', name]);
+  });
+
+  test('a start that syscalld has too few open files for is refused, and leaves nothing', async (context) => {
+    if (statSync('/proc/self/fd').size === 0)
+      return context.skip('needs kernel: Linux 6.2 counts open files');
+    await v.ok(['create', 'late', '--', 'sleep', '1000']);
+    const { syscalldPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { syscalldPid: number };
+    const limits = readFileSync(`/proc/${syscalldPid}/limits`, 'latin1');
+    const limitFiles = (soft: number): void => {
+      const { status } = spawnSync('prlimit', ['--pid', `${syscalldPid}`, `--nofile=${soft}:`]);
+      assert.equal(status, 0);
+    };
+    limitFiles(200);
+    try {
+      for (const args of [
+        ['start', 'late'],
+        ['run', '--rm', '--', 'true'],
+      ]) {
+        const { code: exit, stderr } = await v.run(args);
+        assert.equal(exit, args[0] === 'run' ? 125 : 1);
+        assert.match(stderr, /found \d+ of 200 files open in syscalld; need fewer guests/);
+      }
+      assert.match((await v.run(['check'])).stdout, /^open files +.* of 200, enough for \d+ more guests/m);
+    } finally {
+      limitFiles(Number(/^Max open files +(\d+)/m.exec(limits)?.[1]));
+    }
+    await v.ok(['start', 'late']);
+    await v.ok(['delete', '--force', 'late']);
   });
 
   test('processes of whatever guests are signalled by their pids on the host, and no other of the host', async () => {
