@@ -471,7 +471,7 @@ const log = z.strictObject(
 );
 
 const VIEWS: Readonly<Record<ViewGroup, string>> = {
-  memory: 'meminfo, swaps and vmstat (virt_mem)',
+  memory: 'meminfo, swaps, vmstat and slabinfo (virt_mem)',
   cpu: 'cpuinfo, stat and the list of CPUs online (virt_cpu)',
   load: 'loadavg (virt_load)',
   uptime:

@@ -22,7 +22,14 @@ import {
 import { formatDiskstats } from '../views/disk.ts';
 import { type NetworkTable, SELDOM_MS, UPTIME_AHEAD_SECONDS } from '../views/files.ts';
 import { formatInitStat } from '../views/init-stat.ts';
-import { formatMeminfo, formatSwaps, formatVmstat, parseMeminfo, sysinfoMemory } from '../views/meminfo.ts';
+import {
+  formatMeminfo,
+  formatSwaps,
+  formatVmstat,
+  parseMeminfo,
+  SLABINFO,
+  sysinfoMemory,
+} from '../views/meminfo.ts';
 import { formatMounts } from '../views/mounts.ts';
 import type { CpuSample, LoadSample } from '../views/sample.ts';
 import type { Disks } from './disks.ts';
@@ -41,6 +48,9 @@ const HOLD_FACTOR = 20;
 const FIRST_LOAD_MS = 5000;
 /** What is less is a clock that is kept right. */
 const CLOCK_SET_SECONDS = 0.2;
+
+/** Files that the kernel tells each guest of its own, or nobody but the host's root. */
+const OWN_ALWAYS: readonly string[] = ['init-stat', 'mounts', 'slabinfo'];
 
 /** CPUs that a guest may run on, and those that it sees, at a time. */
 interface SeenCpus {
@@ -154,7 +164,7 @@ export class ViewTexts {
 
   /** What the kernel would tell there of a file that was turned off: the host's, but by the guest's clock. */
   #hostText({ name, path = '' }: FileInfo, guest: Guest): string {
-    if (name === 'init-stat' || name === 'mounts') return this.#text(name, guest);
+    if (OWN_ALWAYS.includes(name)) return this.#text(name, guest);
     const text = readFileSync(path, 'latin1');
     if (name !== 'uptime' && name !== 'stat') return text;
     const { uptimeSeconds } = this.#cpu(guest);
@@ -171,6 +181,8 @@ export class ViewTexts {
         return formatSwaps(hostText('meminfo'), this.#readings.memory(xid));
       case 'vmstat':
         return formatVmstat(hostText('vmstat'), hostText('meminfo'), this.#readings.memory(xid));
+      case 'slabinfo':
+        return SLABINFO;
       case 'cpuinfo':
         return formatCpuinfo(hostText('cpuinfo'), this.#cpu(guest));
       case 'online':

@@ -165,6 +165,7 @@ export const VIEW_FILES: readonly (ViewFile | ViewDirectory)[] = [
   { number: 1, name: 'meminfo', path: '/proc/meminfo', group: 'memory', holdMs: SOON_MS },
   { number: 2, name: 'swaps', path: '/proc/swaps', group: 'memory', holdMs: SOON_MS },
   { number: 3, name: 'vmstat', path: '/proc/vmstat', group: 'memory', holdMs: SOON_MS },
+  { number: 16, name: 'slabinfo', path: '/proc/slabinfo', group: 'memory', holdMs: SELDOM_MS },
   { number: 4, name: 'stat', path: '/proc/stat', group: 'cpu', holdMs: SOON_MS },
   { number: 5, name: 'cpuinfo', path: '/proc/cpuinfo', group: 'cpu', holdMs: SELDOM_MS },
   { number: 6, name: 'online', path: '/sys/devices/system/cpu/online', group: 'cpu', holdMs: SELDOM_MS },

@@ -134,6 +134,12 @@ export function formatSwaps(hostText: string, sample: MemorySample): string {
   return `${header}${'none'.padEnd(40)}virtual\t\t${Math.floor(swapTotalBytes / KIB)}\t${Math.floor(used)}\t0\n`;
 }
 
+/** /proc/slabinfo of a guest, of no caches: the kernel counts them by cgroup no more (Linux 5.9, memory.kmem.slabinfo). */
+export const SLABINFO: string =
+  'slabinfo - version: 2.1\n' +
+  '# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>' +
+  ' : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n';
+
 /** Counts of pages by their names in /proc/vmstat, from bytes of memory.stat. */
 const PAGES: Readonly<Record<string, string>> = {
   nr_zone_inactive_anon: 'inactive_anon',

@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { unmet } from '../lib/requires.ts';
 
-const FILES = ['meminfo', 'stat', 'cpuinfo', 'loadavg', 'uptime', 'swaps', 'diskstats'] as const;
+const FILES = ['meminfo', 'stat', 'cpuinfo', 'loadavg', 'uptime', 'swaps', 'slabinfo', 'diskstats'] as const;
 type File = (typeof FILES)[number];
 /** The layout of the host's memory, which we leave out. */
 const HOST_LAYOUT = /^DirectMap/;
@@ -118,6 +118,12 @@ describe('views and lxcfs', { skip: unmet('root', 'overlay', 'fuse', 'lxcfs') },
         .split('\n')
         .map((line) => line.split(/\s+/));
     assert.deepEqual(rows(of('swaps').ours), rows(of('swaps').theirs));
+  });
+
+  test('slabinfo has the same title, and no cache of the host', () => {
+    const { ours, theirs } = of('slabinfo');
+    assert.ok(theirs.startsWith(ours), ours);
+    assert.equal(ours.split('\n').length, 3);
   });
 
   test('diskstats has the same columns', () => {

@@ -214,7 +214,7 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
     );
     // What is there already is not mounted again.
     const more = Number(await mounts()) - before;
-    assert.equal(more, 3, 'meminfo, swaps and vmstat');
+    assert.equal(more, 4, 'meminfo, swaps, vmstat and slabinfo');
     for (const value of [false, true, false, true]) await v.ok(['set', 'web', `views.memory=${value}`]);
     assert.equal(Number(await mounts()) - before, more);
     assert.match(await total(), / 307200 kB/);
