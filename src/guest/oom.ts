@@ -26,8 +26,8 @@ export class OomEvents {
   readonly #watchers = new Map<Guest, FSWatcher>();
   /** Guests that are registered with the eventfd. */
   readonly #registered = new Set<Guest>();
-  /** Object of the eventfd; 0: none yet. */
-  #eventfd = 0;
+  /** Object of the eventfd, once there is one or somebody makes it. */
+  #eventfd: Promise<number> | undefined;
   #isWaiting = false;
   #isClosed = false;
   readonly #looking = new Set<Guest>();
@@ -74,35 +74,47 @@ export class OomEvents {
   }
 
   async #register(guest: Guest, { counter }: OomSource, control: string): Promise<void> {
-    if (this.#eventfd === 0) await this.#openEventfd();
+    const eventfd = await this.#theEventfd();
     const p = this.#host.program();
     const at = p.flags('AT_FDCWD');
     const open = (path: string, access: string) =>
       p.sys('openat', [at, path, p.flags(access, 'O_CLOEXEC'), 0], { about: `"${path}"` });
     const counterFd = open(counter, 'O_RDONLY');
     const controlFd = open(control, 'O_WRONLY');
-    p.sys('dup3', [p.import(this.#eventfd), EVENT_FD, 0], { about: 'eventfd' });
+    p.sys('dup3', [p.import(eventfd), EVENT_FD, 0], { about: 'eventfd' });
     p.sys('dup3', [counterFd, COUNTER_FD, 0], { about: 'counter' });
     const text = `${EVENT_FD} ${COUNTER_FD}`;
     p.sys('write', [controlFd, text, text.length], { about: 'register for events' });
     await this.#host.syscalld.run(`watch the memory of guest "${guest.name}"`, p);
-    if (!this.#isWaiting) void this.#wait();
+    if (!this.#isWaiting) void this.#wait(eventfd);
   }
 
-  async #openEventfd(): Promise<void> {
-    this.#eventfd = this.#host.syscalld.newObject();
+  /** Guests that begin together have the same one. */
+  async #theEventfd(): Promise<number> {
+    this.#eventfd ??= this.#openEventfd();
+    try {
+      return await this.#eventfd;
+    } catch (error) {
+      this.#eventfd = undefined;
+      throw error;
+    }
+  }
+
+  async #openEventfd(): Promise<number> {
+    const object = this.#host.syscalld.newObject();
     const p = this.#host.program();
     // The flags of eventfd2(2) are those of open(2).
-    p.keep(p.sys('eventfd2', [0, p.flags('O_CLOEXEC', 'O_NONBLOCK')]), this.#eventfd);
+    p.keep(p.sys('eventfd2', [0, p.flags('O_CLOEXEC', 'O_NONBLOCK')]), object);
     await this.#host.syscalld.run('make an eventfd', p);
+    return object;
   }
 
   /** Waits as long as anybody is registered. */
-  async #wait(): Promise<void> {
+  async #wait(object: number): Promise<void> {
     this.#isWaiting = true;
     while (this.#registered.size > 0 && !this.#isClosed) {
       const p = this.#host.program();
-      const eventfd = p.import(this.#eventfd);
+      const eventfd = p.import(object);
       const pollfd = p.data(8, 'pollfd');
       p.store(pollfd, eventfd);
       p.put(pollfd.at(4), POLLIN, 2);

@@ -101,6 +101,19 @@ describe('out of memory', { skip: unmet('root', 'overlay', 'busybox') }, () => {
     assert.equal(await killed('late'), 2);
   });
 
+  test('is told of each of several guests that are taken over together', async () => {
+    const names = ['first', 'second', 'third'];
+    for (const name of names) await v.ok(['run', '-d', '--name', name, ...SMALL, '--', 'sleep', '1000']);
+    const { vserverdPid } = JSON.parse(await v.ok(['daemon', 'status', '--json'])) as { vserverdPid: number };
+    process.kill(vserverdPid, 'SIGKILL');
+    await eventually('its end', () => (existsSync(`/proc/${vserverdPid}`) ? undefined : true));
+    for (const name of names) {
+      assert.equal((await v.run(['exec', name, 'sh', '-c', GREEDY])).code, 137);
+      await isTold(name, 1);
+    }
+    await v.ok(['delete', '--force', ...names]);
+  });
+
   test('keeps one worker waiting on cgroup v1, and none when no guest has a limit', async () => {
     const becomes = (count: number): Promise<true> =>
       eventually(`${count} waiting`, async () => ((await waiting()) === count ? true : undefined));

@@ -175,7 +175,11 @@ async function check(v: Instance, network: TestNetwork): Promise<void> {
       '-c',
       'cat /proc/meminfo >/dev/null; echo hi',
     );
-    assert.deepEqual([code, stdout], [0, 'hi\n'], `${name}: ${stderr}`);
+    if (stderr.includes('has just ended')) {
+      // Its init was killed a moment ago, and with it what it had.
+      for (const address of own.addresses ?? []) expected.delete(address.replace(/\/.*/, ''));
+      await eventually('its end', async () => ((await ask(v, 'status', name)).code === 0 ? undefined : true));
+    } else assert.deepEqual([code, stdout], [0, 'hi\n'], `${name}: ${stderr}`);
   }
   assert.deepEqual(addressesOf(network), [...expected].sort(), 'addresses on h0');
   console.log(guests.map(({ name, state }) => `${name} ${state}`).join(', '));
