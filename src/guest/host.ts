@@ -195,8 +195,6 @@ export class Host {
 
   async #probeDetachedLayers(): Promise<boolean> {
     const base = join(this.paths.lib, '.probe');
-    for (const name of ['', 'lower', 'upper', 'work'])
-      mkdirSync(join(base, name), { recursive: true, mode: 0o700 });
     const p = this.program();
     const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
     const lower = p.sys('open_tree', [p.flags('AT_FDCWD'), join(base, 'lower'), clone]);
@@ -211,10 +209,12 @@ export class Host {
     }
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0]);
     try {
+      for (const name of ['', 'lower', 'upper', 'work'])
+        mkdirSync(join(base, name), { recursive: true, mode: 0o700 });
       await this.syscalld.run('try detached layers', p);
       return true;
     } catch {
-      return false; // an older kernel: layers are attached first
+      return false; // an older kernel, or a full disk: layers are attached first
     } finally {
       for (const name of ['work/work', 'work/index', 'work', 'upper', 'lower', '']) {
         if (existsSync(join(base, name))) rmdirSync(join(base, name));

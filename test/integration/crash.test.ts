@@ -1,7 +1,15 @@
 /** What a sudden end of any of our processes leaves: guests that go on, a true list, and nothing that nobody owns. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -142,6 +150,17 @@ describe('crashes', { skip: unmet('root', 'overlay') }, () => {
       await setTimeout(100);
       return (await look()).length === 0 ? true : undefined;
     });
+  });
+
+  test('of vserverd: the next one serves though the disk takes nothing new, so that room can be made', async () => {
+    await v.ok(['create', 'web', '--', 'sleep', '1000']);
+    // Directories for a try cannot be made, as on a full disk.
+    const probe = join(v.root, 'lib/.probe');
+    symlinkSync('/nowhere/at/all', probe);
+    await killVserverd();
+    await v.ok(['start', 'web']);
+    await v.ok(['delete', '--force', 'web']);
+    rmSync(probe);
   });
 
   test('of vserverd: guests go on, and everything can be done with them', async () => {
