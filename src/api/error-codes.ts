@@ -46,6 +46,7 @@ export const ERROR_CODES = {
     exit: 70,
     meaning: 'a program compares more bytes than the machine takes, which is a bug',
   },
+  'cpu-missing': { status: 400, exit: 2, meaning: 'the host does not have a CPU that a guest is to use' },
   'dependency-unhealthy': {
     status: 409,
     exit: 1,

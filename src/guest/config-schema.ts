@@ -701,6 +701,8 @@ function crossIssues(config: Parsed): ConfigIssue[] {
       ['scheduler', 'fillRate'],
       '1 or more, or idleTime: true, since a guest without tokens never runs',
     );
+  if ((scheduler.tokensMin ?? 0) > (scheduler.tokensMax ?? Number.POSITIVE_INFINITY))
+    refuse(['scheduler', 'tokensMin'], 'scheduler.tokensMax or less, since a bucket never holds more');
   for (const [limit, ...sysctls] of LIMITS_BY_SYSCTL) {
     if (config.limits[limit] === undefined || config.limits[limit] === 'max') continue;
     for (const key of sysctls.filter((one) => Object.hasOwn(config.sysctls, one)))

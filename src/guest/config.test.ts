@@ -429,6 +429,7 @@ describe('refuses bad values of every key', () => {
       '{interval: 0}',
       '{tokensMin: many}',
       '{tokensMax: 0}',
+      '{tokensMin: 5, tokensMax: 4}',
       '{prioBias: 20}',
       '{cpus: all}',
       '{cpus: 3-1}',

@@ -313,6 +313,12 @@ test('gives a guest a cpuset of its own on version 1 only if it asks for one', (
     ]),
   ]);
   assert.throws(() => driver.apply(XID, { cpuset: '3-1' }), { code: 'invalid-value' });
+  for (const missing of ['4', '0,99'])
+    for (const take of [
+      () => driver.apply(XID, { cpuset: missing }),
+      () => driver.plan(XID, { cpuset: missing }),
+    ])
+      assert.throws(take, { code: 'cpu-missing', message: /found CPUs 0-3;/u });
   driver.remove(XID);
   driver.removeInstance();
   assert.equal(driver.list().length, 0);

@@ -22,7 +22,7 @@ import {
 import { type CgroupLayout, CONTROLLERS, type ControllerName, GUEST_LEAF } from './cgroup-layout.ts';
 import type { Controller, OomSource } from './controller.ts';
 import { cpuV1, cpuV2 } from './cpu.ts';
-import { cpusetV1, cpusetV2, prepareCpusetV1 } from './cpuset.ts';
+import { checkCpus, cpusetV1, cpusetV2, prepareCpusetV1 } from './cpuset.ts';
 import {
   ALL_CPUS,
   checkLimits,
@@ -179,8 +179,15 @@ class CgroupTree implements CgroupDriver {
     return this.#cpusets === undefined || cpuset === ALL_CPUS ? [] : [`${this.#cpusets}/${xid}`];
   }
 
-  plan(xid: Xid, limits: Limits): CgroupPlan {
+  /** @throws UserError invalid-value, cpu-missing */
+  #check(limits: Limits): void {
     checkLimits(limits);
+    for (const { name, parent, version } of this.#bindings)
+      if (name === 'cpuset') checkCpus(this.#files, parent, version, limits);
+  }
+
+  plan(xid: Xid, limits: Limits): CgroupPlan {
+    this.#check(limits);
     const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
     const leaf = `${guest}/${GUEST_LEAF}`;
@@ -211,7 +218,7 @@ class CgroupTree implements CgroupDriver {
   }
 
   apply(xid: Xid, limits: Limits): Effective {
-    checkLimits(limits);
+    this.#check(limits);
     const enforced = this.#enforcedKinds();
     const wanted = Object.fromEntries(
       givenKinds(limits)

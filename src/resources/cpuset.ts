@@ -1,6 +1,8 @@
+import { UserError } from '../base/errors.ts';
+import { parseCpuList } from '../spec/cpu-list.ts';
 import { type CgroupFiles, readIfPresent } from './cgroup-fs.ts';
 import type { Controller } from './controller.ts';
-import { ALL_CPUS } from './limits.ts';
+import { ALL_CPUS, type Limits } from './limits.ts';
 
 const CPUS = 'cpuset.cpus';
 const EFFECTIVE_CPUS = 'cpuset.cpus.effective';
@@ -19,6 +21,26 @@ export function prepareCpusetV1(files: CgroupFiles, directory: string): void {
     files.write(`${directory}/${file}`, files.read(`${above(directory)}/${file}`).trim());
   }
   files.write(`${directory}/${CLONE_CHILDREN}`, '1');
+}
+
+/**
+ * Refuses CPUs that the host does not have: version 1 says ERANGE or EINVAL, version 2 takes them and lets a guest that has no other
+ * ones run on all.
+ *
+ * @param parent the cgroup above that of guests
+ * @throws UserError cpu-missing, invalid-value
+ */
+export function checkCpus(
+  files: CgroupFiles,
+  parent: string,
+  version: 'v1' | 'v2',
+  { cpuset = ALL_CPUS }: Limits,
+): void {
+  const all = readIfPresent(files, `${parent}/${version === 'v1' ? CPUS : EFFECTIVE_CPUS}`)?.trim() ?? '';
+  if (cpuset === ALL_CPUS || all === '') return;
+  const present = new Set(parseCpuList(all));
+  if (parseCpuList(cpuset).every((cpu) => present.has(cpu))) return;
+  throw new UserError('cpu-missing', `cannot use CPUs ${cpuset}: found CPUs ${all}; need some of these`);
 }
 
 /**
