@@ -5,6 +5,7 @@ import { UserError } from '../base/errors.ts';
 import { didYouMean } from '../base/suggest.ts';
 import { longName, type Option, type OptionTable } from './option.ts';
 import type { GlobalOptions } from './verb-types.ts';
+import { hintForOption } from './words-of-others.ts';
 
 /**
  * Parses words that are options of one table and operands, in any order; behind `--` all are operands.
@@ -172,6 +173,7 @@ export class OptionReader<Options> {
   #unknown(option: string): UserError {
     const known = [...this.#names(), 'help'].map((name) => longName(name).slice(2));
     const hint =
+      hintForOption(this.#verb, option) ??
       (option.startsWith('--') ? didYouMean(option.slice(2), known, '--') : undefined) ??
       (this.#outer === undefined ? 'see "vserver help"' : `see "vserver ${this.#verb} --help"`);
     return new UserError('usage', `cannot understand option ${JSON.stringify(option)} of "${this.#verb}"`, {

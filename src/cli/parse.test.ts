@@ -363,7 +363,27 @@ describe('bad command lines', () => {
 
   test('come with a hint', () => {
     assert.throws(() => parseCommandLine(['strat', 'web']), { hint: 'did you mean "start"?' });
-    assert.throws(() => parseCommandLine(['pstree', 'web']), { hint: 'see "vserver ps --tree"' });
+    assert.throws(() => parseCommandLine(['pstree', 'web']), { hint: 'use "vserver ps --tree"' });
+    assert.throws(() => parseCommandLine(['stats']), { hint: 'use "vserver top"' });
+    assert.throws(() => parseCommandLine(['web', 'suexec', 'www', 'id']), {
+      message: 'cannot understand "suexec"; need a verb',
+      hint: 'use "vserver exec -u USER GUEST COMMAND"',
+    });
+    assert.throws(() => parseCommandLine(['web', 'strat']), {
+      message: 'cannot understand "strat"; need a verb',
+      hint: 'did you mean "start"?',
+    });
+    assert.throws(() => parseCommandLine(['web', 'nonsense']), {
+      message: 'cannot understand "web"; need a verb',
+      hint: 'see "vserver help"',
+    });
+    assert.throws(() => parseCommandLine(['run', '-p', '80:80', 'nginx']), {
+      hint: 'a guest is reached at every port of its own addresses: use --ip ADDRESS',
+    });
+    assert.throws(() => parseCommandLine(['exec', '-p', 'web']), { hint: 'see "vserver exec --help"' });
+    assert.throws(() => parseCommandLine(['logs', '--since=1h', 'web']), {
+      hint: 'use --tail LINES, or --timestamps',
+    });
     assert.throws(() => parseCommandLine(['run', '--memroy', '5m']), { hint: 'did you mean "--memory"?' });
     assert.throws(() => parseCommandLine(['list', '--jsn']), { hint: 'did you mean "--json"?' });
     assert.throws(() => parseCommandLine(['exec', 'web']), { hint: 'see "vserver exec --help"' });

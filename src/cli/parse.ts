@@ -12,6 +12,7 @@ import {
   type VerbSpec,
 } from './verb-table.ts';
 import type { GlobalOptions, ParsedCommand, ParsedVerb, Verb, VerbOptions } from './verb-types.ts';
+import { hintForVerb } from './words-of-others.ts';
 
 /**
  * Parses a command line.
@@ -47,22 +48,22 @@ function verbAfterGuest(first: string, words: Words): Verb {
   const verb = second === undefined ? undefined : findVerb(second);
   const operand = verb === undefined ? undefined : VERBS[verb].operands[0];
   const takesGuest = operand?.kind === 'guest' || operand?.check === parseGuestName;
-  if (verb === undefined || !takesGuest || !(isGuestName(first) || /^\d+$/.test(first)))
-    throw unknownVerb(first);
+  if (verb === undefined || !takesGuest || !(isGuestName(first) || /^\d+$/.test(first))) {
+    // The one of both that looks like a verb.
+    const isSecond = second !== undefined && verbHint(first) === undefined && verbHint(second) !== undefined;
+    throw unknownVerb(isSecond ? second : first);
+  }
   words.next();
   words.unshift(first);
   return verb;
 }
 
-/** What others have a program or a verb for, and here is an option. */
-const OPTIONS_OF_VERBS: ReadonlyMap<string, string> = new Map([
-  ['pstree', 'ps --tree'],
-  ['history', 'stat --since 1h'],
-]);
+function verbHint(word: string): string | undefined {
+  return hintForVerb(word) ?? didYouMean(word, [...VERB_NAMES, ...VERB_ALIASES.keys()]);
+}
 
 function unknownVerb(word: string): UserError {
-  const near = didYouMean(word, [...VERB_NAMES, ...VERB_ALIASES.keys()]);
-  const hint = near ?? `see "vserver ${OPTIONS_OF_VERBS.get(word) ?? 'help'}"`;
+  const hint = verbHint(word) ?? 'see "vserver help"';
   return new UserError('usage', `cannot understand ${JSON.stringify(word)}; need a verb`, { hint });
 }
 

@@ -13,12 +13,16 @@ export async function commandErrors<T>(what: string, run: Promise<T>): Promise<T
     if (!(error instanceof StepError) || !error.step?.includes(EXECVE)) throw error;
     const name = error.step.slice(error.step.indexOf('"'));
     const details = { syscall: 'execve', errno: error.errno, errnoName: error.errnoName, cause: error };
+    // A name with a tag is what other runtimes call an image.
+    const isImage = /^"[\w./-]+:[\w.-]+"$/.test(name);
+    const hint = isImage
+      ? `the first word is a command; "vserver help build" makes guests of images`
+      : undefined;
     if (error.errnoName === 'ENOENT' || error.errnoName === 'ENOTDIR') {
-      throw new SysError(
-        'command-not-found',
-        `cannot ${what}: found no command ${name} in the guest`,
-        details,
-      );
+      throw new SysError('command-not-found', `cannot ${what}: found no command ${name} in the guest`, {
+        ...details,
+        hint,
+      });
     }
     throw new SysError(
       'command-not-executable',

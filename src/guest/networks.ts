@@ -14,6 +14,7 @@ import {
   overlaps,
   parseIpPrefix,
 } from '../base/ip.ts';
+import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createFence, type Fence, type FenceHandles, openFence, recoverFence } from '../network/fence.ts';
 import { FENCE_VERSION } from '../network/fence-maps.ts';
@@ -540,20 +541,33 @@ export class Networks {
     if (isDeepStrictEqual(before, after) && sockets === limits.context.sockets) return undefined;
     const { nid } = live.network;
     const { fence } = await this.#openFence();
-    await fence.setNetwork(
-      nid,
-      this.#rules({ ...live.config, limits, network: after }),
-      this.quotas.spentBefore(guest),
-    );
-    this.quotas.opened(guest, after.quota, fence);
-    const network = await this.#changeHost(guest, live.network, added, removed.map(formatIpPrefix));
+    await using undo = new UndoStack();
+    const setRules = async (config: GuestConfig): Promise<void> => {
+      await fence.setNetwork(nid, this.#rules(config), this.quotas.spentBefore(guest));
+      this.quotas.opened(guest, config.network.quota, fence);
+    };
+    undo.defer('rules', () => setRules(live.config));
+    await setRules({ ...live.config, limits, network: after });
+    const had = live.network;
+    const network = await this.#changeHost(guest, had, added, removed.map(formatIpPrefix));
+    undo.defer('addresses', async () => {
+      const lost = had.added.filter((one) => !network.added.includes(one)).map(parseIpPrefix);
+      const fresh = network.added.filter((one) => !had.added.includes(one));
+      await this.#changeHost(guest, network, lost, fresh);
+      this.recorded(guest, had);
+    });
     for (const one of this.#registry.list()) {
       if (!one.live || !isActive(one) || one.live.network?.nid !== nid) continue;
       if (added.length + removed.length === 0) break;
       const p = this.#host.program();
       planDisplayChange(p, p.import(one.live.initObject), added, removed);
-      await this.#host.syscalld.run(`show guest "${one.name}" its addresses`, p);
+      try {
+        await this.#host.syscalld.run(`show guest "${one.name}" its addresses`, p);
+      } catch (error) {
+        if (!(error instanceof StepError && error.errnoName === 'ESRCH')) throw error; // it is just ending
+      }
     }
+    undo.commit();
     const { interface: name } = before;
     const config = {
       ...live.config,

@@ -985,6 +985,16 @@ while True:
     host.run('ip', 'addr', 'del', '10.9.0.9/24', 'dev', 'h0');
   });
 
+  test('an address that the guest cannot be shown is not left on the interface', async () => {
+    await guest('one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--cap-add', 'NET_ADMIN');
+    await v.ok(['exec', 'one', 'ip', 'link', 'del', 'eth0']);
+    const before = hostAddresses();
+    assert.equal((await v.run(['set', 'one', '--ip-add', '10.9.0.30/24', '--ip-rm', '10.9.0.5'])).code, 1);
+    assert.deepEqual(hostAddresses(), before);
+    assert.equal((await python('one', CODE, 'bind', '10.9.0.30', '8000')).trim(), 'EADDRNOTAVAIL');
+    assert.equal((await python('one', CODE, 'bind', '10.9.0.5', '8000')).trim(), 'ok');
+  });
+
   test("a range is a guest's as a whole, and nobody else's", async () => {
     const routes = [
       ['-4', '10.9.1.0/24'],
