@@ -414,7 +414,14 @@ export class Starts {
       };
       // A network is not planned twice: the fence keeps in mind what it was told.
       const program = new Program(abi, opening ? undefined : plan);
-      const { opened, logPipes, link } = plan(program);
+      let planned: ReturnType<typeof plan>;
+      try {
+        planned = plan(program);
+      } catch (error) {
+        syscalld.drop(objects.worker); // the guest's side would wait for it
+        throw error;
+      }
+      const { opened, logPipes, link } = planned;
       const outcome = await syscalld.run(what, program, objects.worker);
       return {
         logPipes: logPipes.map((inode) => outcome.result(inode)),

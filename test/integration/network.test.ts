@@ -453,6 +453,17 @@ else: print('ok')
     );
   });
 
+  test('a start with more rules than the fence holds is refused, leaves nothing, and is one with fewer', async () => {
+    await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
+    const rules = Array.from({ length: 100 }, (_, i) => `{action: deny, ports: ${1000 + i}}`);
+    await v.ok(['set', 'one', `network.policy.egress=[${rules.join(', ')}]`]);
+    const { code, stderr } = await v.run(['start', 'one']);
+    assert.equal(code, 2);
+    assert.match(stderr, /^vserver: cannot use the egress rules: found 101 that apply .*; need at most \d+$/m);
+    await v.ok(['set', 'one', `network.policy.egress=[${rules.slice(0, 9).join(', ')}]`]);
+    await v.ok(['start', 'one']);
+  });
+
   test('what a guest is refused is an event, one for many, also after vserverd was killed', async () => {
     await v.ok(['create', 'one', '--ip', '10.9.0.5/24', '--network-interface', 'h0', '--', 'sleep', '1000']);
     await v.ok(['set', 'one', 'network.policy.otherwise=deny']);
