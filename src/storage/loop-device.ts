@@ -4,6 +4,7 @@
  * @see loop(4); LOOP_CONFIGURE since Linux 5.8. Numbers and layout are the same on all architectures (linux/loop.h).
  */
 import { planNumberPath } from '../sys/number-path.ts';
+import { planWait } from '../sys/planned-wait.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 
 const LOOP_SET_CAPACITY = 0x4c07;
@@ -71,11 +72,7 @@ function planControl(p: Program): Result {
     p.store(control, fd, 8);
     p.jump(opened);
     p.place(next);
-    if (waitMs === undefined) continue;
-    const wait = p.data(16, `${waitMs} ms`); // struct timespec64
-    p.put(wait.at(0, 8), Math.floor(waitMs / 1000), 8);
-    p.put(wait.at(8, 8), (waitMs % 1000) * 1_000_000, 8);
-    p.sys('nanosleep', [wait, 0], { about: `${waitMs} ms for the module` });
+    if (waitMs !== undefined) planWait(p, waitMs, 'the module');
   }
   p.place(opened);
   return p.load(control, 8);

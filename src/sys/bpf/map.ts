@@ -3,6 +3,7 @@
  * Steps on eBPF maps. `union bpf_attr` of linux/bpf.h is the kernel's ABI and the same on every architecture; offsets in
  * bytes.
  */
+import { planWait } from '../planned-wait.ts';
 import { type Arg, Data, type Program, type Result } from '../program.ts';
 import { planLoadBtf } from './btf.ts';
 import { BPF_F_NO_PREALLOC, COMMAND, MAP_TYPE, type MapType, UPDATE } from './uapi.ts';
@@ -83,7 +84,6 @@ export function planUpdate(
 
 /** How long the kernel is given to have memory again, try by try. */
 const TRIES_MS = [1, 4, 16, 64, 256] as const;
-const NS_PER_MS = 1e6;
 
 /**
  * Adds the steps that enter an element of a map per CPU, unless it is there. Memory of that kind is only taken of what the kernel has
@@ -104,8 +104,7 @@ export function planEnterPerCpu(
   const done = p.label();
   for (const ms of TRIES_MS) {
     p.expect(enter(['EEXIST', 'ENOMEM']), '==', noMemory, 'EAGAIN', 'no memory', { otherwise: done });
-    const time = p.struct('timespec', { tv_nsec: ms * NS_PER_MS });
-    p.sys('nanosleep', [time, 0], { about: `wait for memory, ${ms} ms`, ignore: ['EINTR'] });
+    planWait(p, ms, 'memory');
   }
   enter(['EEXIST']);
   p.place(done);
