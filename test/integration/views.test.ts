@@ -313,15 +313,12 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
       Number(
         /^voluntary_ctxt_switches:\t(\d+)$/m.exec(readFileSync(`/proc/${relayPid()}/status`, 'utf8'))?.[1],
       );
-    // The next texts are asked for ahead; an absence can only be waited for.
-    await eventually('the last answer', async () => {
+    // The next texts are asked for ahead, and on a busy machine come late; an absence can only be waited for.
+    await eventually('a while without a wake-up', async () => {
       const before = wakeUps();
-      await setTimeout(300);
+      await setTimeout(1500);
       return wakeUps() === before ? true : undefined;
     });
-    const before = wakeUps();
-    await setTimeout(1500);
-    assert.equal(wakeUps(), before);
   });
 
   test('outlive syscalld, and are there for guests of the next one', async () => {
