@@ -459,7 +459,10 @@ else: print('ok')
     await v.ok(['set', 'one', `network.policy.egress=[${rules.join(', ')}]`]);
     const { code, stderr } = await v.run(['start', 'one']);
     assert.equal(code, 2);
-    assert.match(stderr, /^vserver: cannot use the egress rules: found 101 that apply .*; need at most \d+$/m);
+    assert.match(
+      stderr,
+      /^vserver: cannot use the egress rules: found 101 that apply .*; need at most \d+$/m,
+    );
     await v.ok(['set', 'one', `network.policy.egress=[${rules.slice(0, 9).join(', ')}]`]);
     await v.ok(['start', 'one']);
   });
