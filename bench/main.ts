@@ -2,7 +2,7 @@
  * Runs benches: `npm run bench [-- start exec micro network network-scale network-contexts scale memory loads scheduler storage views unify]`, all without a name. Prints ratios of interleaved runs with
  * their spread, and keeps every result as a JSON line in `build/bench/<scenario>.jsonl`.
  *
- * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale` and `loads`. Nothing here passes or fails:
+ * ROUNDS sets the number of runs of each subject, SIZE the number of guests of `scale`, `network-scale` and `loads`. Nothing here passes or fails:
  * a target is printed beside its figure, for somebody who knows how quiet the machine was.
  */
 import { appendFileSync, mkdirSync } from 'node:fs';

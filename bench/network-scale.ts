@@ -69,7 +69,7 @@ function* measure(): Iterable<Result> {
   const idle = memory();
   const startedAt = performance.now();
   control.vserver('start', ...names.slice(FEW));
-  yield rate(`one \`start\` of ${size - FEW} with an address`, size - FEW, startedAt, undefined);
+  yield rate(`one \`start\` of ${size - FEW} with an address`, size - FEW, startedAt);
   const full = memory();
   const many = packets(world, host);
   yield* starts(world, size);
@@ -78,7 +78,7 @@ function* measure(): Iterable<Result> {
     yield verbCost(control, size, words);
   const stoppedAt = performance.now();
   control.vserver('stop', '--all', '--timeout', '0');
-  yield rate(`\`stop --all\` of ${size} with an address`, size, stoppedAt, undefined);
+  yield rate(`\`stop --all\` of ${size} with an address`, size, stoppedAt);
   yield* memoryPerGuest(size - FEW, idle, full, memory(), MEMORY_TARGET);
   for (const kind of KINDS) yield growth(kind, size, few, many);
 }
