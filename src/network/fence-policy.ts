@@ -1,5 +1,5 @@
 /** Parts of the fence's programs that decide whom a context may reach, and from which address. */
-import { type FenceCode, FRAME, PROTOCOL, reg } from './fence-code.ts';
+import { type FenceCode, FRAME, networkOrder, PROTOCOL, reg } from './fence-code.ts';
 import {
   FLOW,
   NETWORK,
@@ -10,6 +10,9 @@ import {
   STATE,
   VERDICT,
 } from './fence-maps.ts';
+import { METADATA4, METADATA6, TRANSLATED, WIRE_SERVER } from './metadata.ts';
+
+const DNS_PORT = 53;
 
 /** Refuses unless the other context, r9, and the socket's may reach each other. */
 export function checkPeer(f: FenceCode): void {
@@ -57,11 +60,7 @@ export function checkOutside(f: FenceCode, ip: 4 | 6): void {
 
   a.label(noLoopback);
   f.ifNetworkFlag(NETWORK_FLAG.metadataDenied, false, noMetadata);
-  f.unlessWords(
-    at,
-    ip === 4 ? [undefined, undefined, undefined, 0xa9fea9fe] : [0xfd000ec2, 0, 0, 0x254],
-    noMetadata,
-  );
+  unlessMetadata(f, ip, noMetadata);
   f.refuse('metadata', 'EPERM');
 
   a.label(noMetadata);
@@ -82,6 +81,25 @@ export function checkOutside(f: FenceCode, ip: 4 | 6): void {
   unlessAnswer(f, allowed);
   f.refuse('policy', 'EPERM');
   a.label(allowed);
+}
+
+/** Goes to a label unless the address on the stack at `remote` is one of a cloud's metadata service. */
+function unlessMetadata(f: FenceCode, ip: 4 | 6, target: string): void {
+  const { a } = f;
+  const isOne = a.fresh('metadata');
+  if (ip === 6) {
+    for (const words of METADATA6) {
+      const next = a.fresh('another metadata address');
+      f.unlessWords(FRAME.remote, words, next);
+      a.goto(isOne).label(next);
+    }
+    f.unlessWords(FRAME.remote, TRANSLATED, target);
+  }
+  // The last word of both.
+  a.load(1, 10, FRAME.remote + 12, 4);
+  for (const word of METADATA4) a.jumpIf32(1, '==', networkOrder(word), isOne);
+  a.jumpIf32(1, '!=', networkOrder(WIRE_SERVER), target);
+  a.load(1, 10, FRAME.remotePort, 8).jumpIf(1, '==', DNS_PORT, target).label(isOne);
 }
 
 /** r0 is a list of rules. */

@@ -40,7 +40,7 @@ export interface NetworkPolicy {
   readonly egress?: readonly EgressRule[];
   /** What no rule matches; default `allow`. */
   readonly otherwise?: 'allow' | 'deny';
-  /** 169.254.169.254 and fd00:ec2::254, before all rules; default `deny`. */
+  /** The metadata services of clouds (metadata.ts), before all rules; default `deny`. */
   readonly metadata?: 'allow' | 'deny';
   /** Other contexts that may be reached and may reach this one; each of the two sides may say so. */
   readonly peers?: readonly Nid[];

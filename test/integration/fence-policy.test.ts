@@ -224,6 +224,26 @@ names.update(l=l, port=l.getsockname()[1])`);
     });
   });
 
+  test('so are those of other clouds, also by a translator; Azure gives names at one of them', async () => {
+    await withWorld(async (world) => {
+      const two = await guest(world, 2);
+      const four = ['169.254.170.2', '169.254.170.23', '169.254.0.23', '169.254.42.42', '100.100.100.200'];
+      const six = ['fd00:ec2::23', 'fd20:ce::254', 'fd00:c1::a9fe:a9fe', 'fd00:42::42'];
+      const translated = ['64:ff9b::169.254.169.254', '64:ff9b::168.63.129.16'];
+      for (const at of [...four, '168.63.129.16']) {
+        assert.equal(await two.get(`ask(('${at}', 80))`), 'EPERM', at);
+        assert.equal(await two.get(`ask(('::ffff:${at}', 80), socket.AF_INET6)`), 'EPERM', at);
+        assert.equal(await two.get(`code(udp().sendto, b'x', ('${at}', 80))`), 'EPERM', at);
+      }
+      for (const at of [...six, ...translated])
+        assert.equal(await two.get(`ask(('${at}', 80), socket.AF_INET6)`), 'EPERM', at);
+      assert.equal(await two.get("ask(('fe80::a9fe:a9fe', 80, 0, 2), socket.AF_INET6)"), 'EPERM');
+      for (const at of ['168.63.129.17', '100.100.100.201', '169.254.169.253'])
+        assert.notEqual(await two.get(`code(udp().sendto, b'x', ('${at}', 80))`), 'EPERM', at);
+      assert.notEqual(await two.get("code(udp().sendto, b'x', ('168.63.129.16', 53))"), 'EPERM');
+    });
+  });
+
   test('guests reach each other by pair or group alone, in both directions of a connection', async () => {
     await withWorld(async (world) => {
       const { fence } = world;
