@@ -257,6 +257,7 @@ export class Networks {
     guest: Pick<Guest, 'name'>,
     network: GuestNetwork,
   ): { readonly other: Guest; readonly address: string } | undefined {
+    if (network.addresses.length === 0 && !network.ranges) return undefined;
     const wanted = new Set(hostParts(network.addresses));
     for (const other of this.#registry.list()) {
       const its = configOf(other).network;
