@@ -1,13 +1,9 @@
 /** What an idle guest takes of the host's memory, by kind and by slab cache, and what it cannot be smaller than. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { CONTROLLERS } from '../src/resources/cgroup-layout.ts';
+import { readFileSync } from 'node:fs';
 import { ControlPlane } from './control-plane.ts';
-import { nativeProgram } from './native-programs.ts';
 import { type Memory, memory, memoryPerGuest, repeat } from './scale.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
+import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
 
 const PLAIN_TARGET = { relation: 'at most', value: 350 } as const;
 const ADDRESS_TARGET = { relation: 'at most', value: 450 } as const;
@@ -16,7 +12,6 @@ const FEW = 10;
 const PAGE_KIB = 4;
 /** Caches told of by name. */
 const CACHES = Number(process.env['CACHES'] ?? 24);
-const UNIFIED = ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'];
 const REST = ['--', 'sleep', '86400'] as const;
 
 /** SIZE guests (300) of each kind. */
@@ -33,6 +28,11 @@ async function* measure(): AsyncIterable<Result> {
   using control = new ControlPlane();
   const kinds = [
     { name: 'guest', flags: ['--init=none', '--network', 'none'], target: PLAIN_TARGET },
+    {
+      name: 'guest of template busybox, its static `sleep`',
+      flags: ['--init=none', '--network', 'none', '--template', 'busybox'],
+      target: PLAIN_TARGET,
+    },
     { name: 'guest with built-in init', flags: ['--network', 'none'], target: undefined },
     {
       name: 'guest with an address',
@@ -102,58 +102,13 @@ function* told(
   }
 }
 
-/** Processes that sleep; with cgroup directories each in one of its own, and in namespaces of its own. */
 async function sleepers(name: string, size: number, parents: readonly string[]): Promise<Iterable<Figure>> {
-  const directories = parents.map((parent) => join(parent, `vserver-bench-${process.pid}`));
-  for (const directory of directories) mkdirSync(directory);
-  for (const directory of directories) handDown(directory);
-  try {
-    const few = await started(FEW, directories);
-    await ended(few);
+  return await withCgroups(parents, async (directories) => {
+    await endSleepers(await startSleepers(FEW, directories));
     const before = reading();
-    const many = await started(size, directories);
+    const many = await startSleepers(size, directories);
     const full = reading();
-    await ended(many);
+    await endSleepers(many);
     return told(name, size, { before, full, after: reading() }, undefined);
-  } finally {
-    for (const directory of directories) rmdirSync(directory);
-  }
-}
-
-/** Hierarchies that guests have a cgroup in. */
-function hierarchies(): readonly string[] {
-  const unified = UNIFIED.find((path) => existsSync(join(path, 'cgroup.controllers')));
-  if (unified === undefined) throw new Error('cannot find cgroup2; need it mounted');
-  return [unified, ...['memory', 'cpu', 'pids'].map((name) => `/sys/fs/cgroup/${name}`).filter(isDirectory)];
-}
-
-function isDirectory(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
-}
-
-/** On cgroup2 the controllers that guests have. */
-function handDown(directory: string): void {
-  const control = join(directory, 'cgroup.subtree_control');
-  if (!existsSync(control)) return;
-  const has = readFileSync(join(directory, 'cgroup.controllers'), 'utf8').trim().split(' ');
-  const wanted = CONTROLLERS.filter((name) => has.includes(name)).map((name) => `+${name}`);
-  if (wanted.length > 0) writeFileSync(control, wanted.join(' '));
-}
-
-async function started(size: number, directories: readonly string[]): Promise<ChildProcess> {
-  const program = spawn(nativeProgram('sleepers'), [String(size), ...directories], {
-    stdio: ['pipe', 'pipe', 'inherit'],
   });
-  const isUp = await Promise.race([
-    once(program.stdout, 'data').then(() => true),
-    once(program, 'exit').then(() => false),
-  ]);
-  if (!isUp) throw new Error('sleepers: ended before all slept');
-  return program;
-}
-
-async function ended(program: ChildProcess): Promise<void> {
-  const exit = once(program, 'exit');
-  program.stdin?.end();
-  await exit;
 }

@@ -1,11 +1,14 @@
 /** Many idle guests: what each costs in memory, how fast they start, and whether the last starts as fast as the first. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { ControlPlane } from './control-plane.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
+import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
 import { compare, median, type Sample } from './statistics.ts';
 
 const FEW = 10;
+const CPUS = availableParallelism();
 const NANOSECONDS_IN_MS = 1e6;
 const MEMORY_TARGET = { relation: 'at most', value: 350 } as const;
 const RATE_TARGET = { relation: 'at least', value: 400 } as const;
@@ -39,7 +42,7 @@ export const scale: Scenario = {
   run: measure,
 };
 
-function* measure(): Iterable<Result> {
+async function* measure(): AsyncIterable<Result> {
   using control = new ControlPlane();
   const size = Number(process.env['SIZE'] ?? 1000);
   const names = Array.from({ length: size }, (_, index) => `g${index + 1}`);
@@ -75,6 +78,22 @@ function* measure(): Iterable<Result> {
   const loopedAt = performance.now();
   repeat(control, size, ['run', '--detach', '--name', 'r$i', ...GUEST_FLAGS]);
   yield rate(`\`run --detach\`, ${size} commands`, size, loopedAt, RATE_TARGET);
+  control.vserver('delete', '--all', '--force');
+  yield await bareRate(size);
+}
+
+/** What no start can be faster than: processes with the namespaces and cgroups of guests, by one program for each CPU. */
+async function bareRate(size: number): Promise<Figure> {
+  return await withCgroups(hierarchies(), async (directories) => {
+    const each = Math.ceil(size / CPUS);
+    const startedAt = performance.now();
+    const programs = await Promise.all(
+      Array.from({ length: CPUS }, (_, i) => startSleepers(each, directories, i * each)),
+    );
+    const figure = rate('processes with namespaces and cgroups alone', CPUS * each, startedAt, undefined);
+    await Promise.all(programs.map(endSleepers));
+    return figure;
+  });
 }
 
 /** Runs the client `count` times in one shell; `$i` in a word counts from 1. */

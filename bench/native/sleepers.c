@@ -2,11 +2,11 @@
 /*
  * Idle processes with what the kernel needs to separate them, and nothing else: what a guest cannot be smaller than.
  *
- *   sleepers COUNT [CGROUP…]
+ *   sleepers COUNT FIRST [CGROUP…]
  *
- * Runs `sleep` COUNT times. With directories of cgroup hierarchies each is in a cgroup of its own below them all, and in
- * new user, mount, pid, UTS, IPC, network, cgroup and time namespaces, with one mount. Prints a line when all sleep; ends
- * with its standard input, kills them, and removes the cgroups.
+ * Runs `sleep` COUNT times. With directories of cgroup hierarchies each is in a cgroup of its own below them all, which
+ * are numbered from FIRST on, and in new user, mount, pid, UTS, IPC, network, cgroup and time namespaces, with one mount.
+ * Prints a line when all sleep; ends with its standard input, kills them, and removes the cgroups.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -96,15 +96,16 @@ static pid_t start(int number, int proc, int count, const int *hierarchies)
 int main(int argc, char **argv)
 {
 	char name[64];
-	int done[2], hierarchies[HIERARCHIES_MAX], count = argc - 2, size = argc > 1 ? atoi(argv[1]) : 0;
+	int done[2], hierarchies[HIERARCHIES_MAX], count = argc - 3;
+	int size = argc > 2 ? atoi(argv[1]) : 0, first = argc > 2 ? atoi(argv[2]) : 0;
 	pid_t *pids = calloc((size_t)size + 1, sizeof *pids);
-	must(size > 0 && count <= HIERARCHIES_MAX && pids != NULL, "start: COUNT is to be a number");
+	must(size > 0 && count <= HIERARCHIES_MAX && pids != NULL, "start: COUNT and FIRST are to be numbers");
 	setpgid(0, 0);
 	int proc = directory_open("/proc");
-	for (int i = 0; i < count; i++) hierarchies[i] = directory_open(argv[i + 2]);
+	for (int i = 0; i < count; i++) hierarchies[i] = directory_open(argv[i + 3]);
 	leave_mounts();
 	must(pipe2(done, O_CLOEXEC) == 0, "make a pipe");
-	for (int i = 0; i < size; i++) pids[i] = start(i, proc, count, hierarchies);
+	for (int i = 0; i < size; i++) pids[i] = start(first + i, proc, count, hierarchies);
 	close(done[1]);
 	while (read(done[0], name, sizeof name) > 0) continue;
 	puts("all sleep");
@@ -113,7 +114,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < size; i++) kill(pids[i], SIGKILL);
 	for (int i = 0; i < size; i++) waitpid(pids[i], NULL, 0);
 	for (int i = 0; i < size; i++) {
-		snprintf(name, sizeof name, "%d", i);
+		snprintf(name, sizeof name, "%d", first + i);
 		for (int j = 0; j < count; j++) unlinkat(hierarchies[j], name, AT_REMOVEDIR);
 	}
 	return 0;
