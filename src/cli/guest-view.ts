@@ -150,12 +150,8 @@ export function currentConfig(guest: Guest, { manager }: Services): GuestConfig 
 }
 
 /** Names the limits that the configuration asks for and nothing on this host enforces. */
-export function unenforcedLimits(
-  guest: Guest,
-  config: GuestConfig,
-  cgroups: CgroupDriver,
-): readonly string[] {
-  const { unenforced } = cgroups.plan(guest.xid, limitsOf(config));
+export function unenforcedLimits(config: GuestConfig, cgroups: CgroupDriver): readonly string[] {
+  const unenforced = cgroups.unenforced(limitsOf(config));
   // The default of the weight is no wish.
   const controllers = limitKeys(
     unenforced.filter((kind) => kind !== 'cpuWeight' || config.limits.cpuWeight !== 100),
@@ -282,7 +278,7 @@ export function viewLimits(guest: Guest, config: GuestConfig, cgroups: CgroupDri
       shmBytes,
       ...context,
     },
-    unenforced: unenforcedLimits(guest, config, cgroups),
+    unenforced: unenforcedLimits(config, cgroups),
     ...(isActive(guest) ? readLimits(guest, cgroups) : { effective: null, usage: null }),
   };
 }

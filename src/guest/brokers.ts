@@ -35,7 +35,7 @@ export class Brokers {
     const calls = brokeredCalls(this.#host, config);
     if (calls === undefined) return undefined;
     const { syscalld, cgroups, kernel, paths, views } = this.#host;
-    const { service } = cgroups.plan(guest.xid, {});
+    const { service } = cgroups.place(guest.xid);
     const isMeasured = views !== undefined && (calls.sysinfo || calls.affinity);
     const sockets = calls.sockets && { fence: await this.#networks.brokerFence(guest) };
     const state = calls.quota ? await this.#storage.userQuotaState(guest) : undefined;
@@ -76,7 +76,7 @@ export class Brokers {
     const spec = await this.plan(guest, configOf(guest), init);
     if (spec === undefined) return undefined;
     const { syscalld, cgroups } = this.#host;
-    const { joins } = cgroups.plan(guest.xid, {});
+    const { joins } = cgroups.place(guest.xid);
     const p = this.#host.program();
     planBroker(p, { ...spec, joins: [...joins, ...spec.joins] });
     await syscalld.run(`start the broker of guest "${guest.name}"`, p);

@@ -123,7 +123,7 @@ export class Contexts {
     const spec: ContextSpec = {
       ...request,
       ids: idRangeOf(xid),
-      cgroup: cgroups.plan(xid, request.cpuset === undefined ? {} : { cpuset: request.cpuset }),
+      cgroup: cgroups.place(xid, request.cpuset),
       masks: this.#host.masks,
       shared: this.#host.shared,
       views:

@@ -89,7 +89,7 @@ export class Execs {
     // Of now: meanwhile it may have ended, or have got another broker.
     const live = this.#instance.running('run a command in', guest);
     const command = commandSpec(this.#host, config, config.hostname ?? guest.name, request, user, connection);
-    const { leaf, joins } = this.#host.cgroups.plan(guest.xid, limitsOf(config));
+    const { leaf, joins } = this.#host.cgroups.place(guest.xid, limitsOf(config).cpuset);
     const object = this.#host.syscalld.newObject();
     const program = this.#host.program();
     planExec(program, {

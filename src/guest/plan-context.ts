@@ -8,7 +8,7 @@
  */
 import { BugError } from '../base/errors.ts';
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
-import type { CgroupPlan } from '../resources/cgroup-driver.ts';
+import type { CgroupPlace } from '../resources/cgroup-driver.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
@@ -50,7 +50,7 @@ export interface SharedObjects {
 /** What a context is made of. */
 export interface ContextSpec {
   readonly ids: IdRange;
-  readonly cgroup: Pick<CgroupPlan, 'directories' | 'handDown' | 'joins' | 'leaf'>;
+  readonly cgroup: CgroupPlace;
   readonly hostNetwork: boolean;
   /** Its network namespace has interfaces that mean something, so it needs a /sys of its own. */
   readonly ownSys: boolean;
@@ -113,7 +113,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
 /** Adds the steps that make a guest's cgroups and, where cgroup v1 needs it, move the worker in. */
 export function planCgroups(
   p: Program,
-  cgroup: Pick<CgroupPlan, 'directories' | 'handDown' | 'joins'>,
+  cgroup: Pick<CgroupPlace, 'directories' | 'handDown' | 'joins'>,
 ): void {
   for (const directory of cgroup.directories) {
     p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${directory}"` });

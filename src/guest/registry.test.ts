@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -7,6 +7,22 @@ import { parseGuestName, parseXid } from '../base/ids.ts';
 import { completeConfig } from './config.ts';
 import { instancePaths } from './paths.ts';
 import { Registry } from './registry.ts';
+
+const NAME = parseGuestName('web');
+const text = (hostname: string): string => `command: [sleep]\nhostname: ${hostname}\n`;
+
+/** A registry with one guest, whose configuration file is at `path`. */
+function makeRegistry(
+  clock?: () => number,
+): { readonly registry: Registry; readonly path: string } & Disposable {
+  const root = mkdtempSync(join(tmpdir(), 'vserver-registry-'));
+  const paths = instancePaths(root);
+  mkdirSync(join(paths.etc, 'guests'), { recursive: true });
+  const path = join(paths.etc, 'guests/web.yaml');
+  writeFileSync(path, text('a'));
+  const registry = new Registry(paths, clock);
+  return { registry, path, [Symbol.dispose]: () => rmSync(root, { recursive: true }) };
+}
 
 test('a guest that is being made keeps its name and its xid while others look for files', (t) => {
   const root = mkdtempSync(join(tmpdir(), 'registry-'));
@@ -27,4 +43,27 @@ test('a guest that is being made keeps its name and its xid while others look fo
   guest.isBeingMade = false;
   assert.throws(() => registry.find('nobody'), { code: 'guest-not-found' });
   assert.equal(registry.named('web'), undefined);
+});
+
+test('a configuration file that was changed is read, also in the same breath', () => {
+  using made = makeRegistry();
+  for (const name of ['a', 'b', 'c', 'd']) {
+    writeFileSync(made.path, text(name));
+    assert.equal(made.registry.readConfig(NAME).hostname, name);
+  }
+});
+
+test('a configuration file of long ago is read once, and when it was changed, whatever its time says', () => {
+  using made = makeRegistry(() => Date.now() + 60_000);
+  const { registry, path } = made;
+  const first = registry.readConfig(NAME);
+  assert.equal(registry.readConfig(NAME), first);
+  const { atime, mtime, ctimeMs } = statSync(path);
+  while (statSync(path).ctimeMs === ctimeMs) {
+    writeFileSync(path, text('b'));
+    utimesSync(path, atime, mtime);
+  }
+  assert.equal(registry.readConfig(NAME).hostname, 'b');
+  rmSync(path);
+  assert.throws(() => registry.readConfig(NAME), { code: 'guest-not-found' });
 });

@@ -2,7 +2,7 @@
  * The guests of an instance: found on disk, named, numbered.
  */
 import { hash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { StateError, UserError } from '../base/errors.ts';
 import {
@@ -29,6 +29,18 @@ const FIRST_DYNAMIC_XID = 49_152;
 
 const PARTS_MAX = 4096;
 
+/** A file that changed so lately may change again without another time: the kernel's clock for files ticks every 4 to 10 ms. */
+const SETTLED_MS = 1000;
+
+/** What a configuration file held when it was last read. */
+interface ReadConfig {
+  readonly digest: string;
+  readonly config: GuestConfig;
+  readonly inode: number;
+  /** When the file had been changed then; undefined: it may have been again without a trace. */
+  readonly changedMs: number | undefined;
+}
+
 /** A configuration file that cannot be used. */
 export interface BrokenConfig {
   readonly name: string;
@@ -38,12 +50,13 @@ export interface BrokenConfig {
 /** All guests of an instance. */
 export class Registry {
   readonly #paths: InstancePaths;
+  readonly #clock: () => number;
   readonly #byName = new Map<string, Guest>();
   /** All of these by name; undefined: not known since one came or went. */
   #sorted: readonly Guest[] | undefined;
   readonly #byXid = new Map<number, Guest>();
-  /** What configuration files held when they were last read: to parse one takes 0.7 ms. */
-  readonly #read = new Map<GuestName, { readonly digest: string; readonly config: GuestConfig }>();
+  /** To parse one takes 0.7 ms. */
+  readonly #read = new Map<GuestName, ReadConfig>();
   /** Parts of configurations, by what they hold. */
   readonly #parts = new Map<string, unknown>();
   /** Numbers taken by contexts that are prepared but belong to no guest yet. */
@@ -51,8 +64,10 @@ export class Registry {
   #nextDynamic: number;
   broken: readonly BrokenConfig[] = [];
 
-  constructor(paths: InstancePaths) {
+  /** @param clock milliseconds since 1970 */
+  constructor(paths: InstancePaths, clock: () => number = Date.now) {
     this.#paths = paths;
+    this.#clock = clock;
     // Instances on one host share the id ranges of the host; different places to begin keep them apart.
     this.#nextDynamic = FIRST_DYNAMIC_XID + (instanceNumber(paths.root) % (XID_MAX - FIRST_DYNAMIC_XID));
   }
@@ -110,17 +125,22 @@ export class Registry {
 
   /** Reads a guest's configuration file. @throws UserError invalid-config */
   readConfig(name: GuestName): GuestConfig {
-    const { config } = guestPaths(this.#paths, name);
-    const text = readIfThere(config);
-    if (text === undefined)
-      throw new UserError('guest-not-found', `cannot read "${config}": found no such file`);
-    const digest = hash('sha256', text, 'base64');
+    const { config: path } = guestPaths(this.#paths, name);
+    const now = statSync(path, { throwIfNoEntry: false });
     const known = this.#read.get(name);
-    if (known?.digest === digest) return known.config;
+    if (known && known.inode === now?.ino && known.changedMs === now.ctimeMs) return known.config;
+    const text = readIfThere(path);
+    if (now === undefined || text === undefined)
+      throw new UserError('guest-not-found', `cannot read "${path}": found no such file`);
+    const digest = hash('sha256', text, 'base64');
+    const changedMs = this.#clock() - now.ctimeMs > SETTLED_MS ? now.ctimeMs : undefined;
     // A copy: the texts in what the parser gives are parts of the file's, and would keep all of it in memory.
-    const read = { digest, config: this.#shareParts(structuredClone(parseGuestConfig(text, config))) };
-    this.#read.set(name, read);
-    return read.config;
+    const config =
+      known?.digest === digest
+        ? known.config
+        : this.#shareParts(structuredClone(parseGuestConfig(text, path)));
+    this.#read.set(name, { digest, config, inode: now.ino, changedMs });
+    return config;
   }
 
   /** Most of what guests are configured with is the same: it is in memory once. */

@@ -3,8 +3,8 @@ import type { ControllerName } from './cgroup-layout.ts';
 import type { CgroupWrite, OomSource } from './controller.ts';
 import type { EffectiveLimits, LimitKind, Limits, Sample, Usage } from './limits.ts';
 
-/** What a start does to cgroups, as data: the worker makes the directories, does the writes, joins, and clones. */
-export interface CgroupPlan {
+/** Where a guest is in the cgroups, as data: the worker makes the directories, joins, and clones. */
+export interface CgroupPlace {
   /** Absolute, parents first; all are to be new. */
   readonly directories: readonly string[];
   /**
@@ -12,8 +12,6 @@ export interface CgroupPlan {
    * costs next to nothing (Linux 6.0; else the wait for an RCU grace period).
    */
   readonly handDown: readonly CgroupWrite[];
-  /** Limits, in order, before any process joins: a guest never runs unlimited. */
-  readonly writes: readonly CgroupWrite[];
   /** cgroup2 directory a process is cloned into (CLONE_INTO_CGROUP, Linux 5.7). */
   readonly leaf: string;
   /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
@@ -23,6 +21,12 @@ export interface CgroupPlan {
    * its tasks; on v1 that is so once the worker has written "0" into `joins` as well.
    */
   readonly service: { readonly leaf: string; readonly joins: readonly string[] };
+}
+
+/** What a start does to cgroups, as data. */
+export interface CgroupPlan extends CgroupPlace {
+  /** Limits, in order, before anything of the guest runs: it never runs unlimited. */
+  readonly writes: readonly CgroupWrite[];
   /** Limits that were asked for and that nothing on this host enforces. */
   readonly unenforced: readonly LimitKind[];
 }
@@ -66,6 +70,14 @@ export interface CgroupDriver {
    * @throws UserError invalid-value, StateError cgroup-not-prepared
    */
   plan(xid: Xid, limits: Limits): CgroupPlan;
+  /**
+   * The part of `plan` that is the same whatever the limits, but for the CPUs a guest is bound to.
+   *
+   * @throws UserError invalid-value, cpu-missing, StateError cgroup-not-prepared
+   */
+  place(xid: Xid, cpuset?: string): CgroupPlace;
+  /** Returns which of these limits nothing on this host enforces. @throws UserError invalid-value, StateError cgroup-not-prepared */
+  unenforced(limits: Limits): readonly LimitKind[];
   /**
    * Changes limits of a running guest and reads them back; memory first, since only it is refused by its usage.
    *

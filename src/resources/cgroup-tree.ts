@@ -9,7 +9,14 @@ import {
   parseNestedKeyed,
   parseWords,
 } from '../spec/cgroup-files.ts';
-import type { CgroupCapabilities, CgroupDriver, CgroupPlan, Effective, LimitHit } from './cgroup-driver.ts';
+import type {
+  CgroupCapabilities,
+  CgroupDriver,
+  CgroupPlace,
+  CgroupPlan,
+  Effective,
+  LimitHit,
+} from './cgroup-driver.ts';
 import {
   type CgroupFiles,
   childrenOf,
@@ -175,7 +182,7 @@ class CgroupTree implements CgroupDriver {
   }
 
   /** The directory of its own for CPUs that a guest is started with. */
-  #cpusetOf(xid: Xid, { cpuset = ALL_CPUS }: Limits): readonly string[] {
+  #cpusetOf(xid: Xid, cpuset = ALL_CPUS): readonly string[] {
     return this.#cpusets === undefined || cpuset === ALL_CPUS ? [] : [`${this.#cpusets}/${xid}`];
   }
 
@@ -189,21 +196,37 @@ class CgroupTree implements CgroupDriver {
   plan(xid: Xid, limits: Limits): CgroupPlan {
     this.#check(limits);
     const enforced = this.#enforcedKinds();
+    const place = this.place(xid, limits.cpuset);
+    const pressure = { path: `${place.leaf}/${CGROUP_PRESSURE}`, text: '0' };
+    return {
+      ...place,
+      writes: [
+        ...this.#bindings
+          .flatMap(({ directoryOf, controller }) => controller.plan(directoryOf(xid), limits, enforced))
+          .filter(({ path, text }) => UNLIMITED[path.slice(path.lastIndexOf('/') + 1)] !== text),
+        ...(this.#canStopPressure ? [pressure] : []),
+      ],
+      unenforced: unenforcedOf(limits, enforced),
+    };
+  }
+
+  unenforced(limits: Limits): readonly LimitKind[] {
+    this.#check(limits);
+    return unenforcedOf(limits, this.#enforcedKinds());
+  }
+
+  place(xid: Xid, cpuset?: string): CgroupPlace {
+    if (cpuset !== undefined) this.#check({ cpuset });
+    const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
     const leaf = `${guest}/${GUEST_LEAF}`;
     const handDown = this.#bindings
       .filter(({ name, version }) => name === 'pids' && version === 'v2' && enforced.has(name))
       .map(({ name }) => ({ path: `${guest}/${CGROUP_SUBTREE_CONTROL}`, text: `+${name}` }));
-    const v1 = [...this.#v1.map((parent) => `${parent}/${xid}`), ...this.#cpusetOf(xid, limits)];
+    const v1 = [...this.#v1.map((parent) => `${parent}/${xid}`), ...this.#cpusetOf(xid, cpuset)];
     return {
       directories: [guest, leaf, ...v1],
       handDown,
-      writes: [
-        ...this.#bindings
-          .flatMap(({ directoryOf, controller }) => controller.plan(directoryOf(xid), limits, enforced))
-          .filter(({ path, text }) => UNLIMITED[path.slice(path.lastIndexOf('/') + 1)] !== text),
-        ...(this.#canStopPressure ? [{ path: `${leaf}/${CGROUP_PRESSURE}`, text: '0' }] : []),
-      ],
       leaf,
       joins: v1.map((directory) => `${directory}/${CGROUP1_TASKS}`),
       service: {
@@ -213,7 +236,6 @@ class CgroupTree implements CgroupDriver {
           .filter(({ name, version }) => name === 'pids' && version === 'v1')
           .map(({ parent }) => `${parent}/${CGROUP1_TASKS}`),
       },
-      unenforced: unenforcedOf(limits, enforced),
     };
   }
 

@@ -36,8 +36,9 @@ export function checkCpus(
   version: 'v1' | 'v2',
   { cpuset = ALL_CPUS }: Limits,
 ): void {
+  if (cpuset === ALL_CPUS) return;
   const all = readIfPresent(files, `${parent}/${version === 'v1' ? CPUS : EFFECTIVE_CPUS}`)?.trim() ?? '';
-  if (cpuset === ALL_CPUS || all === '') return;
+  if (all === '') return;
   const present = new Set(parseCpuList(all));
   if (parseCpuList(cpuset).every((cpu) => present.has(cpu))) return;
   throw new UserError('cpu-missing', `cannot use CPUs ${cpuset}: found CPUs ${all}; need some of these`);

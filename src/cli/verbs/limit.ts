@@ -66,7 +66,7 @@ async function setLimits(
       if (path[1] === 'memory') config = withMemory(config, value as number | 'max'); // as made below
   }
   await manager.changes.set(guest, changes);
-  const unenforced = unenforcedLimits(guest, currentConfig(guest, services), manager.host.cgroups);
+  const unenforced = unenforcedLimits(currentConfig(guest, services), manager.host.cgroups);
   for (const key of unenforced.filter((one) => changes.some(({ path }) => path.join('.') === one)))
     await warn(io, `nothing on this host enforces ${key} of guest "${guest.name}"; see \`vserver check\``);
 }

@@ -31,7 +31,7 @@ export async function sched(parsed: ParsedVerb<'sched'>, io: Io, services: Servi
   if (changes.length > 0) await manager.changes.set(guest, changes);
   const config = currentConfig(guest, services);
   const { cgroups } = manager.host;
-  for (const key of unenforcedLimits(guest, config, cgroups).filter((one) => one.startsWith('scheduler.')))
+  for (const key of unenforcedLimits(config, cgroups).filter((one) => one.startsWith('scheduler.')))
     await warn(io, `nothing on this host enforces ${key} of guest "${guest.name}"`);
   const { scheduler } = config;
   const { effective } = viewLimits(guest, config, cgroups);

@@ -55,7 +55,7 @@ async function warnOf(
   if (later.length > 0) {
     await warn(io, `guest "${guest.name}" is running: ${later.join(', ')} will change with its next start`);
   }
-  const unenforced = unenforcedLimits(guest, currentConfig(guest, services), services.manager.host.cgroups);
+  const unenforced = unenforcedLimits(currentConfig(guest, services), services.manager.host.cgroups);
   for (const key of unenforced) {
     if (!changes.some(({ path }) => path.join('.') === key || (path[0] === 'limits' && path.length === 1)))
       continue;

@@ -31,7 +31,7 @@ export async function start(parsed: ParsedVerb<'start'>, io: Io, services: Servi
         await warn(io, `guest "${guest.name}" is ${guest.state} already`);
         return;
       }
-      const unenforced = unenforcedLimits(guest, guest.config, manager.host.cgroups);
+      const unenforced = unenforcedLimits(guest.config, manager.host.cgroups);
       for (const key of unenforced) {
         await warn(
           io,
