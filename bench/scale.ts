@@ -90,7 +90,7 @@ async function bareRate(size: number): Promise<Figure> {
     const programs = await Promise.all(
       Array.from({ length: CPUS }, (_, i) => startSleepers(each, directories, i * each)),
     );
-    const figure = rate('processes with namespaces and cgroups alone', CPUS * each, startedAt, undefined);
+    const figure = rate('processes with namespaces and cgroups alone', CPUS * each, startedAt);
     await Promise.all(programs.map(endSleepers));
     return figure;
   });
