@@ -314,7 +314,7 @@ export const ERROR_CODES = {
   'tree-too-deep': {
     status: 400,
     exit: 2,
-    meaning: 'a tree has more directories in each other than an image takes',
+    meaning: 'a tree has a path that is longer than an image takes, or more directories in each other',
   },
   'trust-domain-fixed': {
     status: 409,

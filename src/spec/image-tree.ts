@@ -2,6 +2,12 @@
  * A file system tree as a value: what an image is made of, and what is read from one.
  */
 
+/**
+ * A path in a tree is shorter than the kernel's limit of 4,095 (PATH_MAX), by what leads to the tree where it is read. It bounds how
+ * many directories are in each other too: 2,038.
+ */
+export const MAX_PATH_BYTES = 4075;
+
 /** An extended attribute, its name whole: `user.note`, `security.capability`. */
 export type Xattr = readonly [name: string, value: Uint8Array];
 

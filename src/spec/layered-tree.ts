@@ -8,6 +8,7 @@ import {
   type ImageNode,
   type InodeAttributes,
   isWhiteout,
+  MAX_PATH_BYTES,
   type Xattr,
 } from './image-tree.ts';
 import { TarError, type TarMember } from './tar-reader.ts';
@@ -36,9 +37,8 @@ const OPAQUE = '.wh..wh..opq';
 /** Of aufs, which nobody else needs. */
 const AUFS = '.wh..wh.';
 const MAX_NAME_BYTES = 255;
-const MAX_PATH_BYTES = 4095;
+const MAX_TARGET_BYTES = 4095;
 const MAX_LINKS = 40;
-const MAX_DEPTH = 500;
 
 /** Attributes that a file of an archive keeps. What speaks to an overlay, or for the host's own keeping, is left out. */
 const KEPT = /^(?:user\.(?!overlay\.)|security\.capability$|system\.posix_acl_(?:access|default)$)/s;
@@ -47,6 +47,8 @@ const KEPT = /^(?:user\.(?!overlay\.)|security\.capability$|system\.posix_acl_(?
 export class LayeredTree {
   readonly #root: Directory = directory(implied(0, 0));
   readonly #hasWhiteouts: boolean;
+  /** How many bytes come before the names in a directory: links may lead further down than a name is long. */
+  readonly #lengths = new WeakMap<Directory, number>();
   #layer = 0;
 
   constructor({ hasWhiteouts }: LayerOptions) {
@@ -84,8 +86,15 @@ export class LayeredTree {
       return;
     }
     const node = this.#node(member, content);
-    if (node) parent.children.set(name, { node, layer: this.#layer });
+    if (node) this.#put(parent, name, node);
     else parent.children.delete(name);
+  }
+
+  #put(parent: Directory, name: string, node: Entry['node']): void {
+    const length = (this.#lengths.get(parent) ?? 0) + name.length;
+    if (length > MAX_PATH_BYTES) throw new TarError(`a path of ${length} bytes`);
+    if (node.kind === 'directory') this.#lengths.set(node, length + 1);
+    parent.children.set(name, { node, layer: this.#layer });
   }
 
   /** The names in the root. */
@@ -112,7 +121,7 @@ export class LayeredTree {
           content: content ?? { bytes: new Uint8Array(0) },
         };
       case 'symlink':
-        if (member.linkName === '' || member.linkName.length > MAX_PATH_BYTES)
+        if (member.linkName === '' || member.linkName.length > MAX_TARGET_BYTES)
           throw new TarError(`${shown(member.name)}, a link to a name of ${member.linkName.length} bytes`);
         return { ...attributes, kind: 'symlink', target: member.linkName };
       case 'fifo':
@@ -137,23 +146,21 @@ export class LayeredTree {
 
   /** Returns the directory of a name, and makes what the archive only implies. */
   #directory(parts: readonly string[], member: TarMember): Directory {
-    let above: readonly Directory[] = [this.#root];
+    let at = this.#root;
     for (const [i, part] of parts.entries()) {
-      const at = above.at(-1) ?? this.#root;
       const there = at.children.get(part)?.node;
       if (there === undefined || there.kind === 'directory') {
         const next = there ?? directory(implied(member.mtimeSeconds, member.mtimeNanoseconds));
-        at.children.set(part, { node: next, layer: this.#layer });
-        above = [...above, next];
+        this.#put(at, part, next);
+        at = next;
         continue;
       }
       // Through a link: what that leads to has to be there.
-      const found = there.kind === 'symlink' ? this.#find(parts.slice(0, i + 1)) : undefined;
+      const found = there.kind === 'symlink' ? this.#find(parts.slice(0, i + 1))?.at(-1) : undefined;
       if (found === undefined) throw new TarError(`${shown(member.name)} below what is no directory`);
-      above = found;
+      at = found;
     }
-    if (above.length > MAX_DEPTH) throw new TarError(`more than ${MAX_DEPTH} directories in each other`);
-    return above.at(-1) ?? this.#root;
+    return at;
   }
 
   /**

@@ -253,7 +253,8 @@ function planHelper<T extends HelperTask>(
   });
 }
 
-const OPTIONS = ['--disable-warning=ExperimentalWarning'] as const;
+/** Trees are walked by functions that call themselves, 2,038 levels deep at most; a process has 8 MiB of stack unless it is told otherwise. */
+const OPTIONS = ['--disable-warning=ExperimentalWarning', '--stack-size=4000'] as const;
 
 /** Our own code as this process has it: TypeScript, or what was built of it, all of which is in folders of one depth. */
 function mainFile(): string {

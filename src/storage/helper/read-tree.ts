@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { StateError } from '../../base/errors.ts';
 import type { ImageDirectory, ImageNode, InodeAttributes, Xattr } from '../../spec/image-tree.ts';
-import { isWhiteout } from '../../spec/image-tree.ts';
+import { isWhiteout, MAX_PATH_BYTES } from '../../spec/image-tree.ts';
 import type { SideMachine } from '../../sys/side-machine.ts';
 import { timesOf } from '../machine.ts';
 import type { AddedFile } from './object-writer.ts';
@@ -68,7 +68,8 @@ const BATCH = 200;
 const BATCH_BYTES = 16 * 1024 * 1024;
 /** So many entries of a directory are put in order at once. */
 const ENTRIES_AT_ONCE = 1000;
-const MAX_DEPTH = 500;
+/** Of a path that is too long. */
+const SHOWN_BYTES = 60;
 const MAX_IDS = 65_536;
 const NS = 1_000_000_000n;
 
@@ -100,20 +101,14 @@ class TreeReader {
 
   read(root: number): ImageDirectory {
     const stat = lstatSync(`/proc/self/fd/${root}/.`, { bigint: true });
-    const children = this.#children(new OpenDirectory(root), '', 0);
+    const children = this.#children(new OpenDirectory(root), '');
     this.#ask();
     this.#finish();
     const xattrs = readXattrs(this.#options.machine, [{ path: '', readBytes: 0 }]).get('') ?? [];
     return { ...this.#attributes(stat, xattrs, '/'), kind: 'directory', children };
   }
 
-  #children(directory: OpenDirectory, path: string, depth: number): ReadonlyMap<string, ImageNode> {
-    if (depth > MAX_DEPTH) {
-      throw new StateError(
-        'tree-too-deep',
-        `cannot read a tree: found more than ${MAX_DEPTH} directories in each other; need fewer`,
-      );
-    }
+  #children(directory: OpenDirectory, path: string): ReadonlyMap<string, ImageNode> {
     const children = new Map<string, ImageNode>();
     const names = readdirSync(directory.path, 'latin1');
     const leavesOut = this.#options.leftOutOf?.(path, names);
@@ -124,7 +119,7 @@ class TreeReader {
       });
       for (const entry of entries.sort(byPlace)) {
         const { name } = entry;
-        const slot = this.#entry(directory, entry, path === '' ? name : `${path}/${name}`, depth, leavesOut);
+        const slot = this.#entry(directory, entry, path === '' ? name : `${path}/${name}`, leavesOut);
         slot?.put(children, name);
       }
     }
@@ -135,9 +130,14 @@ class TreeReader {
     directory: OpenDirectory,
     { name, at, stat }: Entry,
     path: string,
-    depth: number,
     leavesOut: LeavesOut | undefined,
   ): Slot | undefined {
+    if (path.length > MAX_PATH_BYTES) {
+      throw new StateError(
+        'tree-too-deep',
+        `cannot read a tree: found ${JSON.stringify(path.slice(0, SHOWN_BYTES))}… with a path of ${path.length} bytes; need ${MAX_PATH_BYTES} at most`,
+      );
+    }
     const key = `${stat.dev}:${stat.ino}`;
     const isShared = !stat.isDirectory() && stat.nlink > 1n;
     const known = isShared ? this.#linked.get(key) : undefined;
@@ -151,9 +151,7 @@ class TreeReader {
     const same = this.#sameAsKnown(stat);
     this.#options.onEntry(stat, path, same !== undefined);
     if (stat.isFile() && !isShared && leavesOut?.(name, stat.size)) return undefined;
-    const found = same
-      ? { stat, path, as: same, finish: () => same }
-      : this.#find(directory, at, stat, path, depth);
+    const found = same ? { stat, path, as: same, finish: () => same } : this.#find(directory, at, stat, path);
     if (found === undefined) return undefined;
     const slot = new Slot(found);
     if (isShared) this.#linked.set(key, slot);
@@ -162,18 +160,12 @@ class TreeReader {
     return slot;
   }
 
-  #find(
-    directory: OpenDirectory,
-    at: Buffer,
-    stat: BigIntStats,
-    path: string,
-    depth: number,
-  ): Found | undefined {
+  #find(directory: OpenDirectory, at: Buffer, stat: BigIntStats, path: string): Found | undefined {
     const base = { stat, path, as: undefined };
     if (stat.isDirectory()) {
       const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
       const own = new OpenDirectory(openSync(at, flags));
-      const children = this.#children(own, path, depth + 1);
+      const children = this.#children(own, path);
       own.release();
       return { ...base, finish: (attributes) => ({ ...attributes, kind: 'directory', children }) };
     }
