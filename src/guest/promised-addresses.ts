@@ -34,13 +34,17 @@ export class PromisedAddressFiles {
     rmSync(this.#path(guest), { force: true });
   }
 
-  /** Returns what an earlier life of this boot has left. */
+  /** Returns what an earlier life of this boot has left; what is half written or of another boot is removed. */
   list(bootId: string): readonly PromisedAddresses[] {
     const files = existsSync(this.#directory) ? readdirSync(this.#directory) : [];
-    return files
-      .filter((file) => file.endsWith('.json'))
-      .map((file) => JSON.parse(readIfThere(join(this.#directory, file)) ?? '{}') as PromisedAddresses) // our own files
-      .filter((promised) => promised.bootId === bootId);
+    return files.flatMap((file) => {
+      const path = join(this.#directory, file);
+      const text = file.endsWith('.json') ? readIfThere(path) : undefined;
+      const promised = text === undefined ? undefined : (JSON.parse(text) as PromisedAddresses); // our own file
+      if (promised?.bootId === bootId) return promised;
+      rmSync(path, { force: true });
+      return [];
+    });
   }
 
   #path(guest: GuestName): string {
