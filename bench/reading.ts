@@ -9,7 +9,7 @@ import { ControlPlane } from './control-plane.ts';
 import { MountNamespace } from './mount-namespace.ts';
 import { run } from './native-programs.ts';
 import type { Result } from './scenario.ts';
-import { compare, median } from './statistics.ts';
+import { compare, figure, median } from './statistics.ts';
 
 const NANOSECONDS_IN_MS = 1e6;
 const NANOSECONDS_IN_SECOND = 1e9;
@@ -169,10 +169,6 @@ export function* coldReads(tarball: string, rounds: number): Iterable<Result> {
   } finally {
     guests.mount(); // what is to be deleted is there
   }
-}
-
-function figure(what: string, unit: string, value: number): Result {
-  return { kind: 'figure', what, unit, value, spread: undefined, target: undefined };
 }
 
 /** A file system in a file, read past the memory of the one it is on: once it is unmounted nothing of it is in memory. */

@@ -1,5 +1,5 @@
 /** Medians and the spread of their ratio. */
-import type { Comparison, Target } from './scenario.ts';
+import type { Comparison, Figure, Target } from './scenario.ts';
 
 /** An estimate with its 95 % bootstrap interval. */
 export interface Spread {
@@ -96,4 +96,9 @@ function generator(seed: number): () => number {
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
+}
+
+/** Returns a row of one value; without a target it is stated only. */
+export function figure(what: string, unit: string, value: number, target?: Target): Figure {
+  return { kind: 'figure', what, unit, value, spread: undefined, target };
 }

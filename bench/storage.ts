@@ -7,7 +7,7 @@ import { ControlPlane } from './control-plane.ts';
 import { BENCH_BUILD, run, timeCommands } from './native-programs.ts';
 import { coldReads, warmReads } from './reading.ts';
 import type { Result, Scenario } from './scenario.ts';
-import { compare, median, type Sample } from './statistics.ts';
+import { compare, figure, median, type Sample } from './statistics.ts';
 
 const NANOSECONDS_IN_MS = 1e6;
 const GUESTS = 50;
@@ -38,7 +38,7 @@ function* measure(): Iterable<Result> {
   run('tar', ['-C', tree, '-xf', tarball]);
   control.vserver('create', 'deb', '--template', `tarball:${tarball}`, '--', 'sleep', '86400');
   control.vserver('create', 'small', '--template', 'busybox', '--', 'sleep', '86400');
-  yield figure('files of the root', '', count(tree), undefined);
+  yield figure('files of the root', '', count(tree));
   yield* clones(control, rounds);
   control.vserver('start', 'x');
   yield* warmReads(control, 'x', tree, rounds);
@@ -121,7 +121,7 @@ function* sharing(control: ControlPlane): Iterable<Result> {
   const cached = names.map((name) => cacheOf(control, name)).slice(1);
   const read = bytes[0] ?? Number.NaN;
   const copies = 1 + cached.reduce((sum, value) => sum + value, 0) / read;
-  yield figure(`read by each of ${GUESTS} guests`, 'MB', read / 1e6, undefined);
+  yield figure(`read by each of ${GUESTS} guests`, 'MB', read / 1e6);
   yield figure('copies of it in memory', '', copies, { relation: 'at most', value: 1.3 });
   control.vserver('delete', '--force', ...names);
 }
@@ -164,13 +164,4 @@ function timed(body: () => void): number {
   const begun = performance.now();
   body();
   return performance.now() - begun;
-}
-
-function figure(
-  what: string,
-  unit: string,
-  value: number,
-  target: Extract<Result, { kind: 'figure' }>['target'],
-): Result {
-  return { kind: 'figure', what, unit, value, spread: undefined, target };
 }
