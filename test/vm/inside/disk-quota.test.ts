@@ -68,6 +68,28 @@ describe('disk limits', options, () => {
       .find(existsSync);
   }
 
+  /** The project of a guest's own files. */
+  function projectOf(name: string): number {
+    const below = readdirSync(placeOf(name)).map((entry) => join(placeOf(name), entry, 'upper'));
+    const upper = [join(placeOf(name), 'upper'), ...below].filter(existsSync);
+    assert.equal(upper.length, 1);
+    const { stdout } = spawnSync('lsattr', ['-pd', ...upper], { encoding: 'utf8' });
+    return Number(stdout.trim().split(/\s+/)[0]);
+  }
+
+  /** Makes a directory of somebody else's that is of a project. */
+  function theirsOf(project: number): string {
+    const theirs = join(v.scratch, 'theirs');
+    mkdirSync(theirs);
+    assert.equal(spawnSync('chattr', ['+P', '-p', String(project), theirs]).status, 0);
+    return theirs;
+  }
+
+  function sizeOf(path: string): number {
+    const { bsize, blocks } = statfsSync(path);
+    return bsize * blocks;
+  }
+
   test('by quota: df shows it, it holds, and below it all is well again', async () => {
     await start('a', '--disk', '16m', '--disk-inodes', '100');
     assert.equal(imageOf('a'), undefined);
@@ -119,6 +141,26 @@ describe('disk limits', options, () => {
     const { total, free } = await spaceIn('a');
     assert.equal(total, 12 * MIB);
     close(free, 12 * MIB, 0.05);
+  });
+
+  test('by quota: a guest that moves to another xid has its limit there, and its former project has none', async () => {
+    await start('m', '--disk', '16m');
+    await sh('m', 'head -c 3000000 /dev/urandom >/srv/own; md5sum /srv/own >/srv/sum');
+    await ok('stop', '-t', '0', 'm');
+    const former = projectOf('m');
+    await ok('retag', 'm', '4321');
+    const project = projectOf('m');
+    assert.deepEqual([Math.floor(project / 65_536), project % 65_536], [4321, former % 65_536]);
+    const theirs = theirsOf(former);
+    assert.ok(sizeOf(theirs) > 1024 * MIB);
+    rmSync(theirs, { recursive: true });
+    await ok('start', 'm');
+    const { total, free } = await spaceIn('m');
+    assert.equal(total, 16 * MIB);
+    close(free, 16 * MIB, 0.05); // what it had written is its image's
+    await sh('m', 'md5sum -c /srv/sum');
+    close(await fill('m'), 16 * MIB, 0.05);
+    await ok('delete', '--force', 'm');
   });
 
   test('by quota: unify leaves a guest what is excluded, however full it is', async () => {
@@ -181,15 +223,11 @@ describe('disk limits', options, () => {
   });
 
   test('a project is no longer bounded when its guest is deleted, and is left to those who have it', async () => {
-    const listed = spawnSync('lsattr', ['-pd', join(placeOf('b'), 'upper')], { encoding: 'utf8' }).stdout;
-    const project = Number(listed.trim().split(/\s+/)[0]);
+    const project = projectOf('b');
     const xid = Math.floor(project / 65_536);
     await ok('delete', 'b');
-    const theirs = join(v.scratch, 'theirs');
-    mkdirSync(theirs);
-    assert.equal(spawnSync('chattr', ['+P', '-p', String(project), theirs]).status, 0);
-    const { bsize, blocks } = statfsSync(theirs);
-    assert.ok(bsize * blocks > 1024 * MIB);
+    const theirs = theirsOf(project);
+    assert.ok(sizeOf(theirs) > 1024 * MIB);
     writeFileSync(join(theirs, 'file'), 'theirs');
     await start('c', '--xid', String(xid), '--disk', '64m');
     assert.ok(imageOf('c'));
