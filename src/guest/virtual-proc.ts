@@ -102,7 +102,7 @@ export async function readVirtual(manager: Manager, path: string, viewer: Viewer
   if (text !== undefined) return text;
   throw new UserError(
     'no-such-file',
-    `cannot read ${JSON.stringify(path)}: found no such file in the Proc-FS; need one such as virtual/42/limit`,
+    `cannot read ${JSON.stringify(path)}: found no such file in the Proc-FS; need one such as virtual/status, or virtual/XID/limit of a guest that runs`,
   );
 }
 
