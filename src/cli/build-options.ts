@@ -205,7 +205,7 @@ function parseFlags(text: string): InitStyle | undefined {
       'invalid-value',
       'cannot use flag "virt_time": found no kernel that gives a guest a wall clock of its own; need a guest without',
       {
-        hint: "uptime and monotonic time are a guest's own always; another date for one program: faketime(1)",
+        hint: "uptime is a guest's own always; another date for one program: faketime(1)",
       },
     );
   const words = text.split(',').map(oneOf(['fakeinit', ...USUAL_FLAGS]));

@@ -4,7 +4,14 @@
 import { formatSignal } from '../base/signals.ts';
 import { formatCpus } from '../base/units.ts';
 import type { GuestConfig, HealthCheck, RestartPolicy } from '../guest/config-types.ts';
-import { type Guest, type GuestExit, type GuestState, isActive, type LiveHealth } from '../guest/guest.ts';
+import {
+  type Guest,
+  type GuestExit,
+  type GuestState,
+  isActive,
+  type LiveHealth,
+  startTicksOf,
+} from '../guest/guest.ts';
 import { isFenced } from '../guest/guest-limits.ts';
 import { FRESH } from '../guest/health.ts';
 import { guestPaths } from '../guest/paths.ts';
@@ -260,9 +267,9 @@ export function shownState(guest: Guest): ShownState {
   return guest.state === 'stopped' && guest.pending ? 'restarting' : guest.state;
 }
 
-/** Seconds since a guest's process 1 started; null for a guest that does not run. */
+/** Seconds since a guest was started; null for a guest that does not run. */
 export function uptimeOf(guest: Guest): number | null {
-  return guest.live && isActive(guest) ? secondsSince(guest.live.initStartTicks) : null;
+  return guest.live && isActive(guest) ? secondsSince(startTicksOf(guest.live)) : null;
 }
 
 /** Returns what a guest may use, and while it runs what it uses. */

@@ -1,8 +1,5 @@
 import { formatDuration } from '../base/units.ts';
-import { bootTimeSeconds } from '../sys/process.ts';
-
-/** Clock ticks of /proc per second as user space sees them (USER_HZ, include/asm-generic/param.h). */
-const TICKS_PER_SECOND = 100;
+import { bootTimeSeconds, TICKS_PER_SECOND } from '../sys/process.ts';
 
 /**
  * Seconds since a process started. By the clock that a change of the time of day does not touch.

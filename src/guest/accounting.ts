@@ -6,9 +6,9 @@ import { StateError } from '../base/errors.ts';
 import type { NetworkCounters } from '../network/rules.ts';
 import type { Usage } from '../resources/limits.ts';
 import { HOST_NAME, type StatRow } from '../spec/vserver-stat.ts';
-import { bootTimeSeconds } from '../sys/process.ts';
+import { bootTimeSeconds, TICKS_PER_SECOND } from '../sys/process.ts';
 import { allPids, type ProcessTotals, totalsOf, virtualPagesOf } from '../sys/process-totals.ts';
-import { type Guest, isActive } from './guest.ts';
+import { type Guest, isActive, startTicksOf } from './guest.ts';
 import type { Host } from './host.ts';
 
 /** A row of `vserver stat`, and what is shown beside it. */
@@ -16,9 +16,6 @@ export interface GuestStat extends StatRow {
   /** Threads too. */
   readonly tasks: number;
 }
-
-/** Clock ticks of /proc per second as user space sees them (USER_HZ, include/asm-generic/param.h). */
-const TICKS_PER_SECOND = 100;
 
 /** Reads a row for each running guest, by xid. One that ends meanwhile is left out. */
 export function statGuests(host: Host, guests: readonly Guest[]): readonly GuestStat[] {
@@ -86,10 +83,11 @@ class Pass {
   }
 }
 
-/** Milliseconds since a guest's process 1 started; 0 when nobody saw that. */
+/** Milliseconds since a guest was started; 0 when nobody saw that. */
 export function uptimeMs({ live }: Guest): number {
-  if (live === undefined || live.initStartTicks < 0) return 0;
-  return Math.max(0, Math.floor((bootTimeSeconds() - live.initStartTicks / TICKS_PER_SECOND) * 1000));
+  const startTicks = live === undefined ? -1 : startTicksOf(live);
+  if (startTicks < 0) return 0;
+  return Math.max(0, Math.floor((bootTimeSeconds() - startTicks / TICKS_PER_SECOND) * 1000));
 }
 
 /** Anonymous memory and mapped files of the whole machine, as the cgroups of guests count theirs. */

@@ -92,7 +92,7 @@ function checkForks({ forksMissing: missing }: Host): HostFinding {
 const WALL_CLOCK: HostFinding = {
   name: 'virt_time',
   ok: false,
-  detail: 'no kernel gives a guest a wall clock of its own; uptime and monotonic time are its own',
+  detail: 'no kernel gives a guest a wall clock of its own; its uptime is its own',
   isRequired: false,
 };
 

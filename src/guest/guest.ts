@@ -77,6 +77,8 @@ export interface LiveRecord {
   /** Process 1: the host's pid, with its start so that the pid cannot be mistaken for another's. */
   readonly initPid: number;
   readonly initStartTicks: number;
+  /** When the run began, in clock ticks after boot: process 1 of a context made ahead is older. Absent in earlier records. */
+  readonly startTicks?: number;
   readonly initObject: number;
   /** Objects of syscalld to drop when the run ends. */
   readonly logObject: number;
@@ -154,6 +156,11 @@ export interface Guest {
   gone: PromiseWithResolvers<number> | undefined;
   /** Resolved when the present run has ended and what it used is cleaned up. */
   ended: PromiseWithResolvers<GuestExit> | undefined;
+}
+
+/** When a run began, in clock ticks after boot; negative when nobody saw it. */
+export function startTicksOf({ startTicks, initStartTicks }: LiveRecord): number {
+  return startTicks ?? initStartTicks;
 }
 
 /** Whether a guest has processes. */

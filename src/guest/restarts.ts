@@ -16,7 +16,14 @@ import { isGuestName } from '../base/ids.ts';
 import { readIfThere, writeDurable, writeVolatile } from '../sys/files.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
 import { withDependencies } from './dependencies.ts';
-import { type Guest, type GuestExit, isActive, type LiveRecord, type PendingStart } from './guest.ts';
+import {
+  type Guest,
+  type GuestExit,
+  isActive,
+  type LiveRecord,
+  type PendingStart,
+  startTicksOf,
+} from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import type { Registry } from './registry.ts';
@@ -262,8 +269,9 @@ export class Restarts {
 }
 
 /** By the clock that a change of the time of day does not touch. */
-function ranMs({ initStartTicks }: LiveRecord): number {
-  return initStartTicks < 0 ? 0 : bootTimeSeconds() * 1000 - initStartTicks * TICK_MS;
+function ranMs(live: LiveRecord): number {
+  const startTicks = startTicksOf(live);
+  return startTicks < 0 ? 0 : bootTimeSeconds() * 1000 - startTicks * TICK_MS;
 }
 
 /** Reads a due start of this boot. */

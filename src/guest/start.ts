@@ -10,7 +10,7 @@ import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
-import { identifyProcess } from '../sys/process.ts';
+import { bootTimeSeconds, identifyProcess, TICKS_PER_SECOND } from '../sys/process.ts';
 import { Program } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { commandErrors } from './command-errors.ts';
@@ -367,6 +367,7 @@ export class Starts {
       isEphemeral: guest.isEphemeral,
       initPid,
       initStartTicks: identifyProcess(initPid)?.startTicks ?? -1,
+      startTicks: Math.floor(bootTimeSeconds() * TICKS_PER_SECOND),
       initObject: init,
       logObject: log.file,
       logPipes: started.logPipes,

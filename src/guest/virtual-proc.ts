@@ -26,7 +26,8 @@ import {
   type Transfer,
 } from '../spec/virtual-files.ts';
 import { onlineCpus } from '../sys/online-cpus.ts';
-import { type Guest, isActive, type LiveRecord } from './guest.ts';
+import { TICKS_PER_SECOND } from '../sys/process.ts';
+import { type Guest, isActive, type LiveRecord, startTicksOf } from './guest.ts';
 import { readMappedLine } from './guest-limits.ts';
 import type { Manager } from './manager.ts';
 import { capabilityBound, rawAccess } from './spec.ts';
@@ -66,7 +67,6 @@ const NETWORK_FLAGS = (1n << 9n) | (1n << 25n) | (1n << 26n) | (1n << 34n);
 const SPACES = 0x3e020000;
 const SPACE_NET = 0x40000000;
 const LOAD_INTERVAL_SECONDS = 5;
-const TICKS_PER_SECOND = 100;
 const US_PER_TICK = 10_000;
 
 /** Who looks: the host sees all guests, a guest itself. */
@@ -243,7 +243,7 @@ async function virtualizationOf(manager: Manager, { guest, live }: Running): Pro
   const { averages, running, blocked, total } = await manager.views.load(guest);
   const ranSeconds = (Date.now() - Date.parse(live.startedAt)) / 1000;
   return formatVirtualization({
-    biasUptimeSeconds: Math.max(0, live.initStartTicks) / TICKS_PER_SECOND,
+    biasUptimeSeconds: Math.max(0, startTicksOf(live)) / TICKS_PER_SECOND,
     threads: total,
     running,
     uninterruptible: blocked,

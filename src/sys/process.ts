@@ -55,6 +55,9 @@ const CLOCK_CHECK_MS = 1000;
 let readAtMs = Number.NEGATIVE_INFINITY;
 let readSeconds = 0;
 
+/** Clock ticks of /proc per second as user space sees them (USER_HZ, include/asm-generic/param.h). */
+export const TICKS_PER_SECOND = 100;
+
 /** Seconds since boot, suspend included (CLOCK_BOOTTIME), to a few hundredths; reads the kernel's once a second at most. */
 export function bootTimeSeconds(): number {
   if (performance.now() - readAtMs > CLOCK_CHECK_MS) {

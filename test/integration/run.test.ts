@@ -370,6 +370,17 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     await inGuest([], 'sleep 1000 & :');
   });
 
+  test('the uptime of a guest is of its start, not of the context that waited for it', async () => {
+    await v.ok(['run', '--', 'true']); // contexts are there from now on
+    await new Promise((done) => setTimeout(done, 3000));
+    const start = performance.now();
+    await v.ok(['run', '-d', '--rm', '--name', 'young', '--', 'sleep', '1000']);
+    const [guest] = JSON.parse(await v.ok(['inspect', 'young', '--json'])) as [{ uptimeSeconds: number }];
+    const mostSeconds = (performance.now() - start) / 1000;
+    assert.ok(guest.uptimeSeconds <= mostSeconds, `${guest.uptimeSeconds} of ${mostSeconds} s`);
+    await v.ok(['kill', 'young']);
+  });
+
   test('a guest sees itself alone', async () => {
     const askedMs = performance.now();
     const [uptime = '', mounts = '', pids = '', fds = '', xid = ''] = (

@@ -175,8 +175,8 @@ async function check(v: Instance, network: TestNetwork): Promise<void> {
       '-c',
       'cat /proc/meminfo >/dev/null; echo hi',
     );
-    if (stderr.includes('has just ended')) {
-      // Its init was killed a moment ago, and with it what it had.
+    if (/has just ended|found it stopp/.test(stderr)) {
+      // Its init was killed a moment ago; or its command was, and it was paused until now.
       for (const address of own.addresses ?? []) expected.delete(address.replace(/\/.*/, ''));
       await eventually('its end', async () => ((await ask(v, 'status', name)).code === 0 ? undefined : true));
     } else assert.deepEqual([code, stdout], [0, 'hi\n'], `${name}: ${stderr}`);
