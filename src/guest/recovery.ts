@@ -57,11 +57,15 @@ export class Recovery {
     await this.#instance.attempt('fence the guests that run', () =>
       this.#instance.networks.adopt(this.#instance.registry.list()),
     );
+    const hasEnded = (object: number): boolean => processes.get(object)?.waitStatus !== undefined;
     for (const guest of this.#instance.registry.list()) {
-      if (guest.live?.broker?.control || !isActive(guest)) continue;
-      await this.#instance.attempt(`start the broker of guest "${guest.name}"`, () =>
-        this.#restartBroker(guest),
-      );
+      const { broker } = guest.live ?? {};
+      if (!isActive(guest)) continue;
+      await this.#instance.attempt(`start the broker of guest "${guest.name}"`, async () => {
+        if (!broker?.control) await this.#restartBroker(guest);
+        // Nobody was there to see its end.
+        else if (brokerObjects(broker).some(hasEnded)) await this.#replaceBroker(guest, broker);
+      });
     }
     for (const object of held)
       if (object.kind !== OBJECT_KIND.client && !known.has(object.id)) this.#adoptStray(object);

@@ -883,6 +883,15 @@ print(code(send, '10.9.0.5'), code(send, '10.9.0.1'))
     return readFileSync(join(at, existsSync(join(at, 'b')) ? 'b' : '', 'cgroup.procs'), 'utf8').trim();
   };
 
+  test('a broker that is killed while vserverd is away is replaced too', async () => {
+    await guest('one', '--ip', '10.9.0.5/24');
+    const { syscalldPid, vserverdPid } = await daemons();
+    const broker = host.run('pgrep', '-P', String(syscalldPid), '-x', 'broker').trim();
+    for (const pid of [vserverdPid, Number(broker)]) process.kill(pid, 'SIGKILL');
+    await eventually('their end', () => (existsSync(`/proc/${vserverdPid}`) ? undefined : true));
+    assert.equal((await python('one', CODE, 'bind', '10.9.0.5', '8000')).trim(), 'ok');
+  });
+
   test('a broker that is killed is replaced for the commands to come', async () => {
     await guest('one', '--ip', '10.9.0.5/24');
     const [view] = JSON.parse(await v.ok(['inspect', 'one', '--json'])) as { xid: number }[];
