@@ -381,7 +381,7 @@ static struct object *worker_take(void)
 {
 	struct object *w = d.spare ? object_find(d.spare) : NULL;
 	d.spare = 0;
-	return w ? w : worker_fork();
+	return w || (w = worker_fork()) ? w : worker_fork(); /* again: somebody may have killed the first nursery */
 }
 
 static bool imports_find(const struct run_request *r, struct fds *fds)

@@ -2,7 +2,9 @@
  * The networks of running guests: addresses that are nobody else's, on the host's interface if the guest names one, the
  * fence around them, and the broker that makes the guest's sockets.
  */
+
 import { rmSync, statSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { StateError, UserError } from '../base/errors.ts';
@@ -373,6 +375,22 @@ export class Networks {
         addresses.filter((one) => !owned.has(one)),
       );
       this.#promised.remove(guest);
+    }
+  }
+
+  /** Puts back what a change that did not come to its end has taken away. Called once the guests that run are known. */
+  async restoreAddresses(): Promise<void> {
+    // Of interfaces that are up: one look, where to try each address takes a socket.
+    const seen = Object.values(networkInterfaces()).flatMap(
+      (all) => all?.map(({ address }) => address) ?? [],
+    );
+    const isSeen = new Set(seen.map((address) => formatIpAddress(parseIpPrefix(address).bytes)));
+    for (const guest of this.#registry.list().filter(isActive)) {
+      const { interface: name, added = [] } = guest.live?.network ?? {};
+      const lost = added.map(parseIpPrefix).filter(({ bytes }) => !isSeen.has(formatIpAddress(bytes)));
+      if (name === undefined || lost.length === 0) continue;
+      await this.#addAddresses(guest, name, lost);
+      this.#promised.remove(guest.name);
     }
   }
 

@@ -81,6 +81,9 @@ export class Recovery {
     await this.#instance.attempt('take away addresses of no guest', () =>
       this.#instance.networks.sweepAddresses(),
     );
+    await this.#instance.attempt('put back addresses of guests', () =>
+      this.#instance.networks.restoreAddresses(),
+    );
     await this.#sweepDirectories();
   }
 

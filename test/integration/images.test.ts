@@ -332,10 +332,16 @@ function cachedBytes(path: string): number {
 }
 
 function loopsOf(path: string): readonly string[] {
-  return readdirSync('/sys/block').filter((name) => {
-    const file = `/sys/block/${name}/loop/backing_file`;
-    return name.startsWith('loop') && existsSync(file) && readFileSync(file, 'utf8').startsWith(path);
-  });
+  const backingFile = (device: string): string => {
+    try {
+      return readFileSync(`/sys/block/${device}/loop/backing_file`, 'utf8');
+    } catch {
+      return ''; // it has none, or is gone: others have theirs too
+    }
+  };
+  return readdirSync('/sys/block').filter(
+    (name) => name.startsWith('loop') && backingFile(name).startsWith(path),
+  );
 }
 
 describe('a store', { skip: unmet('root', 'overlay') }, () => {

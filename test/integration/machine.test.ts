@@ -73,7 +73,6 @@ function direntNames(bytes: Buffer): string[] {
   return names;
 }
 
-/** Workers that wait or run: the children of syscalld that are not the control process. */
 const BUILDS = [
   { name: 'plain build', target: 'all', binary: 'syscalld', skip: unmet('root') },
   { name: 'sanitizer build', target: 'sanitize', binary: 'syscalld-asan', skip: unmet('root', 'sanitizer') },
@@ -595,6 +594,23 @@ function runs(): void {
         process.kill(pid, 'SIGKILL');
         await assert.rejects(running, /EIO/);
         await waitUntil(() => !existsSync(`/proc/${pid}`));
+      });
+    });
+
+    test('go on when the process that forks their workers is killed', async () => {
+      await withMachine(async (machine) => {
+        const isNursery = (pid: number): boolean => readFileSync(`/proc/${pid}/comm`, 'utf8') === 'nursery\n';
+        const nursery = machine.children().find(isNursery);
+        assert.ok(nursery);
+        process.kill(nursery, 'SIGKILL');
+        await waitUntil(
+          () =>
+            !existsSync(`/proc/${nursery}/exe`) ||
+            readFileSync(`/proc/${nursery}/stat`, 'latin1').includes(') Z '),
+        );
+        // One has the worker that is there already.
+        const runs = [1, 2, 3].map(() => machine.syscalld.run('test', emptyProgram(machine.abi)));
+        await Promise.all(runs);
       });
     });
 

@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { cgroupsOf, eventually, type OpenInstance, openInstance } from '../lib/instance.ts';
 import { openNetwork, type TestNetwork } from '../lib/network.ts';
 import { buildProbe, parseFindings } from '../lib/probe.ts';
@@ -1145,6 +1146,15 @@ while True:
     await v.ok(['delete', '--force', 'one']);
     assert.equal(hostAddresses().length, 2);
     assert.deepEqual(readdirSync(directory), []);
+  });
+
+  test('a sudden end after an address was taken away, and before that is written, gives it back', async () => {
+    await guest('one', '--ip', '10.9.0.5/24', '--ip', '10.9.0.30/24', '--network-interface', 'h0');
+    const before = hostAddresses();
+    const taken = before.find((one) => one.startsWith('10.9.0.30/')) ?? '';
+    host.run('ip', 'address', 'del', taken, 'dev', 'h0');
+    process.kill((await daemons()).vserverdPid, 'SIGKILL');
+    await eventually('it', () => (isDeepStrictEqual(hostAddresses(), before) ? true : undefined));
   });
 
   test('a start that fails leaves no address', async () => {
