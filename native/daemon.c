@@ -535,11 +535,11 @@ static pid_t vserverd_pid;
 static int64_t started_ms, backoff_ms;
 static const char *vserverd_path, *root_path;
 
-int64_t now_ms(void)
+int64_t now_us(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	return t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* stderr, vserverd's and once it is ready ours too: not the terminal or pipe of the client that started us. */

@@ -61,7 +61,8 @@ struct object *object_find(uint32_t id);
 struct object *object_add(uint32_t id, uint32_t kind, int fd);
 void object_drop(struct object *o);
 
-int64_t now_ms(void); /* CLOCK_MONOTONIC */
+int64_t now_us(void); /* CLOCK_MONOTONIC */
+#define now_ms() (now_us() / 1000)
 void watch(uint64_t source, int fd);
 void watched_close(int *fd); /* and -1 instead */
 

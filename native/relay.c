@@ -10,6 +10,7 @@
 #define PATIENCE_MS 8000 /* then an old text has to do, or EIO: who is killed waits for its answer too */
 #define HASTE_MS 1000    /* then an old text has to do for who has opened the file not to wait (O_NONBLOCK) */
 #define AT_ONCE 64       /* requests, before it is looked whether others have something to say */
+#define STAY_US 60       /* so long it is looked whether who was answered goes on: to be woken takes longer than the rest of a read */
 #define TEXTS_MAX 8192   /* some 30 MiB: if guests keep more, by open files, what they have read may change before its end */
 
 struct text {
@@ -93,8 +94,7 @@ static void request_take(const struct request *r)
 	} else if (r->head.opcode == FUSE_READ && !(r->read.read_flags & FUSE_READ_LOCKOWNER)) {
 		answer(r, EIO, NULL, 0); /* into the page cache, by splice(2) or mmap(2) */
 	} else if (r->head.opcode == FUSE_RELEASE) {
-		text_set(has, NULL);
-		free(has);
+		text_set(has, NULL), free(has);
 		answer(r, 0, NULL, 0);
 	} else if (r->head.opcode != FUSE_FORGET && r->head.opcode != FUSE_BATCH_FORGET) {
 		bool told = r->head.opcode == FUSE_READ && read_answer(r, false), asked = is_asked(kept, r->head.nodeid, true);
@@ -117,8 +117,8 @@ static bool answered(const struct request *r, size_t len)
 	if (r->head.opcode != FUSE_READ || in.head.error || len < sizeof in.hold_ms)
 		return answer(r, -in.head.error, &in.hold_ms, len);
 	struct text *t = zeros(sizeof *t + len);
-	int64_t made_ms = r->ahead ? r->since_ms : now; /* what is ahead may have lain there */
-	*t = (struct text){ r->head.nodeid, made_ms + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms };
+	/* What is ahead may have lain there. */
+	*t = (struct text){ r->head.nodeid, (r->ahead ? r->since_ms : now) + in.hold_ms, 0, (uint32_t)(len - sizeof in.hold_ms), in.hold_ms };
 	memcpy(t->bytes, in.bytes, t->len);
 	text_set(recent_of(t->node), t);
 	return r->ahead || read_answer(r, true);
@@ -134,8 +134,7 @@ static bool peer_read(void)
 	for (struct request **at = &kept, *r; peer >= 0 && (r = *at); at = &r->next)
 		if (r->head.unique == in.head.unique) {
 			answered(r, len);
-			*at = r->next;
-			free(r);
+			*at = r->next, free(r);
 			break;
 		}
 	return true;
@@ -150,8 +149,7 @@ static void kept_go_on(void)
 		bool old = late || (hasty && r->since_ms + HASTE_MS < now);
 		bool told = (is_read && !r->ahead && read_answer(r, old)) || (late && (answer(r, EIO, NULL, 0), true));
 		if (told && !(old && hasty)) {
-			*at = r->next;
-			free(r);
+			*at = r->next, free(r);
 			continue;
 		}
 		r->ahead |= told; /* what comes yet is for the next */
@@ -177,8 +175,11 @@ _Noreturn void relay_main(int dev, int listener)
 		now = now_ms();
 		while ((kept || p[1].revents) && peer_read())
 			;
-		for (int i = 0; i < AT_ONCE && readv(fuse, &to, 1) > 0; i++, now = now_ms())
-			request_take(&r);
+		for (int64_t i = 0, until_us = 0; i < AT_ONCE;)
+			if (readv(fuse, &to, 1) > 0)
+				now = now_ms(), request_take(&r), i++, until_us = r.head.opcode == FUSE_RELEASE || kept ? 0 : now_us() + STAY_US;
+			else if (now_us() >= until_us || syscall(SYS_sched_yield))
+				break;
 		if (p[2].revents)
 			close(peer), peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC), connection++;
 	}
