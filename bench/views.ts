@@ -57,7 +57,7 @@ function* measure(): Iterable<Result> {
     '86400',
   );
   undo.defer(() => control.vserver('stop', 'g'));
-  const rounds = Number(process.env['ROUNDS'] ?? 500);
+  const rounds = Number(process.env['ROUNDS'] ?? 3000);
   for (const file of FILES) {
     for (const readers of [1, 2]) {
       const [ours, theirs] = read(control, file, readers, rounds, 0);
