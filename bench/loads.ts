@@ -8,7 +8,7 @@ import { TaskCounts } from '../src/resources/task-counts.ts';
 import { withMachine } from '../test/lib/machine.ts';
 import { run } from './native-programs.ts';
 import type { Result, Scenario } from './scenario.ts';
-import { quantile } from './statistics.ts';
+import { figure, quantile } from './statistics.ts';
 
 const TARGET = { relation: 'at most', value: 2 } as const;
 const GONE_TIMEOUT_MS = 10_000;
@@ -46,7 +46,7 @@ async function* measure(): AsyncIterable<Result> {
   ] as const) {
     const what = `pass over ${size} guests, ${name} of ${rounds}`;
     const target = part === 0.5 ? TARGET : undefined;
-    yield { kind: 'figure', what, unit: 'ms', value: quantile(values, part), spread: undefined, target };
+    yield figure(what, 'ms', quantile(values, part), target);
   }
 }
 

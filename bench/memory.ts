@@ -4,6 +4,7 @@ import { ControlPlane } from './control-plane.ts';
 import { type Memory, memory, memoryPerGuest, repeat } from './scale.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
+import { figure } from './statistics.ts';
 
 const PLAIN_TARGET = { relation: 'at most', value: 350 } as const;
 const ADDRESS_TARGET = { relation: 'at most', value: 450 } as const;
@@ -91,14 +92,7 @@ function* told(
     value: (kib - (before.caches.get(cache) ?? 0)) / size,
   })).sort((a, b) => b.value - a.value);
   for (const { cache, value } of caches.slice(0, CACHES)) {
-    yield {
-      kind: 'figure',
-      what: `${name}: slab ${cache}`,
-      unit: 'KiB',
-      value,
-      spread: undefined,
-      target: undefined,
-    };
+    yield figure(`${name}: slab ${cache}`, 'KiB', value);
   }
 }
 

@@ -11,7 +11,7 @@ import {
 } from './network-world.ts';
 import type { Comparison, Result, Scenario, Target } from './scenario.ts';
 import { ServiceCgroup } from './service-cgroup.ts';
-import { compare, median } from './statistics.ts';
+import { compare, figure, median } from './statistics.ts';
 
 const AS_HOST = { relation: 'at least', value: 0.97 } as const;
 const OUTBOUND = { relation: 'at least', value: 0.85 } as const;
@@ -153,14 +153,7 @@ async function* measure(): AsyncIterable<Result> {
   }
   for (const kind of SOCKETS) {
     const { wall } = of(kind, 'client');
-    yield {
-      kind: 'figure',
-      what: `${kind}(2) in a guest`,
-      unit: 'us',
-      value: median(wall) / 1000,
-      spread: undefined,
-      target: kind === 'socket' ? SOCKET : undefined,
-    };
+    yield figure(`${kind}(2) in a guest`, 'us', median(wall) / 1000, kind === 'socket' ? SOCKET : undefined);
     yield* against(kind, 'client', 'host');
   }
   for (const kind of ['connect', ...SOCKETS]) {

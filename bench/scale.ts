@@ -5,7 +5,7 @@ import { ControlPlane } from './control-plane.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
-import { compare, median, type Sample } from './statistics.ts';
+import { compare, figure, median, type Sample } from './statistics.ts';
 
 const FEW = 10;
 const CPUS = availableParallelism();
@@ -128,14 +128,7 @@ function alternate(first: readonly number[], second: readonly number[]): readonl
 /** Guests for each second since then. */
 export function rate(how: string, count: number, startedAtMs: number, target?: Figure['target']): Figure {
   const seconds = (performance.now() - startedAtMs) / 1000;
-  return {
-    kind: 'figure',
-    what: `rate: ${how}`,
-    unit: 'guests/s',
-    value: count / seconds,
-    spread: undefined,
-    target,
-  };
+  return figure(`rate: ${how}`, 'guests/s', count / seconds, target);
 }
 
 /** KiB of /proc/meminfo by name, as soon as it stays as it is. */
@@ -196,14 +189,7 @@ export function verbCost(control: ControlPlane, size: number, words: readonly st
     control.vserver(...words);
     return (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
   });
-  return {
-    kind: 'figure',
-    what: `\`${words.join(' ')}\` of ${size} guests, CPU time of vserverd`,
-    unit: 'ms',
-    value: median(costs),
-    spread: undefined,
-    target: undefined,
-  };
+  return figure(`\`${words.join(' ')}\` of ${size} guests, CPU time of vserverd`, 'ms', median(costs));
 }
 
 /** What it takes to look at all guests, when asked and unasked. */
@@ -215,25 +201,19 @@ function* accountingCost(control: ControlPlane, size: number): Iterable<Figure> 
     control.vserver('stat');
     return performance.now() - beganMs;
   });
-  yield {
-    kind: 'figure',
-    what: `\`stat\` of ${size} guests, the whole command`,
-    unit: 'ms',
-    value: median(times),
-    spread: undefined,
-    target: { relation: 'at most', value: 100 },
-  };
+  yield figure(`\`stat\` of ${size} guests, the whole command`, 'ms', median(times), {
+    relation: 'at most',
+    value: 100,
+  });
   const before = cpuNanoseconds(vserverdPid);
   run('sleep', [String(IDLE_SECONDS)]);
   const usedMs = (cpuNanoseconds(vserverdPid) - before) / NANOSECONDS_IN_MS;
-  yield {
-    kind: 'figure',
-    what: `vserverd with ${size} idle guests, ${IDLE_SECONDS} s, of one CPU`,
-    unit: '%',
-    value: usedMs / (IDLE_SECONDS * 10),
-    spread: undefined,
-    target: { relation: 'at most', value: 0.5 },
-  };
+  yield figure(
+    `vserverd with ${size} idle guests, ${IDLE_SECONDS} s, of one CPU`,
+    '%',
+    usedMs / (IDLE_SECONDS * 10),
+    { relation: 'at most', value: 0.5 },
+  );
 }
 
 /** First field of /proc/PID/task/TID/schedstat: time on a CPU (Documentation/scheduler/sched-stats.rst). */
@@ -251,20 +231,16 @@ export function* daemonSizes(control: ControlPlane, size: number): Iterable<Figu
     Number(kib),
   );
   const status = readFileSync(`/proc/${vserverdPid}/status`, 'utf8');
-  yield {
-    kind: 'figure',
-    what: `syscalld private, ${size} guests`,
-    unit: 'KiB',
-    value: privateKib.reduce((sum, kib) => sum + kib, 0),
-    spread: undefined,
-    target: { relation: 'at most', value: 1024 },
-  };
-  yield {
-    kind: 'figure',
-    what: `vserverd resident, ${size} guests`,
-    unit: 'MB',
-    value: (Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) * 1024) / 1e6,
-    spread: undefined,
-    target: { relation: 'at most', value: 90 },
-  };
+  yield figure(
+    `syscalld private, ${size} guests`,
+    'KiB',
+    privateKib.reduce((sum, kib) => sum + kib, 0),
+    { relation: 'at most', value: 1024 },
+  );
+  yield figure(
+    `vserverd resident, ${size} guests`,
+    'MB',
+    (Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]) * 1024) / 1e6,
+    { relation: 'at most', value: 90 },
+  );
 }

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { ControlPlane } from './control-plane.ts';
 import { run } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
+import { figure } from './statistics.ts';
 
 const CPUS = availableParallelism();
 /** How long hogs are watched, after they have settled. */
@@ -103,14 +104,12 @@ function* compareShares(
   const share = shares(used, elapsedUs);
   for (const { name, asked, isKnownToMiss } of hogs) {
     const got = share(name);
-    yield {
-      kind: 'figure',
-      what: `${mix}: asked ${asked}, got ${got.toFixed(2)}, error`,
-      unit: 'points',
-      value: Math.abs(got - asked),
-      spread: undefined,
-      target: isKnownToMiss ? undefined : ERROR_TARGET,
-    };
+    yield figure(
+      `${mix}: asked ${asked}, got ${got.toFixed(2)}, error`,
+      'points',
+      Math.abs(got - asked),
+      isKnownToMiss ? undefined : ERROR_TARGET,
+    );
   }
   control.vserver('delete', '--force', ...all.map(({ name }) => name));
 }
@@ -166,14 +165,7 @@ function* bursts(control: ControlPlane): Iterable<Figure> {
     control.vserver('start', 'burst');
     run('sleep', [String(SECONDS)]);
     const [account] = accountsOf(control, ['burst']);
-    yield {
-      kind: 'figure',
-      what: `a burst each second, ${what}: held`,
-      unit: 'times',
-      value: account?.cpu.throttledPeriods ?? Number.NaN,
-      spread: undefined,
-      target: undefined,
-    };
+    yield figure(`a burst each second, ${what}: held`, 'times', account?.cpu.throttledPeriods ?? Number.NaN);
     control.vserver('delete', '--force', 'burst');
   }
 }
@@ -183,12 +175,8 @@ function paused(control: ControlPlane): Figure {
   control.vserver('pause', 'paused');
   const { used } = watch(control, ['paused']);
   control.vserver('delete', '--force', 'paused');
-  return {
-    kind: 'figure',
-    what: 'a hog that is paused uses',
-    unit: 'us',
-    value: used.get('paused') ?? Number.NaN,
-    spread: undefined,
-    target: { relation: 'at most', value: 0 },
-  };
+  return figure('a hog that is paused uses', 'us', used.get('paused') ?? Number.NaN, {
+    relation: 'at most',
+    value: 0,
+  });
 }

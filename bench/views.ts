@@ -6,7 +6,7 @@ import { ControlPlane } from './control-plane.ts';
 import { nativeProgram, run } from './native-programs.ts';
 import { missingPeer } from './peers.ts';
 import type { Result, Scenario } from './scenario.ts';
-import { compare, quantile, type Sample } from './statistics.ts';
+import { compare, figure, quantile, type Sample } from './statistics.ts';
 
 const TARGET = { relation: 'at most', value: 0.6 } as const;
 const FILES = ['meminfo', 'stat', 'cpuinfo', 'loadavg', 'uptime', 'swaps', 'diskstats'] as const;
@@ -64,14 +64,7 @@ function* measure(): Iterable<Result> {
       const options = { unit: 'us', perUnit: NANOSECONDS_IN_US, target: TARGET } as const;
       yield compare(ours, { ...theirs, name: `lxcfs, ${readers} reading` }, options);
       const value = quantile(ours.values, 0.99) / quantile(theirs.values, 0.99);
-      yield {
-        kind: 'figure',
-        what: `${file}, ${readers} reading: p99 against lxcfs`,
-        unit: '×',
-        value,
-        spread: undefined,
-        target: TARGET,
-      };
+      yield figure(`${file}, ${readers} reading: p99 against lxcfs`, '×', value, TARGET);
     }
   }
   for (const [how, gapUs] of [
@@ -84,14 +77,12 @@ function* measure(): Iterable<Result> {
       ['median', 0.5],
       ['p99', 0.99],
     ] as const)
-      yield {
-        kind: 'figure',
-        what: `sysinfo(2) ${how}: ${name}`,
-        unit: 'us',
-        value: quantile(values, share) / NANOSECONDS_IN_US,
-        spread: undefined,
-        target: name === 'median' && gapUs === 0 ? SYSINFO : undefined,
-      };
+      yield figure(
+        `sysinfo(2) ${how}: ${name}`,
+        'us',
+        quantile(values, share) / NANOSECONDS_IN_US,
+        name === 'median' && gapUs === 0 ? SYSINFO : undefined,
+      );
   }
   const [ours, theirs] = read(control, 'meminfo', 1, Math.min(rounds, 100), OLD_US);
   yield compare(
