@@ -1,6 +1,5 @@
 /** Many guests with an address each: what their starts, their memory and a packet cost, against guests without and few. */
-import { readFileSync } from 'node:fs';
-import { parseProcLimits } from '../src/spec/proc-limits.ts';
+import { FILES_PER_GUEST, mostOpenFiles, SPARE_FILES } from '../src/guest/open-files.ts';
 import { timeCommands } from './native-programs.ts';
 import { HOST_ADDRESS, NetworkWorld } from './network-world.ts';
 import { daemonSizes, memory, memoryPerGuest, rate, repeat, verbCost } from './scale.ts';
@@ -17,11 +16,6 @@ const FEW = 10;
 const KINDS = ['tcp-rr', 'udp-rr'] as const;
 const SERVED = '10.9.0.5';
 const REST = ['--', 'sleep', '86400'] as const;
-
-/** Open files of syscalld for each guest: its process 1, its log and two pipes to that, its broker and the socket of it. */
-const FILES_PER_GUEST = 6;
-/** For what is not a guest's. */
-const FILES_SPARE = 128;
 
 /** SIZE guests (1000) of one process and one address each; 5000 take a hard limit of 30,200 open files. */
 export const networkScale: Scenario = {
@@ -85,9 +79,7 @@ function* measure(): Iterable<Result> {
 
 /** How many guests syscalld has open files for. */
 function mostGuests({ control }: NetworkWorld): number {
-  const { syscalldPid } = control.daemons();
-  const limits = parseProcLimits(readFileSync(`/proc/${syscalldPid}/limits`, 'latin1'));
-  return Math.floor((Number(limits.get('nofile')?.soft) - FILES_SPARE) / FILES_PER_GUEST);
+  return Math.floor((mostOpenFiles(control.daemons().syscalldPid) - SPARE_FILES) / FILES_PER_GUEST);
 }
 
 /** CPU time of requests to a guest, over that of requests to the host in the same rounds. */

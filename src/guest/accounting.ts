@@ -84,7 +84,7 @@ class Pass {
 }
 
 /** Milliseconds since a guest was started; 0 when nobody saw that. */
-export function uptimeMs({ live }: Guest): number {
+export function uptimeMs({ live }: Pick<Guest, 'live'>): number {
   const startTicks = live === undefined ? -1 : startTicksOf(live);
   if (startTicks < 0) return 0;
   return Math.max(0, Math.floor((bootTimeSeconds() - startTicks / TICKS_PER_SECOND) * 1000));

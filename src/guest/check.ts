@@ -17,7 +17,7 @@ import { readIfThere } from '../sys/files.ts';
 import type { Flags, Program, Result } from '../sys/program.ts';
 import { type Guest, isActive } from './guest.ts';
 import type { Finding, Host } from './host.ts';
-import { countOpenFiles, mostOpenFiles } from './open-files.ts';
+import { countOpenFiles, FILES_PER_GUEST, mostOpenFiles } from './open-files.ts';
 import { planCgroups, planUserNamespace } from './plan-context.ts';
 import { planOverlay } from './plan-mounts.ts';
 import { planTryLink } from './plan-network.ts';
@@ -405,8 +405,6 @@ function checkRest(host: Host, registry: Registry): readonly HostFinding[] {
   ];
 }
 
-/** A guest's process 1, its log and two pipes to that, its broker and the socket of it. */
-const FILES_PER_GUEST = 6;
 const FEW_GUESTS = 16;
 
 function checkOpenFiles(): { readonly ok: boolean; readonly detail: string } {

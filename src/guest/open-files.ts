@@ -4,11 +4,14 @@ import { StateError } from '../base/errors.ts';
 import { parseProcLimits } from '../spec/proc-limits.ts';
 
 /** For workers, clients, and the undo of what fails: a start without them would leave what it has made. */
-const SPARE = 256;
+export const SPARE_FILES = 256;
+/** A guest's process 1, its log and two pipes to that, its broker and the socket of it. */
+export const FILES_PER_GUEST = 6;
 
 /** How many may be open; it has made its limit as high as it may. */
-export function mostOpenFiles(): number {
-  const { soft = 0 } = parseProcLimits(readFileSync(`${syscalld()}/limits`, 'latin1')).get('nofile') ?? {};
+export function mostOpenFiles(syscalldPid: number = process.ppid): number {
+  const limits = parseProcLimits(readFileSync(`/proc/${syscalldPid}/limits`, 'latin1'));
+  const { soft = 0 } = limits.get('nofile') ?? {};
   return Number(soft);
 }
 
@@ -29,9 +32,9 @@ let knownMost = 0;
 export function refuseWithoutOpenFiles(): void {
   const used = fastCount();
   if (used === 0) return; // to count them each time would take a start longer the more guests there are
-  if (used + SPARE <= knownMost) return;
+  if (used + SPARE_FILES <= knownMost) return;
   const most = mostOpenFiles();
-  if (used + SPARE <= most) {
+  if (used + SPARE_FILES <= most) {
     knownMost = most;
     return;
   }

@@ -14,23 +14,15 @@ import { join } from 'node:path';
 import { VserverError } from '../base/errors.ts';
 import { isGuestName } from '../base/ids.ts';
 import { readIfThere, writeDurable, writeVolatile } from '../sys/files.ts';
-import { bootTimeSeconds } from '../sys/process.ts';
+import { uptimeMs } from './accounting.ts';
 import { withDependencies } from './dependencies.ts';
-import {
-  type Guest,
-  type GuestExit,
-  isActive,
-  type LiveRecord,
-  type PendingStart,
-  startTicksOf,
-} from './guest.ts';
+import { type Guest, type GuestExit, isActive, type LiveRecord, type PendingStart } from './guest.ts';
 import type { Host } from './host.ts';
 import { guestPaths } from './paths.ts';
 import type { Registry } from './registry.ts';
 import { type NextStart, startAfter, startAfterFailure } from './restart-policy.ts';
 import { Turns } from './turns.ts';
 
-const TICK_MS = 10;
 /** Guests with this mark come up with the host, as in Linux-VServer. */
 const BOOT_MARK = 'default';
 const MAX_PARALLEL = 16;
@@ -79,7 +71,7 @@ export class Restarts {
       cause: exit.cause,
       exitCode: exit.code,
       isRestartAsked: run.stopAsked === 'health-restart',
-      ranMs: ranMs(run),
+      ranMs: uptimeMs({ live: run }),
       restarts: run.restarts,
     });
     return this.#take(guest, next, run.restarts);
@@ -266,12 +258,6 @@ export class Restarts {
   #path(guest: Guest): string {
     return join(this.#directory, `${guest.name}.json`);
   }
-}
-
-/** By the clock that a change of the time of day does not touch. */
-function ranMs(live: LiveRecord): number {
-  const startTicks = startTicksOf(live);
-  return startTicks < 0 ? 0 : bootTimeSeconds() * 1000 - startTicks * TICK_MS;
 }
 
 /** Reads a due start of this boot. */

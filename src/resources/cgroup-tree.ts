@@ -196,7 +196,7 @@ class CgroupTree implements CgroupDriver {
   plan(xid: Xid, limits: Limits): CgroupPlan {
     this.#check(limits);
     const enforced = this.#enforcedKinds();
-    const place = this.place(xid, limits.cpuset);
+    const place = this.#place(xid, limits.cpuset);
     const pressure = { path: `${place.leaf}/${CGROUP_PRESSURE}`, text: '0' };
     return {
       ...place,
@@ -217,6 +217,10 @@ class CgroupTree implements CgroupDriver {
 
   place(xid: Xid, cpuset?: string): CgroupPlace {
     if (cpuset !== undefined) this.#check({ cpuset });
+    return this.#place(xid, cpuset);
+  }
+
+  #place(xid: Xid, cpuset: string | undefined): CgroupPlace {
     const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
     const leaf = `${guest}/${GUEST_LEAF}`;

@@ -111,16 +111,15 @@ function ours(
   faults: StoreFault[],
 ): readonly string[] {
   if (statSync(directory, { throwIfNoEntry: false }) === undefined) return [];
-  const entries = readdirSync(directory, { withFileTypes: true });
-  for (const entry of entries) {
-    if (isOurs(entry)) continue;
-    const name = join(directory, entry.name);
-    faults.push({ kind: 'foreign-file', name, detail: 'not made by vserver; it is left alone' });
+  const names: string[] = [];
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    if (isOurs(entry)) names.push(entry.name);
+    else {
+      const name = join(directory, entry.name);
+      faults.push({ kind: 'foreign-file', name, detail: 'not made by vserver; it is left alone' });
+    }
   }
-  return entries
-    .filter(isOurs)
-    .map(({ name }) => name)
-    .sort();
+  return names.sort();
 }
 
 /** @param isVouchedFor by the kernel, which compares each byte when it is read */
