@@ -26,7 +26,7 @@ test('options reach the parsed configuration through the file', () => {
     '--template busybox -e HOME -e X=1 -m 64m --cpus 0.5 --cpu-shares 2 --init=none --network host -v /a:/b ' +
       '--tmpfs /t --ulimit core=0 --stop-timeout 90 --security-opt no-new-privileges=false --label a=b -- sh',
   );
-  const config = parseGuestConfig(createConfigText(values, 'web.yaml'), 'web.yaml');
+  const config = parseGuestConfig(createConfigText(values, 'web.yaml').text, 'web.yaml');
   assert.deepEqual(config.env, { HOME: '/root', X: '1' });
   assert.equal(config.limits.memoryBytes, 67_108_864);
   assert.deepEqual(config.limits.cpus, { quotaUs: 50_000, periodUs: 100_000 });

@@ -215,8 +215,8 @@ export class Archives {
       const { image, root } = await adopt(store, archive, manifest, ROOT_DIRECTORY, options);
       const pin: Pin = { name: asked.template, pinned: image.name, hostUsr: manifest.hostUsr };
       const xid = request.xid ?? registry.freeXid(asked.xid);
-      const { text: edited, config } = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
-      return await manager.makeGuest(name, xid, config, async (guest, undo) => {
+      const file = editConfig(text, [{ path: ['xid'], value: xid }], paths.config);
+      return await manager.makeGuest(name, xid, file.config, async (guest, undo) => {
         await networks.check(guest, guest.config);
         await createGuestDirs(paths, idRangeOf(xid).hostBase);
         undo.defer('directories', () => manager.removeFiles(name));
@@ -224,7 +224,8 @@ export class Archives {
         const { quotas = [] } = manifest;
         if (quotas.length > 0) undo.defer('quotas', () => forgetQuotas(storage.users, xid));
         const unheld = quotas.length > 0 ? await putQuotas(storage.users, xid, quotas) : [];
-        await storage.furnish(guest, pin, edited, root);
+        await storage.furnish(guest, pin, file.text, root);
+        guest.config = registry.wrote(name, file);
         return { guest, unheld };
       });
     });

@@ -11,7 +11,7 @@ const VALUES: GuestConfigValues = { template: 'busybox', command: ['sh', '-c', '
 
 describe('create', () => {
   test('writes every key with a comment, and reads the same back', () => {
-    const text = createConfigText(VALUES, 'web.yaml');
+    const { text } = createConfigText(VALUES, 'web.yaml');
     const { properties } = guestConfigJsonSchema();
     for (const key of Object.keys(Object(properties)))
       assert.match(text, new RegExp(`\n# .+\n(# )?${key}:`), key);
@@ -19,7 +19,7 @@ describe('create', () => {
   });
 
   test('every example is valid when its comment is taken away', () => {
-    const text = createConfigText(VALUES, 'web.yaml');
+    const { text } = createConfigText(VALUES, 'web.yaml');
     const live = text.split('\n').map((line) => {
       const bare = line.replace(/^# (?=( {2})*(# )?(- )?[\w.]+:( |$)|( {2})+- )/, '');
       return bare.replace(/^( {2})# (?=[a-zA-Z]+: \S+$)/, '$1');
@@ -43,7 +43,7 @@ describe('create', () => {
       I: '0x1',
       J: 'é\u0085',
     };
-    const text = createConfigText({ ...VALUES, env, labels: { a: 'null' } }, 'x');
+    const { text } = createConfigText({ ...VALUES, env, labels: { a: 'null' } }, 'x');
     const config = parseGuestConfig(text, 'x');
     assert.deepEqual([config.env, config.labels], [env, { a: 'null' }]);
   });
@@ -115,7 +115,7 @@ env:
   });
 
   test('sets what stands commented out in its place', () => {
-    const text = createConfigText(VALUES, 'x');
+    const { text } = createConfigText(VALUES, 'x');
     const edited = editConfigText(
       text,
       [
@@ -138,7 +138,7 @@ env:
           labels: { team: 'web' },
         },
         'x',
-      ),
+      ).text,
     );
   });
 

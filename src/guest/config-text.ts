@@ -21,16 +21,15 @@ const HEADER = `# Guest configuration of vserver. What is commented out has its 
 
 /**
  * Creates the text of a guest's configuration file: every key with a comment on what it does and its default, those
- * without a value commented out.
+ * without a value commented out. The parsed text, not the values, is what will run: whatever the two steps would read
+ * differently is found here.
  *
  * @throws UserError invalid-config when the values are not valid
  */
-export function createConfigText(values: GuestConfigValues, fileName: string): string {
+export function createConfigText(values: GuestConfigValues, fileName: string): EditedConfig {
   const blocks = topKeys().map((key) => formatKey(key, fieldOf(values, key.name)));
   const text = `${HEADER}\n${blocks.join('\n')}`;
-  // The parsed text, not the values, is what will run: whatever the two steps would read differently is found here.
-  parseOwnText(text, fileName);
-  return text;
+  return { text, config: parseOwnText(text, fileName) };
 }
 
 /**

@@ -73,11 +73,8 @@ export class Copies {
       const withoutAddresses: ConfigChange = { path: ['network', 'addresses'], value: undefined };
       const isNumbered = changes.some(({ path, value }) => path[0] === 'xid' && value !== undefined);
       const assigned = isNumbered ? [] : [{ path: ['xid'], value: registry.assignXid() } as const];
-      const { text: edited, config } = editConfig(
-        text,
-        [withoutAddresses, ...changes, ...assigned],
-        paths.config,
-      );
+      const file = editConfig(text, [withoutAddresses, ...changes, ...assigned], paths.config);
+      const { config } = file;
       const xid = config.xid ?? registry.assignXid();
       return await manager.makeGuest(name, xid, config, async (guest, undo) => {
         storage.checkDomain(source.name, config);
@@ -93,7 +90,8 @@ export class Copies {
             undo.defer('quotas', () => forgetQuotas(storage.users, xid));
             await putQuotas(storage.users, xid, quotas);
           }
-          await storage.furnish(guest, { ...pin, name: config.template }, edited, root);
+          await storage.furnish(guest, { ...pin, name: config.template }, file.text, root);
+          guest.config = registry.wrote(name, file);
           return guest;
         });
       });

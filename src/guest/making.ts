@@ -44,8 +44,9 @@ export class Making {
       const template = await storage.prepare(parsed.template, parsed.trustDomain);
       await createGuestDirs(paths, idRangeOf(xid).hostBase);
       undo.defer('directories', () => this.#instance.removeFiles(name));
-      const text = createConfigText({ ...values, xid }, paths.config);
-      await storage.furnish(guest, storage.pinOf(template, parsed.template), text);
+      const file = createConfigText({ ...values, xid }, paths.config);
+      await storage.furnish(guest, storage.pinOf(template, parsed.template), file.text);
+      guest.config = this.#instance.registry.wrote(name, file);
       return guest;
     });
   }

@@ -67,3 +67,14 @@ test('a configuration file of long ago is read once, and when it was changed, wh
   rmSync(path);
   assert.throws(() => registry.readConfig(NAME), { code: 'guest-not-found' });
 });
+
+test('a configuration file that was just written is not parsed again, unless somebody else changed it', () => {
+  using made = makeRegistry();
+  const { registry, path } = made;
+  const config = completeConfig({ command: ['sleep'], hostname: 'a' });
+  const written = registry.wrote(NAME, { text: text('a'), config });
+  assert.deepEqual(written, config);
+  assert.equal(registry.readConfig(NAME), written);
+  writeFileSync(path, text('b'));
+  assert.equal(registry.readConfig(NAME).hostname, 'b');
+});

@@ -18,6 +18,7 @@ import {
 import { didYouMean } from '../base/suggest.ts';
 import { readIfThere } from '../sys/files.ts';
 import { parseGuestConfig } from './config.ts';
+import type { EditedConfig } from './config-text.ts';
 import type { GuestConfig } from './config-types.ts';
 import type { Guest, LiveRecord } from './guest.ts';
 import { guestPaths, type InstancePaths, instanceNumber } from './paths.ts';
@@ -36,6 +37,7 @@ const SETTLED_MS = 1000;
 interface ReadConfig {
   readonly digest: string;
   readonly config: GuestConfig;
+  /** 0: not looked at yet. */
   readonly inode: number;
   /** When the file had been changed then; undefined: it may have been again without a trace. */
   readonly changedMs: number | undefined;
@@ -132,20 +134,24 @@ export class Registry {
     const text = readIfThere(path);
     if (now === undefined || text === undefined)
       throw new UserError('guest-not-found', `cannot read "${path}": found no such file`);
-    const digest = hash('sha256', text, 'base64');
+    const digest = digestOf(text);
     const changedMs = this.#clock() - now.ctimeMs > SETTLED_MS ? now.ctimeMs : undefined;
-    // A copy: the texts in what the parser gives are parts of the file's, and would keep all of it in memory.
-    const config =
-      known?.digest === digest
-        ? known.config
-        : this.#shareParts(structuredClone(parseGuestConfig(text, path)));
+    const config = known?.digest === digest ? known.config : this.#shareParts(parseGuestConfig(text, path));
     this.#read.set(name, { digest, config, inode: now.ino, changedMs });
     return config;
   }
 
+  /** Keeps in mind what a configuration file says that has just been written, and returns that. */
+  wrote(name: GuestName, { text, config }: EditedConfig): GuestConfig {
+    const shared = this.#shareParts(config);
+    this.#read.set(name, { digest: digestOf(text), config: shared, inode: 0, changedMs: undefined });
+    return shared;
+  }
+
   /** Most of what guests are configured with is the same: it is in memory once. */
-  #shareParts(config: GuestConfig): GuestConfig {
-    const shared = Object.entries(config).map(([key, part]: [string, unknown]) => {
+  #shareParts(parsed: GuestConfig): GuestConfig {
+    // A copy: the texts in what the parser gives are parts of the file's, and would keep all of it in memory.
+    const shared = Object.entries(structuredClone(parsed)).map(([key, part]: [string, unknown]) => {
       if (typeof part !== 'object' || part === null) return [key, part];
       const text = JSON.stringify(part);
       if (this.#parts.size >= PARTS_MAX) this.#parts.clear();
@@ -308,6 +314,10 @@ export class Registry {
   #isFree(xid: number): xid is Xid {
     return isXid(xid) && !this.#byXid.has(xid) && !this.#reserved.has(xid);
   }
+}
+
+function digestOf(text: string): string {
+  return hash('sha256', text, 'base64');
 }
 
 /** Reads a record; undefined if it is not whole. */
