@@ -39,3 +39,10 @@ export function planMove(p: Program, mount: Arg, target: Arg, about: string): vo
   const empty = p.flags('MOVE_MOUNT_F_EMPTY_PATH', 'MOVE_MOUNT_T_EMPTY_PATH');
   p.sys('move_mount', [mount, '', target, '', empty], { about: `on "${about}"` });
 }
+
+/** Adds the step that attaches a mount to a name below one that we made and nobody else has seen: no link is there. */
+export function planMoveTo(p: Program, mount: Arg, directory: Arg, name: string): void {
+  p.sys('move_mount', [mount, '', directory, name, p.flags('MOVE_MOUNT_F_EMPTY_PATH')], {
+    about: `on "${name}"`,
+  });
+}

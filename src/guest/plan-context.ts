@@ -13,7 +13,7 @@ import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 import type { ViewFile } from '../views/files.ts';
-import { openBelow, planMove } from './plan-below.ts';
+import { planMoveTo } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import {
@@ -34,7 +34,7 @@ import {
   planWriteFile,
 } from './plan-paths.ts';
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
-import { importViews, planInViews, planViewMounts, type ViewsObjects } from './plan-views.ts';
+import { importViews, planInViews, type ViewsObjects } from './plan-views.ts';
 
 const FIRST_FREE_FD = 108;
 
@@ -101,8 +101,8 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   planNumber(p, userns, WORKER_FD.userns);
   const sys = planSharedSys(p, spec);
   const { views } = spec;
-  const mountFiles = (listed: Result): readonly Result[] => planViewMounts(p, listed, viewFiles(spec));
-  const shown = views ? planInViews(p, importViews(p, views.objects), views.xid, mountFiles) : [];
+  const clone = (listed: Result): readonly Result[] => [planClone(p, listed, 'views')];
+  const shown = views ? planInViews(p, importViews(p, views.objects), views.xid, clone) : [];
   const dev = planDev(p, spec.ids, spec.devBytes);
   planNumber(p, dev, WORKER_FD.dev);
   const mounts = [dev, ...planOwnMounts(p, spec), ...sys, ...shown];
@@ -125,8 +125,11 @@ export function planCgroups(
 const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];
 const SYS_MOUNT = [...API_MOUNT, 'MOUNT_ATTR_RDONLY'];
 
-/** Names for process 1 to attach things to until the guest's root is there, and a directory to cover others with. */
-const SCAFFOLD = ['proc', 'sys', 'dev', 'empty'] as const;
+/**
+ * Names for process 1 to attach things to, until the guest's root is there or for good: the directory of its views. And a
+ * directory to cover others with.
+ */
+const SCAFFOLD = ['proc', 'sys', 'dev', 'views', 'empty'] as const;
 
 /** What `planShared` makes. */
 interface Shared {
@@ -157,17 +160,16 @@ export function planShared(p: Program, masks: readonly Mask[], attachAt: string,
   const path = '/proc/self/ns/net';
   const network = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_RDONLY', 'O_CLOEXEC'), 0]);
   const sys = planFilesystem(p, 'sysfs', [], SYS_MOUNT);
-  const nullDevice = [p.flags('AT_FDCWD'), '/dev/null'] as const;
   let namespace: Result | undefined;
   if (detached) {
-    planMasks(p, masks, sys, '/sys/', nullDevice, root);
+    planMasksOfSys(p, masks, sys, [p.flags('AT_FDCWD'), '/dev/null'], root);
   } else {
     // Nor does it copy them out of another namespace than one's own: this one has /sys too.
     planNamespace(p);
     namespace = planOpenNamespace(p, OWN_MOUNTS);
     const copy = planOpenDirectory(p, p.flags('AT_FDCWD'), attachAt);
-    planMove(p, sys, openBelow(p, copy, 'sys', true), 'sys');
-    planMasks(p, masks, sys, '/sys/', nullDevice, copy);
+    planMoveTo(p, sys, copy, 'sys');
+    planMasksOfSys(p, masks, sys, [p.flags('AT_FDCWD'), '/dev/null'], copy);
     planLeaveOthers(p, copy);
     p.sys('setns', [scaffold, p.flags('CLONE_NEWNS')], { about: 'mount namespace of the scaffold' });
   }
@@ -254,10 +256,10 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const own = ownFilesystems(spec).map(({ type }) => planSuperblock(p, type));
   planSendFds(p, INIT_FD.gate, p.data(8), own, 'to be mounted');
   p.sys('unshare', [p.flags('CLONE_NEWCGROUP', 'CLONE_NEWTIME')], { about: 'cgroup and time namespace' });
-  const files = viewFiles(spec);
-  const count = (spec.hostNetwork ? 2 : 3) + files.length;
+  const count = 2 + (spec.hostNetwork ? 0 : 1) + (spec.views ? 1 : 0);
   const [dev, proc, ...rest] = planReceiveFds(p, INIT_FD.gate, count, 'wait for the worker');
   const sys = spec.hostNetwork ? undefined : rest.shift();
+  const [views] = rest;
   if (!dev || !proc)
     throw new BugError('no-proc', 'cannot plan a context: found neither /dev nor /proc among the mounts');
   // Our own entry in /proc belongs to the host's root as long as we are not dumpable: these are opened now, by its uid.
@@ -267,34 +269,24 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   const time = p.sys('openat', [proc, 'self/ns/time_for_children', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'time namespace',
   });
-  const planFiles = (root: Arg, prefix: string): void => {
-    for (const [i, { path }] of files.entries()) {
-      const mount = rest[i];
-      if (!mount || !path.startsWith(prefix)) continue;
-      const name = path.slice(prefix.length);
-      planMove(p, mount, openBelow(p, root, name, name.endsWith('/')), path);
-    }
-  };
   p.sys('setresgid', [0, 0, 0]);
   p.sys('setgroups', [0, 0]);
   p.sys('setresuid', [0, 0, 0]);
-  const place = (mount: Result, on: Result, name: string): void =>
-    planMove(p, mount, openBelow(p, on, name, true), name);
-  place(dev, scaffold, 'dev');
-  place(planDevpts(p), dev, 'pts');
-  place(planFilesystem(p, 'mqueue', [], API_MOUNT), dev, 'mqueue');
-  place(proc, scaffold, 'proc');
+  planMoveTo(p, dev, scaffold, 'dev');
+  planMoveTo(p, planDevpts(p), dev, 'pts');
+  planMoveTo(p, planFilesystem(p, 'mqueue', [], API_MOUNT), dev, 'mqueue');
+  planMoveTo(p, proc, scaffold, 'proc');
   for (const [key, value] of Object.entries(spec.sysctls))
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
-  planMasks(p, spec.masks, proc, '/proc/', [dev, 'null'], scaffold);
-  planFiles(proc, '/proc/');
+  planMasksOfProc(p, spec.masks);
   if (sys) {
     planLoopback(p);
-    place(sys, scaffold, 'sys');
-    if (!hasSharedSys(spec)) planMasks(p, spec.masks, sys, '/sys/', [dev, 'null'], scaffold);
-    planFiles(sys, '/sys/');
+    planMoveTo(p, sys, scaffold, 'sys');
+    if (!hasSharedSys(spec)) planMasksOfSys(p, spec.masks, sys, [dev, 'null'], scaffold);
     planNumber(p, sys, INIT_FD.sys);
   }
+  if (views) planMoveTo(p, views, scaffold, 'views');
+  for (const { name, path } of viewFiles(spec)) planBind(p, `/views/${name}`, path);
   planNumber(p, scaffold, INIT_FD.scaffold);
   for (const [fd, number] of [
     [proc, INIT_FD.proc],
@@ -324,35 +316,46 @@ function planLoopback(p: Program): void {
   p.sys('ioctl', [socket, p.flags('SIOCSIFFLAGS'), request], { about: 'loopback up' });
 }
 
-/** Covers paths below a mount that we made ourselves, so nothing of the guest stands between (CVE-2025-31133). */
-function planMasks(
+/**
+ * Covers paths of /proc, which is attached on the scaffold and which nobody but us has seen, so nothing of the guest stands
+ * between (CVE-2025-31133).
+ */
+function planMasksOfProc(p: Program, masks: readonly Mask[]): void {
+  const readonly = p.struct('mount_attr', { attr_set: p.flags('MOUNT_ATTR_RDONLY') });
+  for (const { path, kind } of masks) {
+    if (!path.startsWith('/proc/')) continue;
+    if (kind === 'mask') {
+      planBind(p, path.endsWith('/') ? '/empty' : '/dev/null', path);
+    } else {
+      planBind(p, path, path);
+      const about = `"${path}" read-only`;
+      p.sys('mount_setattr', [p.flags('AT_FDCWD'), path, 0, readonly, sizeOf(p.abi, 'mount_attr')], {
+        about,
+      });
+    }
+  }
+}
+
+/** Covers paths of a /sys that we made, which need not be attached. */
+function planMasksOfSys(
   p: Program,
   masks: readonly Mask[],
-  mount: Arg,
-  prefix: string,
+  sys: Result,
   nullDevice: readonly [Arg, string],
   scaffold: Result,
 ): void {
   const clone = p.flags('OPEN_TREE_CLONE', 'OPEN_TREE_CLOEXEC');
-  for (const { path, kind } of masks) {
-    if (!path.startsWith(prefix)) continue;
-    const name = path.slice(prefix.length);
-    const isDirectory = name.endsWith('/');
-    const target = openBelow(p, mount, name, isDirectory);
-    let cover: Result;
-    if (kind === 'readonly') {
-      cover = planClone(p, target, `"${path}"`);
-      const attr = p.struct('mount_attr', { attr_set: p.flags('MOUNT_ATTR_RDONLY') });
-      p.sys('mount_setattr', [cover, '', p.flags('AT_EMPTY_PATH'), attr, sizeOf(p.abi, 'mount_attr')], {
-        about: `"${path}" read-only`,
-      });
-    } else if (isDirectory) {
-      cover = planClone(p, openBelow(p, scaffold, 'empty', true), 'empty directory');
-    } else {
-      cover = p.sys('open_tree', [...nullDevice, clone], { about: '/dev/null' });
-    }
-    planMove(p, cover, target, path);
+  for (const { path } of masks) {
+    if (!path.startsWith('/sys/')) continue;
+    const cover = path.endsWith('/') ? ([scaffold, 'empty'] as const) : nullDevice;
+    const about = `to cover "${path}"`;
+    planMoveTo(p, p.sys('open_tree', [...cover, clone], { about }), sys, path.slice('/sys/'.length));
   }
+}
+
+/** Adds the step that shows a file or directory in a second place: one call, where a mount of its own is three. */
+function planBind(p: Program, from: string, to: string): void {
+  p.sys('mount', [from, to, 0, p.flags('MS_BIND'), 0], { about: `on "${to}"` });
 }
 
 /** Gives a descriptor its number. */

@@ -7,7 +7,7 @@ import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
 import { ANSWERS_FILE } from '../views/answers.ts';
 import type { ViewFile } from '../views/files.ts';
-import { openBelow, planMove } from './plan-below.ts';
+import { openBelow, planMove, planMoveTo } from './plan-below.ts';
 import { planNamespace } from './plan-mounts.ts';
 import {
   OWN_MOUNTS,
@@ -224,7 +224,7 @@ export function planViewsInProc(
   for (const [i, { path }] of files.entries()) {
     const mount = mounts[i];
     const name = path.slice('/proc/'.length);
-    if (mount) planMove(p, mount, openBelow(p, proc, name, name.endsWith('/')), path);
+    if (mount) planMoveTo(p, mount, proc, name);
   }
 }
 

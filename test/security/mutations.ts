@@ -325,7 +325,7 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       [
         "p.sys('umount2', ['.', p.flags('MNT_DETACH')], { about: 'all other mounts' });",
-        "planMove(p, others, openBelow(p, root, 'dev', true), 'dev');",
+        "planMoveTo(p, others, root, 'dev');",
       ],
     ],
     breach: /uncover host: ok/,
