@@ -317,7 +317,7 @@ async function setLimits(
 ): Promise<void> {
   const p = host.program();
   const object = host.syscalld.newObject();
-  planProcessLimits(p, p.import(live.initObject), object, guestPids, limits);
+  planProcessLimits(p, p.import(live.initObject), object, idRangeOf(guest.xid).hostBase, guestPids, limits);
   try {
     await host.syscalld.run(`change limits of guest "${guest.name}"`, p);
   } catch (error) {

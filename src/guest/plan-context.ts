@@ -16,6 +16,7 @@ import type { ViewFile } from '../views/files.ts';
 import { planMoveTo } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
+import { planAsRootOf } from './plan-limits.ts';
 import {
   planDev,
   planDevpts,
@@ -81,14 +82,19 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const flags = p.flags(...spaces, ...(spec.hostNetwork ? [] : ['CLONE_NEWNET']));
   // Whoever enters no mount of the host's has none to leave: pivot_root(2) looks at every process of the host for its old
   // root, with 1,000 guests 0.3 ms, and umount(2) waits for an RCU grace period.
+  // What a user may have of inotify instances, queued signals, POSIX timers, message queues and namespaces is counted for the
+  // user who made a user namespace too, up to the host's (inc_ucount(), inc_rlimit_ucounts() in kernel/ucount.c; inotify
+  // since Linux 4.13, the others 5.14). Made by root, all guests and the host's services would share what root may have.
   const init = planInNamespace(p, p.import(spec.shared.scaffold), () =>
-    p.spawn('process 1', { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' }, () => {
-      // While this process holds the worker's ends too, it would never see the worker's end.
-      for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
-      p.segment(`process 1 ${kindOf(spec)}`, [gate.child, programs.child], () =>
-        planWaitingInit(p, spec, gate.child, programs.child),
-      );
-    }),
+    planAsRootOf(p, spec.ids.hostBase, () =>
+      p.spawn('process 1', { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' }, () => {
+        // While this process holds the worker's ends too, it would never see the worker's end.
+        for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
+        p.segment(`process 1 ${kindOf(spec)}`, [gate.child, programs.child], () =>
+          planWaitingInit(p, spec, gate.child, programs.child),
+        );
+      }),
+    ),
   );
   p.keepWorker(programs.worker, objects.initPrograms);
   p.sys('close', [programs.child]);

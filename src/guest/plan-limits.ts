@@ -39,13 +39,35 @@ export function planIpcSysctls(
     planWriteAll(p, own, value, path);
     p.expect(own, '==', forbidden, 'ENOENT', 'written by the host', { otherwise: done });
     p.place(asGuest);
-    p.sys('setresuid', [-1, hostBase, -1], { about: "as the guest's root" });
-    planWriteAll(p, planOpenToWrite(p, path, []), value, path);
-    p.sys('setresuid', [-1, 0, -1], { about: 'as root again' });
-    // Lost with the change of user: the worker goes when syscalld does.
-    p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL'), 0, 0, 0]);
+    planAsUser(p, hostBase, () => planWriteAll(p, planOpenToWrite(p, path, []), value, path));
     p.place(done);
   }
+}
+
+/** Adds steps that a worker does as another user, and without effective capabilities. */
+function planAsUser<T>(p: Program, hostUid: number, plan: () => T): T {
+  p.sys('setresuid', [-1, hostUid, -1], { about: "as the guest's root" });
+  const planned = plan();
+  p.sys('setresuid', [-1, 0, -1], { about: 'as root again' });
+  // Lost with the change of user: the worker goes when syscalld does.
+  p.sys('prctl', [p.flags('PR_SET_PDEATHSIG'), p.flags('SIGKILL'), 0, 0, 0]);
+  return planned;
+}
+
+/**
+ * Adds steps that a worker does as the guest's root on the host, but for files, and with its capabilities. That user owns
+ * the guest's user namespace, and so has every capability in it (cap_capable(), security/commoncap.c).
+ */
+export function planAsRootOf<T>(p: Program, hostBase: number, plan: () => T): T {
+  p.sys('prctl', [p.flags('PR_SET_SECUREBITS'), p.flags('SECBIT_NO_SETUID_FIXUP'), 0, 0, 0], {
+    about: 'capabilities stay',
+  });
+  const planned = planAsUser(p, hostBase, () => {
+    p.sys('setfsuid', [0], { about: 'files as root' });
+    return plan();
+  });
+  p.sys('prctl', [p.flags('PR_SET_SECUREBITS'), 0, 0, 0, 0]);
+  return planned;
 }
 
 function planEnterIpc(p: Program, init: Import): void {
@@ -98,15 +120,17 @@ export function planIpcUsage(p: Program, init: Import): IpcUsage {
  * cannot be taken for another of the host.
  *
  * @param object of the child that does it
+ * @param hostBase the guest's root on the host: with CAP_SYS_RESOURCE in the guest, which vserver may not have on the host
  */
 export function planProcessLimits(
   p: Program,
   init: Import,
   object: number,
+  hostBase: number,
   guestPids: readonly number[],
   limits: readonly ProcessLimit[],
 ): void {
-  planAmongProcesses(p, init, object, 'setter of limits', () => {
+  const planEach = (): void => {
     for (const { resource, soft, hard } of limits) {
       const limit = p.struct('rlimit', { rlim_cur: toRlim(soft), rlim_max: toRlim(hard) });
       for (const pid of guestPids)
@@ -115,5 +139,6 @@ export function planProcessLimits(
           ignore: ['ESRCH'],
         });
     }
-  });
+  };
+  planAmongProcesses(p, init, object, 'setter of limits', () => planAsRootOf(p, hostBase, planEach));
 }

@@ -1155,7 +1155,17 @@ static int make_file(long i)
 	return fd;
 }
 
-/* many ptys|inotify|descriptors|files COUNT [SECONDS]: and holds them so long. */
+/* It stays until it is removed, or its namespace goes. */
+static int make_queue(long i)
+{
+	char name[64];
+	snprintf(name, sizeof name, "queue-%ld", i);
+	int fd = (int)syscall(SYS_mq_open, name, O_CREAT | O_RDWR, 0600, NULL);
+	close(fd);
+	return fd;
+}
+
+/* many ptys|inotify|descriptors|files|queues COUNT [SECONDS]: and holds them so long. */
 static void verb_many(int argc, char **argv)
 {
 	long want = argc > 1 ? atol(argv[1]) : 0;
@@ -1164,6 +1174,7 @@ static void verb_many(int argc, char **argv)
 		     strcmp(argv[0], "ptys") == 0       ? make_pty
 		     : strcmp(argv[0], "inotify") == 0  ? make_inotify
 		     : strcmp(argv[0], "files") == 0    ? make_file
+		     : strcmp(argv[0], "queues") == 0   ? make_queue
 							: make_descriptor);
 }
 

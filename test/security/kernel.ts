@@ -312,6 +312,26 @@ export const c7Tables: Check = async (v) => {
   return breaches;
 };
 
+/**
+ * C7: what the kernel counts for each user, as message queues, queued signals, timers and inotify instances: the host's root
+ * and a neighbour have theirs beside a guest that takes all it can.
+ */
+export const c7Users: Check = async (v) => {
+  await v.ok(['run', '--detach', '--name', 'queues', ...withProbe(), '--', 'sleep', '3600']);
+  const take = async (guest: readonly string[], count: number): Promise<unknown> =>
+    parseFindings(await v.ok([...guest, '--', PROBE, 'many', 'queues', String(count)]))['end'];
+  const end = await take(['exec', 'queues'], 100_000);
+  // In a namespace of its own, so that the host keeps no queue.
+  const host = spawnSync('unshare', ['--ipc', buildProbe(), 'many', 'queues', '1'], { encoding: 'utf8' });
+  const breaches = [
+    ...(end === 'ok' ? ['no bound for message queues'] : []),
+    ...(parseFindings(host.stdout)['end'] === 'ok' ? [] : [`the host has no message queue: ${host.stdout}`]),
+    ...((await take(['run', ...withProbe()], 1)) === 'ok' ? [] : ['a neighbour has no message queue']),
+  ];
+  await v.ok(['delete', '--force', 'queues']);
+  return breaches;
+};
+
 /** C7: a guest that writes to its log as fast as it can. */
 export const c7Log: Check = async (v) => {
   const breaches: string[] = [];

@@ -18,6 +18,7 @@ import {
   c7Log,
   c7Memory,
   c7Tables,
+  c7Users,
   c8,
   c9,
   otherContexts,
@@ -395,6 +396,12 @@ export const MUTATIONS: readonly Mutation[] = [
     check: c7Tables,
     edits: [["['max', '1024'],", '']],
     breach: /terminals/,
+  },
+  {
+    name: 'C7: user namespaces are made by the host root',
+    check: c7Users,
+    edits: [['planAsRootOf(p, spec.ids.hostBase, () =>', 'planAsRootOf(p, 0, () =>']],
+    breach: /the host has no.*a neighbour has no/s,
   },
   {
     name: 'C7: logs are not limited',
