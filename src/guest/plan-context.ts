@@ -37,7 +37,7 @@ import {
 import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, type ViewsObjects } from './plan-views.ts';
 
-const FIRST_FREE_FD = 108;
+const FIRST_FREE_FD = 64;
 
 /** Objects of syscalld that contexts get copies of (`planShared`). */
 export interface SharedObjects {

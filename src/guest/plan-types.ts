@@ -177,14 +177,15 @@ export const WORKER_FD = {
   upper: 106,
   dev: 107,
 } as const;
+/** A table of 64 descriptors is part of a process's files; a longer one stays for as long as they do (NR_OPEN_DEFAULT). */
 export const INIT_FD = {
-  gate: 100,
-  programs: 101,
+  gate: 56,
+  programs: 57,
   /** Root of the mount namespace, until the guest's root covers it. */
-  scaffold: 102,
-  proc: 103,
-  sys: 104,
-  dev: 105,
-  timeOffsets: 106,
-  timeNamespace: 107,
+  scaffold: 58,
+  proc: 59,
+  sys: 60,
+  dev: 61,
+  timeOffsets: 62,
+  timeNamespace: 63,
 } as const;

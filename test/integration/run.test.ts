@@ -430,6 +430,14 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     for (const name of ['one', 'other']) await v.ok(['delete', '-f', name]);
   });
 
+  test("a command's table of descriptors is the 64 that come with a process", async () => {
+    for (const init of ['none', 'fake'])
+      assert.match(
+        await v.ok(['run', `--init=${init}`, '--', 'grep', 'FDSize', '/proc/self/status']),
+        /^FDSize:\s+64$/m,
+      );
+  });
+
   test('--name makes a guest that stays, --rm and no name one that goes', async () => {
     assert.equal(await inGuest(['--name', 'stays'], 'echo kept >/root/file; echo done'), 'done\n');
     await eventually('its end', async () =>

@@ -42,6 +42,18 @@ describe('views', { skip: unmet('root', 'overlay', 'fuse') }, () => {
   /** How long ago a moment of `performance.now()` is. */
   const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
 
+  test('put no page of the cache on the account of a guest: its memory cgroup would stay for as long', async () => {
+    // What the first ones read of the host's files stays on theirs.
+    for (const name of ['first', 'second', 'third', 'fourth']) await start(name, '--network', 'none', '--rm');
+    const [...guests] = JSON.parse(
+      await v.ok(['inspect', '--json', 'second', 'third', 'fourth']),
+    ) as readonly {
+      readonly limits: { readonly usage: { memoryFileBytes: number; memorySharedBytes: number } };
+    }[];
+    const bytes = guests.map(({ limits: { usage } }) => usage.memoryFileBytes - usage.memorySharedBytes);
+    assert.equal(Math.min(...bytes), 0, `page cache of guests that read nothing: ${bytes.join(' ')}`);
+  });
+
   test('tell the limits of the guest, and agree with each other', async () => {
     const askedMs = performance.now();
     const out = await inGuest(
