@@ -41,6 +41,8 @@ interface Expectation {
   readonly output?: RegExp;
 }
 
+const STOPS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
 /** A control plane of the demo's own. */
 class Demo {
   readonly directory: string = realpathSync(mkdtempSync(join(tmpdir(), 'vserver-demo-')));
@@ -48,7 +50,7 @@ class Demo {
   #stopped: NodeJS.Signals | undefined;
 
   constructor() {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    for (const signal of STOPS) {
       process.on(signal, () => {
         this.#stopped = signal;
       });
@@ -364,6 +366,7 @@ function inOwnNetwork(): number | undefined {
   const words = ['--net', 'sh', '-c', script, process.execPath, ...process.argv.slice(1)];
   if (spawnSync('unshare', ['--net', 'ip', 'link', 'set', 'lo', 'up']).status !== 0) return undefined;
   const env = { ...process.env, [OWN_NETWORK]: '1' };
+  for (const signal of STOPS) process.on(signal, () => {}); // the demo in there gets it too, and cleans up
   return spawnSync('unshare', words, { env, stdio: 'inherit' }).status ?? 1;
 }
 

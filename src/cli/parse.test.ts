@@ -373,6 +373,10 @@ describe('bad command lines', () => {
       message: 'cannot understand "strat"; need a verb',
       hint: 'did you mean "start"?',
     });
+    assert.throws(() => parseCommandLine(['web', 'list']), {
+      message: 'cannot understand "web list"; need the verb first',
+      hint: 'see "vserver list --help"',
+    });
     assert.throws(() => parseCommandLine(['web', 'nonsense']), {
       message: 'cannot understand "web"; need a verb',
       hint: 'see "vserver help"',

@@ -49,6 +49,10 @@ function verbAfterGuest(first: string, words: Words): Verb {
   const operand = verb === undefined ? undefined : VERBS[verb].operands[0];
   const takesGuest = operand?.kind === 'guest' || operand?.check === parseGuestName;
   if (verb === undefined || !takesGuest || !(isGuestName(first) || /^\d+$/.test(first))) {
+    if (verb !== undefined && isGuestName(first) && verbHint(first) === undefined)
+      throw new UserError('usage', `cannot understand "${first} ${second}"; need the verb first`, {
+        hint: `see "vserver ${verb} --help"`,
+      });
     // The one of both that looks like a verb.
     const isSecond = second !== undefined && verbHint(first) === undefined && verbHint(second) !== undefined;
     throw unknownVerb(isSecond ? second : first);

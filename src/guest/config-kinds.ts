@@ -45,13 +45,13 @@ export function choice<const Name extends string>(names: readonly [Name, ...Name
 
 export function size(minBytes: number): z.ZodType<number> {
   const need = minBytes === 0 ? NEED_SIZE : `${NEED_SIZE}, at least ${minBytes} bytes`;
-  const bytes = parsed(z.union([z.int(), z.string()], { error: need }), need, parseSize);
+  const bytes = parsed(z.union([z.int({ error: need }), z.string()], { error: need }), need, parseSize);
   return bytes.refine((value) => value >= minBytes, { error: need });
 }
 
 export function sizeOrMax(minBytes: number): z.ZodType<number | 'max'> {
   const need = `${NEED_SIZE}, at least ${minBytes} bytes, or "max"`;
-  const limit = parsed(z.union([z.int(), z.string()], { error: need }), need, (value) =>
+  const limit = parsed(z.union([z.int({ error: need }), z.string()], { error: need }), need, (value) =>
     value === 'max' ? ('max' as const) : parseSize(value),
   );
   return limit.refine((value) => value === 'max' || value >= minBytes, { error: need });
@@ -86,7 +86,7 @@ export function isPlainPath(value: string): boolean {
 const NEED_WORD = 'text, numbers and words such as yes in quotes where they could be misread';
 /** A fraction is refused: YAML reads 1.10 as 1.1, which is not what was written. */
 const scalarText: z.ZodType<string> = z
-  .union([z.string(), z.int(), z.boolean()], { error: NEED_WORD })
+  .union([z.string(), z.int({ error: NEED_WORD }), z.boolean()], { error: NEED_WORD })
   .transform(String)
   .refine((value) => !value.includes('\0'), { error: NEED_WORD });
 

@@ -50,7 +50,11 @@ const NEED_GROUP = 'a whole number from 0 to 63';
 
 const NEED_PEER = 'the name of a guest';
 
-const ports = parsed(z.union([z.int(), z.string()], { error: NEED_PORTS }), NEED_PORTS, parsePorts);
+const ports = parsed(
+  z.union([z.int({ error: NEED_PORTS }), z.string()], { error: NEED_PORTS }),
+  NEED_PORTS,
+  parsePorts,
+);
 
 function parsePorts(range: string): readonly [from: number, to: number] {
   const [, first = '', last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(range) ?? [];

@@ -206,7 +206,11 @@ const NEED_PIDS = `a whole number from 1 to ${MAX_PIDS}, or "max"`;
 
 const stop = z.strictObject(
   {
-    signal: parsed(z.union([z.int(), z.string()], { error: NEED_SIGNAL }), NEED_SIGNAL, parseSignal)
+    signal: parsed(
+      z.union([z.int({ error: NEED_SIGNAL }), z.string()], { error: NEED_SIGNAL }),
+      NEED_SIGNAL,
+      parseSignal,
+    )
       .optional()
       .meta({
         description: 'signal to process 1; default TERM, or RTMIN+3 with init: own',
@@ -449,10 +453,14 @@ const scheduler = z.strictObject(
     interval2: tokens(1)
       .optional()
       .meta({ description: 'its interval; nothing has such', example: [8] }),
-    cpus: parsed(z.union([z.int(), z.string()], { error: NEED_CPU_LIST }), NEED_CPU_LIST, (value) => {
-      parseCpuList(value);
-      return value;
-    })
+    cpus: parsed(
+      z.union([z.int({ error: NEED_CPU_LIST }), z.string()], { error: NEED_CPU_LIST }),
+      NEED_CPU_LIST,
+      (value) => {
+        parseCpuList(value);
+        return value;
+      },
+    )
       .optional()
       .meta({ description: 'CPUs the guest may use; default all', example: ['0,2-3'] }),
   },

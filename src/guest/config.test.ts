@@ -398,6 +398,7 @@ describe('refuses bad values of every key', () => {
       '{memory: 1k}',
       '{memory: -1}',
       '{memory: 1.5}',
+      '{memory: 99999999999999999999}',
       '{memory: true}',
       '{memorySwap: 1g}',
       '{memory: 2g, memorySwap: 1g}',
@@ -557,7 +558,7 @@ describe('refuses bad values of every key', () => {
     views: ['[load]', 'false', '{load: 0}', '{load: "no"}', '{virt_mem: true}'],
     log: ['10m', '{maxBytes: 1k}', '{maxBytes: max}', '{files: 2}', '{size: 1m}'],
     unify: ['[a]', '{exclude: a}', '{exclude: [a]}', '{exclude: [""]}', '{other: []}'],
-    labels: ['[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
+    labels: ['{a: 99999999999999999999}', '[a]', '{"a b": c}', '{"": c}', '{a: [b]}', '{a: 1.5}'],
   };
 
   test('the table has every key', () => {
@@ -603,10 +604,11 @@ test('refuses YAML that a configuration does not need', () => {
     ['a: &x 1\nb: *x\n', /:1:\d+: cannot use an anchor/],
     ['template: *x\n', /alias/],
     [`${BASE}env: !foo {}\n`, /:3:6: unresolved tag/],
-    [`${BASE}---\n${BASE}`, /:3:\d+: .*multiple documents/],
+    [`${BASE}---\n${BASE}`, /:3:\d+: cannot use a second document; need one$/],
     [`${BASE}? [a]\n: b\n`, /:3:\d+: .*keys must be strings/],
     [`${BASE}"__proto__": {}\n`, /unknown key "__proto__"/],
     [`${BASE}<<: {xid: 2}\n`, /unknown key "<<"/],
+    [`${BASE}limits: {pids: .nan}\n`, /cannot use NaN/],
     [`${BASE}env:\n\tA: b\n`, /:4:1: tabs/],
     [`${BASE}env: {A: b\n`, /:4:1: /],
     ['['.repeat(10_000), /web\.yaml:/],

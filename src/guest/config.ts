@@ -100,11 +100,13 @@ function parseSource(text: string, fileName: string): Source {
     uniqueKeys: true,
     version: '1.2',
   });
-  const issues = [...document.errors, ...document.warnings].map((error) =>
+  const issues = [...document.errors, ...document.warnings].map(({ code, message, pos }) =>
     at(
       lines,
-      error.pos[0],
-      error.message.replace(/^[A-Z](?=[a-z])/, (first) => first.toLowerCase()),
+      pos[0],
+      code === 'MULTIPLE_DOCS'
+        ? 'cannot use a second document; need one'
+        : message.replace(/^[A-Z](?=[a-z])/, (first) => first.toLowerCase()),
     ),
   );
   visit(document, {
@@ -147,7 +149,8 @@ function locate(source: Source, issue: ConfigIssue): ConfigFileIssue {
     );
   }
   const found = issue.isKey === true ? issue.path.at(-1) : document.getIn(issue.path);
-  const json = JSON.stringify(found ?? null) ?? 'null';
+  // JSON has no word for .nan and .inf.
+  const json = typeof found === 'number' ? String(found) : (JSON.stringify(found ?? null) ?? 'null');
   const shown = json.length > MAX_FOUND_LENGTH ? `${json.slice(0, MAX_FOUND_LENGTH)}…` : json;
   const place = issue.isKey === true ? `a key of "${formatPath(issue.path.slice(0, -1))}"` : `"${name}"`;
   const offset = issue.isKey === true ? keyOffset(document, issue.path) : nearestOffset(document, issue.path);
