@@ -37,6 +37,7 @@ export type Requirement =
   | 'redis'
   | 'sshd'
   | 'nodejs'
+  | 'npm'
   | 'htop'
   | 'java'
   | 'go'
@@ -128,6 +129,7 @@ const PROBES: Readonly<Record<Requirement, () => string | undefined>> = {
   postgresql: () => succeeds('sh', ['-c', 'psql --version && /usr/lib/postgresql/*/bin/postgres --version']),
   redis: () => succeeds('redis-cli', ['--version']) ?? succeeds('redis-server', ['--version']),
   sshd: () => succeeds('ssh', ['-V']) ?? succeeds('test', ['-x', '/usr/sbin/sshd']),
+  npm: () => succeeds('npm', ['--version']),
   nodejs: () => succeeds('/usr/bin/node', ['--version']),
   htop: () => succeeds('htop', ['--version']),
   // Nobody installs these two for a test: they are large.
