@@ -7,7 +7,9 @@
  *
  * Since Linux 5.11 the kernel runs a new filter once per number, up to the first look at an argument, and never again
  * for numbers that are allowed without one (commit 8e01b51a31a1, `seccomp_is_const_allow`): short paths make both cheap.
+ * Each start checks, translates and compiles the filter anew, so fewer instructions make every start cheaper.
  */
+import { inspect } from 'node:util';
 import { findSeccompArch } from '../spec/seccomp-arch.ts';
 import type { ResolvedSeccompProfile, SeccompCondition, SeccompVerdict } from '../spec/seccomp-profile.ts';
 import { BPF, BpfAssembler, type BpfLabel } from './classic-bpf.ts';
@@ -61,9 +63,7 @@ const AUDIT_ARCH_X86_64 = 0xc000_003e;
 const X32_SYSCALL_BIT = 0x4000_0000;
 const WORD_MAX = 0xffff_ffff;
 
-/** Every number from `first` to the next range's first. */
-interface NumberRange {
-  readonly first: number;
+interface NumberRange extends Range {
   readonly decision: Decision;
 }
 
@@ -78,15 +78,16 @@ interface NumberRange {
  */
 export function compileSeccomp(profile: ResolvedSeccompProfile, abi: SeccompAbi): CompiledSeccompFilter {
   const assembler = new BpfAssembler();
+  const emitted: EmittedDecisions = new Map();
   let next = assembler.return(SECCOMP_RET['kill-process']);
   const tables = [abi.syscalls];
   const { compat } = abi;
   if (compat !== null && isCovered(profile, compat.auditArch)) {
-    const start = emitTable(assembler, profile, compat.auditArch, compat.syscalls, abi.littleEndian);
+    const start = emitTable(assembler, profile, compat.auditArch, compat.syscalls, abi.littleEndian, emitted);
     next = assembler.branch(BPF.IF_EQUAL, compat.auditArch, start, next);
     tables.push(compat.syscalls);
   }
-  const start = emitTable(assembler, profile, abi.auditArch, abi.syscalls, abi.littleEndian);
+  const start = emitTable(assembler, profile, abi.auditArch, abi.syscalls, abi.littleEndian, emitted);
   next = assembler.branch(BPF.IF_EQUAL, abi.auditArch, start, next);
   const entry = assembler.load(ARCH_OFFSET, next);
 
@@ -111,9 +112,12 @@ function emitTable(
   auditArch: number,
   syscalls: Readonly<Record<string, number>>,
   isLittleEndian: boolean,
+  emitted: EmittedDecisions,
 ): BpfLabel {
   const ranges = numberRanges(profile, auditArch, syscalls);
-  return assembler.load(NR_OFFSET, emitSearch(assembler, ranges, isLittleEndian));
+  const emit = ({ decision }: NumberRange): BpfLabel =>
+    emitDecision(assembler, decision, isLittleEndian, emitted);
+  return assembler.load(NR_OFFSET, emitSearch(assembler, ranges, emit));
 }
 
 /** Covers all numbers from 0 to 2^32 - 1; neighbours that decide the same without arguments are one range. */
@@ -168,21 +172,43 @@ function unknownVerdict(verdict: SeccompVerdict): SeccompVerdict {
   }
 }
 
-function emitSearch(
+/** Values from `first` to the next range's first. */
+interface Range {
+  readonly first: number;
+}
+
+/** Emits a search of the loaded word among ranges that together are all there is. */
+function emitSearch<T extends Range>(
   assembler: BpfAssembler,
-  ranges: readonly NumberRange[],
-  isLittleEndian: boolean,
+  ranges: readonly T[],
+  emit: (range: T) => BpfLabel,
 ): BpfLabel {
   const middle = ranges.length >> 1;
   const upper = ranges[middle];
   if (upper === undefined) return assembler.return(SECCOMP_RET['kill-process']);
-  if (ranges.length === 1) return emitDecision(assembler, upper.decision, isLittleEndian);
-  const above = emitSearch(assembler, ranges.slice(middle), isLittleEndian);
-  const below = emitSearch(assembler, ranges.slice(0, middle), isLittleEndian);
+  if (ranges.length === 1) return emit(upper);
+  const above = emitSearch(assembler, ranges.slice(middle), emit);
+  const below = emitSearch(assembler, ranges.slice(0, middle), emit);
   return assembler.branch(BPF.IF_GREATER_OR_EQUAL, upper.first, above, below);
 }
 
-function emitDecision(assembler: BpfAssembler, decision: Decision, isLittleEndian: boolean): BpfLabel {
+/** What is emitted already: several calls of both ABIs are decided by the same arguments. */
+type EmittedDecisions = Map<string, BpfLabel>;
+
+function emitDecision(
+  assembler: BpfAssembler,
+  decision: Decision,
+  isLittleEndian: boolean,
+  emitted: EmittedDecisions,
+): BpfLabel {
+  if (decision.steps.length === 0) return assembler.return(returnValue(decision.otherwise));
+  const key = inspect(decision, { depth: null, maxArrayLength: null });
+  const label = emitted.get(key) ?? emitSteps(assembler, decision, isLittleEndian);
+  emitted.set(key, label);
+  return label;
+}
+
+function emitSteps(assembler: BpfAssembler, decision: Decision, isLittleEndian: boolean): BpfLabel {
   let next = assembler.return(returnValue(decision.otherwise));
   let position = decision.steps.length - 1;
   while (position >= 0) {
@@ -252,13 +278,35 @@ function emitEqualsAny(
   isLittleEndian: boolean,
 ): BpfLabel {
   const { upper, lower } = argumentOffsets(index, isLittleEndian);
+  const lowerHalves = values.map(lowerHalf);
+  const ranges = rangesOf(lowerHalves);
   let next = whenFalse;
-  for (const value of values.toReversed()) {
-    next = assembler.branch(BPF.IF_EQUAL, lowerHalf(value), whenTrue, next);
+  if (ranges.length > lowerHalves.length) {
+    for (const value of lowerHalves.toReversed())
+      next = assembler.branch(BPF.IF_EQUAL, value, whenTrue, next);
+  } else {
+    next = emitSearch(assembler, ranges, ({ isMember }) => (isMember ? whenTrue : whenFalse));
   }
   next = assembler.load(lower, next);
   next = assembler.branch(BPF.IF_EQUAL, upperHalf(values[0] ?? 0n), next, whenFalse);
   return assembler.load(upper, next);
+}
+
+/** Divides all 32-bit values by whether they are among some. */
+function rangesOf(values: readonly number[]): readonly Membership[] {
+  const members = new Set(values);
+  const bounds = new Set([...members].flatMap((value) => [value, value + 1]));
+  bounds.delete(0);
+  const ranges: Membership[] = [{ first: 0, isMember: members.has(0) }];
+  for (const first of [...bounds].sort((left, right) => left - right)) {
+    const isMember = members.has(first);
+    if (first <= WORD_MAX && isMember !== ranges.at(-1)?.isMember) ranges.push({ first, isMember });
+  }
+  return ranges;
+}
+
+interface Membership extends Range {
+  readonly isMember: boolean;
 }
 
 /** The accumulator has 32 bits: the upper half decides, the lower one if the upper halves are equal. */
