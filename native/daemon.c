@@ -116,15 +116,10 @@ struct object *object_add(uint32_t id, uint32_t kind, int fd)
 	struct object *o = object_find(id);
 	if (o)
 		object_drop(o);
-	o = calloc(1, sizeof *o);
-	if (!o)
+	if (!(o = malloc(sizeof *o)))
 		die("make an object");
-	o->id = id;
-	o->kind = kind;
-	o->fd = fd;
-	o->stdio[0] = o->stdio[1] = o->stdio[2] = -1;
-	*place_of(id) = o;
-	return o;
+	*o = (struct object){ .id = id, .kind = kind, .fd = fd, .stdio = { -1, -1, -1 } };
+	return *place_of(id) = o;
 }
 
 /* Gives an object the id its owner knows it by. */
@@ -174,14 +169,23 @@ static void reap_later(pid_t pid)
 
 static void reap(void)
 {
-	for (size_t i = 0; i < dying_count;)
+	for (size_t i = dying_count; i-- > 0;)
 		if (waitpid(dying[i], NULL, WNOHANG) != 0)
 			dying[i] = dying[--dying_count];
-		else
-			i++;
 }
 
-static void client_exit(struct object *client, int32_t code);
+static void client_close(struct object *c)
+{
+	up(UP_CLIENT_CLOSE, c->id, NULL, 0);
+	object_drop(c);
+}
+
+static void client_exit(struct object *c, int32_t code)
+{
+	int32_t message[2] = { CLIENT_EXIT, code };
+	message_send(c->fd, &(struct iovec){ message, sizeof message }, 1, NULL, MSG_DONTWAIT);
+	client_close(c);
+}
 
 static bool running(const struct object *o)
 {
@@ -313,9 +317,18 @@ static void worker_end(struct object *w)
 		run_finish(w, w->fail_error ? w->fail_error : w->reply || !w->pid ? 0 : EIO);
 	if (w->pid)
 		reap_later(w->pid);
-	if (d.spare == w->id)
-		d.spare = 0;
 	object_drop(w);
+}
+
+/* A parked worker, in which nothing was left but descriptors, becomes as good as a new one; false: there are enough. */
+static bool worker_free(struct object *w)
+{
+	if (w->run || w->fail_error || !w->pid || d.spare_end - d.spare_first == SPARES_MAX || send(w->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return false;
+	object_rename(w, own_id());
+	w->before = w->serial;
+	d.spares[d.spare_end++ % SPARES_MAX] = w->id;
+	return true;
 }
 
 static void worker_spawned(struct object *w, const struct worker_note *note, int pidfd)
@@ -366,7 +379,7 @@ static bool worker_read(struct object *w)
 	} else if (note->kind == WORKER_DONE) {
 		worker_done(w, note, (size_t)n, &fds);
 	} else if (note->kind == WORKER_FAILED && note->role && (!w->run || note->serial != w->serial)) {
-		up_ints(UP_CHILD_FAILED, w->id, (int32_t)note->serial, (int32_t)note->step, note->error);
+		up_ints(UP_CHILD_FAILED, w->id, (int32_t)(note->serial - w->before), (int32_t)note->step, note->error);
 	} else if (note->kind == WORKER_FAILED && !w->fail_error) {
 		w->fail_step = note->step;
 		w->fail_error = note->error;
@@ -379,8 +392,9 @@ static bool worker_read(struct object *w)
 
 static struct object *worker_take(void)
 {
-	struct object *w = d.spare ? object_find(d.spare) : NULL;
-	d.spare = 0;
+	struct object *w = NULL;
+	while (!w && d.spare_first != d.spare_end)
+		w = object_find(d.spares[d.spare_first++ % SPARES_MAX]);
 	return w || (w = worker_fork()) ? w : worker_fork(); /* again: somebody may have killed the first nursery */
 }
 
@@ -428,19 +442,6 @@ static void run(uint64_t id, const uint8_t *body, size_t len)
 		w->fail_error = errno;
 		worker_end(w);
 	}
-}
-
-static void client_close(struct object *c)
-{
-	up(UP_CLIENT_CLOSE, c->id, NULL, 0);
-	object_drop(c);
-}
-
-static void client_exit(struct object *c, int32_t code)
-{
-	int32_t message[2] = { CLIENT_EXIT, code };
-	message_send(c->fd, &(struct iovec){ message, sizeof message }, 1, NULL, MSG_DONTWAIT);
-	client_close(c);
 }
 
 static void client_accept(void)
@@ -606,10 +607,7 @@ static void vserverd_ended(void)
 		unwatch(d.listener); /* who comes now waits there */
 	d.ready = false;
 	for (struct object *o; (o = dependent_find());)
-		if (o->kind == OBJECT_WORKER)
-			worker_end(o);
-		else
-			client_disappoint(o);
+		o->kind == OBJECT_WORKER ? worker_end(o) : client_disappoint(o);
 	/* At once if it had run for a while, else later and later. */
 	int64_t ended_ms = now_ms(), longer_ms = backoff_ms < BACKOFF_MAX_MS / 2 ? backoff_ms * 2 : BACKOFF_MAX_MS;
 	backoff_ms = ended_ms - started_ms > 10000 ? 0 : backoff_ms ? longer_ms : 50;
@@ -665,7 +663,9 @@ static void handle(const struct frame *f, const uint8_t *body)
 	struct object *client = o && o->kind == OBJECT_CLIENT ? o : NULL, *process = running(o) ? o : NULL;
 	if (f->type == DOWN_RUN)
 		run(f->id, body, f->len);
-	else if (f->type == DOWN_DROP && o && o->kind == OBJECT_WORKER)
+	else if (o && o->kind == OBJECT_WORKER && f->type == DOWN_FREE && worker_free(o))
+		;
+	else if (o && o->kind == OBJECT_WORKER && (f->type == DOWN_DROP || f->type == DOWN_FREE))
 		worker_end(o);
 	else if (f->type == DOWN_DROP && process)
 		process->discard = true; /* still to be reaped */
@@ -704,10 +704,8 @@ static void control_read(void)
 	size_t at = 0;
 	struct frame f;
 	enum frame_state state;
-	while ((state = frame_parse(in + at, have - at, &f)) == FRAME_COMPLETE) {
+	for (; (state = frame_parse(in + at, have - at, &f)) == FRAME_COMPLETE; at += sizeof f + f.len)
 		handle(&f, in + at + sizeof f);
-		at += sizeof f + f.len;
-	}
 	memmove(in, in + at, have -= at);
 	if (n <= 0 || state == FRAME_TOO_LONG) {
 		have = 0;
@@ -744,14 +742,14 @@ static void loop(void)
 {
 	struct epoll_event events[64];
 	for (;;) {
-		int wait_ms = d.control < 0 || dying_count || !d.spare ? POLL_MS : log_tick() ? LOG_TICK_MS : -1;
+		int wait_ms = d.control < 0 || dying_count || d.spare_first == d.spare_end ? POLL_MS : log_tick() ? LOG_TICK_MS : -1;
 		int n = epoll_wait(d.epoll, events, 64, wait_ms);
 		for (int i = 0; i < n; i++)
 			dispatch(&events[i]);
 		/* A worker waits before it is needed: forked in a lull, it is in no operation's way. */
-		struct object *spare = n == 0 && !d.spare ? worker_fork() : NULL;
+		struct object *spare = n == 0 && d.spare_first == d.spare_end ? worker_fork() : NULL;
 		if (spare)
-			d.spare = spare->id;
+			d.spares[d.spare_end++ % SPARES_MAX] = spare->id;
 		reap();
 		log_tick();
 		if (d.control < 0 && started_ms <= now_ms())

@@ -14,6 +14,7 @@
 #define POLL_MS 10 /* for what gives no event */
 #define AGAIN_MS 2000 /* until a client that waits starts another syscalld */
 #define FILES_MAX (1024u * 1024u)
+#define SPARES_MAX 4
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct object {
@@ -29,7 +30,7 @@ struct object {
 		int32_t status;         /* PROCESS: wait status; -1: unknown */
 		uint64_t signals;       /* CLIENT: what came before it was bound, a bit each */
 		struct {                /* WORKER */
-			uint32_t park, serial;
+			uint32_t park, serial, before; /* programs it got; of these for others */
 			uint32_t fail_step;
 			int32_t fail_error;     /* errno of the first failure, or 0 */
 			uint32_t spawned[SPAWNS_MAX], spawned_count;
@@ -50,7 +51,7 @@ struct daemon {
 	int epoll, control, listener;
 	bool ready;             /* vserverd has asked for the snapshot */
 	bool stopping;
-	uint32_t spare;         /* worker that waits for its first program, or 0 */
+	uint32_t spares[SPARES_MAX], spare_first, spare_end; /* workers that wait for any program; a ring of ids, some gone */
 };
 extern struct daemon d;
 

@@ -71,8 +71,7 @@ void log_read(struct object *o, int stream)
 	}
 	struct timespec t;
 	clock_gettime(CLOCK_REALTIME, &t);
-	uint64_t now_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-	struct log_record head = { .time_ns = now_ns, .len = (uint32_t)n, .stream = (uint32_t)stream };
+	struct log_record head = { (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, (uint32_t)n, (uint32_t)stream };
 	if (o->fd < 0)
 		file_open(o); /* could not be opened before */
 	if (o->fd >= 0 && o->size && o->size + sizeof head + (size_t)n > o->max_bytes / 2)

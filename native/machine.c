@@ -211,6 +211,10 @@ static _Noreturn void serve(int sock)
 		ssize_t n = message_receive(sock, message, sizeof message, &m.p.imports, 0);
 		if (n <= 0)
 			_exit(0);
+		if (n == 1) { /* from now on for others: nothing is open but its socket */
+			syscall(SYS_close_range, sock + 1, ~0U, 0);
+			continue;
+		}
 		m.serial++;
 		m.spawned = m.keep.count = 0;
 		m.done = (struct worker_note){ .kind = WORKER_DONE };

@@ -17,11 +17,8 @@ ssize_t message_send(int sock, const struct iovec *parts, size_t count, const st
 		memset(&control, 0, sizeof control);
 		msg.msg_control = control.bytes;
 		msg.msg_controllen = CMSG_SPACE(len);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(len);
-		memcpy(CMSG_DATA(c), fds->fd, len);
+		*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(len), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds->fd, len);
 	}
 	return sendmsg(sock, &msg, MSG_NOSIGNAL | flags);
 }

@@ -114,6 +114,7 @@ enum down {
 	DOWN_LOG,            /* id log object; u64 max bytes, u32 stdout object, u32 stderr object, path, NUL */
 	DOWN_SHUTDOWN,
 	DOWN_READY,          /* vserverd serves: sends the snapshot, accepts clients */
+	DOWN_FREE,           /* id worker: parked, it waits for anybody's program from now on */
 };
 
 enum up {

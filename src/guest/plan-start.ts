@@ -13,6 +13,7 @@ import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
 import { planBroker } from './plan-broker.ts';
 import { type CommandEnds, planCapset, planCommand, planReceiveFds, planSendFds } from './plan-command.ts';
+import { planJoin } from './plan-exec.ts';
 import { planIpcSysctls } from './plan-limits.ts';
 import { planLink } from './plan-link.ts';
 import { hostMountCount, planHostMounts } from './plan-mounts.ts';
@@ -56,7 +57,19 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
     if (hold) p.keep(hold, master.hold);
   }
   if (spec.objects.ending !== 0) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
+  if (leavesNothing(spec)) {
+    for (const path of spec.cgroupExits) planJoin(p, path);
+    p.sys('umask', [0o077], { about: "syscalld's" });
+  }
   return { logPipes: pipes.map(({ inode }) => inode), link };
+}
+
+/**
+ * Whether the worker is after a start as it was before the context was made, but for descriptors: others may have it then.
+ * Else it is in a mount namespace of its own, or in an IPC namespace of the guest's.
+ */
+export function leavesNothing({ root, ipcSysctls }: StartSpec): boolean {
+  return root.detachedLayers && Object.keys(ipcSysctls).length === 0;
 }
 
 /** Adds process 1's part of a start. */

@@ -91,6 +91,8 @@ export interface StartSpec {
   readonly init: 'fake' | 'none' | 'own';
   /** The guest's cgroup2 directory, with its processes. */
   readonly cgroupLeaf: string;
+  /** Files of v1 cgroups by which the worker leaves the guest's. */
+  readonly cgroupExits: readonly string[];
   readonly command: CommandSpec;
   readonly objects: {
     /** Process 1. */

@@ -219,7 +219,7 @@ export interface StartCircumstances {
   readonly lower: LowerSpec;
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;
-  readonly cgroup: Pick<CgroupPlan, 'writes' | 'leaf'>;
+  readonly cgroup: Pick<CgroupPlan, 'exits' | 'leaf' | 'writes'>;
   readonly isEphemeral: boolean;
   readonly objects: StartSpec['objects'];
   /** Objects of user namespaces by the range on disk (id-maps.ts). */
@@ -263,6 +263,7 @@ export function startSpec(
     cgroupWrites: at.cgroup.writes,
     ipcSysctls: ipcSysctlsOf(config.limits.context, host.abi.pageBytes),
     cgroupLeaf: at.cgroup.leaf,
+    cgroupExits: at.cgroup.exits,
     hostNetwork: config.network.mode === 'host',
     network: at.network,
     broker: at.broker,

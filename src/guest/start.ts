@@ -29,7 +29,7 @@ import { linkSpec } from './links.ts';
 import type { NetworkOpening } from './networks.ts';
 import { guestPaths } from './paths.ts';
 import { OVERLAY_CREATE } from './plan-mounts.ts';
-import { type HostSide, planGuestSide, planHostSide } from './plan-start.ts';
+import { type HostSide, leavesNothing, planGuestSide, planHostSide } from './plan-start.ts';
 import type { StartSpec } from './plan-types.ts';
 import { finishRetag } from './retag.ts';
 import {
@@ -437,8 +437,11 @@ export class Starts {
     // The worker is at it while the other program is made.
     const [host, inside] = await Promise.allSettled([runHost(), runInside()]);
     // Process 1 may have failed before it took its program, when that of its context was over already.
-    const early = this.#host.syscalld.childFailure(what, objects.worker);
-    this.#host.syscalld.drop(objects.worker);
+    const early = syscalld.childFailure(what, objects.worker);
+    const isFree =
+      !early && host.status === 'fulfilled' && inside.status === 'fulfilled' && leavesNothing(spec);
+    if (isFree) syscalld.free(objects.worker);
+    else syscalld.drop(objects.worker);
     if (early) throw early;
     const failures = [inside, host]
       .filter((one) => one.status === 'rejected')

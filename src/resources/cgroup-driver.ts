@@ -16,6 +16,8 @@ export interface CgroupPlace {
   readonly leaf: string;
   /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
   readonly joins: readonly string[];
+  /** The same at the roots of these hierarchies, for a worker that is to serve others after. */
+  readonly exits: readonly string[];
   /**
    * Where a process of ours that serves the guest is: charged to the guest, but neither frozen with it nor counted among
    * its tasks; on v1 that is so once the worker has written "0" into `joins` as well.

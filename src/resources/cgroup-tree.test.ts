@@ -87,6 +87,7 @@ test('plans a guest on hybrid cgroups', () => {
     ],
     leaf: `${root}/unified/vserver/7/g`,
     joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/7/tasks`],
+    exits: [`${root}/memory/tasks`, `${root}/cpu/tasks`],
     // The hierarchy that counts tasks, here together with cpu.
     service: { leaf: `${root}/unified/vserver/7`, joins: [`${root}/cpu/vserver/tasks`] },
     unenforced: [],
@@ -119,6 +120,7 @@ test('plans a guest on cgroup2, with controllers handed down to it', () => {
     ],
     leaf: `${guest}/g`,
     joins: [],
+    exits: [],
     service: { leaf: `${guest}/b`, joins: [] },
     unenforced: [],
   });

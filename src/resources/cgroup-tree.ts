@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { StateError, SysError } from '../base/errors.ts';
 import { isXid, type Xid } from '../base/ids.ts';
@@ -233,6 +234,7 @@ class CgroupTree implements CgroupDriver {
       handDown,
       leaf,
       joins: v1.map((directory) => `${directory}/${CGROUP1_TASKS}`),
+      exits: v1.map((directory) => `${dirname(dirname(directory))}/${CGROUP1_TASKS}`),
       service: {
         // A cgroup for it alone is 7 KiB of each guest: only where the one above may have no processes.
         leaf: handDown.length > 0 ? `${guest}/${SERVICE_LEAF}` : guest,

@@ -170,9 +170,18 @@ export class Syscalld {
 
   /** Forgets an object and closes its descriptor; a process is still reaped. */
   drop(object: number): void {
+    this.#forget(object, DOWN.drop);
+  }
+
+  /** Gives a parked worker to any program to come: what it ran has left nothing behind but descriptors, which it closes. */
+  free(worker: number): void {
+    this.#forget(worker, DOWN.free);
+  }
+
+  #forget(object: number, how: number): void {
     this.#parked.delete(object);
     this.#childFailures.delete(object);
-    this.#send(DOWN.drop, object);
+    this.#send(how, object);
   }
 
   /** Signals a process; nothing happens if it has ended. */

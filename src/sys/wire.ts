@@ -18,6 +18,7 @@ export const DOWN = {
   log: 7,
   shutdown: 8,
   ready: 9,
+  free: 10,
 } as const;
 
 /** `enum up` of native/wire.h: syscalld → vserverd. */

@@ -425,6 +425,47 @@ function processes(): void {
   });
 }
 
+/** More than syscalld keeps waiting (SPARES_MAX of native/daemon.h). */
+const WORKERS_MAX = 6;
+const F_GETFD = 1;
+const EBADF = 9;
+
+/** Gives a worker that has something open to whoever comes. */
+async function freeWorker(
+  machine: Machine,
+  plan: (p: Program) => void = () => undefined,
+): Promise<{ readonly pid: number; readonly fd: number }> {
+  const p = new Program(machine.abi);
+  p.park = machine.syscalld.newObject();
+  const pid = p.sys('getpid', []);
+  const fd = p.sys('openat', [AT_FDCWD, '/proc', 0, 0]);
+  plan(p);
+  const outcome = await machine.syscalld.run('test', p);
+  machine.syscalld.free(p.park);
+  return { pid: outcome.result(pid), fd: outcome.result(fd) };
+}
+
+/** Runs a program in that very worker: those that wait are taken in turns. */
+async function runIn(
+  machine: Machine,
+  pid: number,
+  plan: (p: Program) => Result,
+): Promise<{ readonly worker: number; readonly value: number }> {
+  for (let i = 0; i < WORKERS_MAX; i++) {
+    const first = new Program(machine.abi);
+    first.park = machine.syscalld.newObject();
+    const its = first.sys('getpid', []);
+    if ((await machine.syscalld.run('find', first)).result(its) === pid) {
+      const p = new Program(machine.abi);
+      p.park = first.park;
+      const value = plan(p);
+      return { worker: p.park, value: (await machine.syscalld.run('test', p, p.park)).result(value) };
+    }
+    machine.syscalld.drop(first.park);
+  }
+  throw new Error(`no program came to worker ${pid}`);
+}
+
 function runs(): void {
   describe('runs', () => {
     test('share a worker that is parked', async () => {
@@ -464,6 +505,45 @@ function runs(): void {
         );
         machine.syscalld.drop(worker);
         await long;
+      });
+    });
+
+    test('take a worker that another one is done with, and find nothing open', async () => {
+      await withMachine(async (machine) => {
+        const { pid, fd } = await freeWorker(machine);
+        const found = await runIn(machine, pid, (p) =>
+          p.sys('fcntl', [fd, F_GETFD, 0], { ignore: ['EBADF'] }),
+        );
+        assert.equal(found.value, -EBADF);
+        machine.syscalld.drop(found.worker);
+      });
+    });
+
+    test('do without a worker that was killed while it waited', async () => {
+      await withMachine(async (machine) => {
+        const { pid } = await freeWorker(machine);
+        process.kill(pid, 'SIGKILL');
+        await waitUntil(() => !existsSync(`/proc/${pid}`));
+        for (let i = 0; i < WORKERS_MAX; i++) await machine.syscalld.run('test', emptyProgram(machine.abi));
+      });
+    });
+
+    test('hear nothing of a child that was spawned for another one', async () => {
+      await withMachine(async (machine) => {
+        const [child, mine] = [machine.syscalld.newObject(), machine.syscalld.newObject()];
+        const { pid } = await freeWorker(machine, (p) => {
+          const [a, b] = gate(p);
+          p.spawn('child', { object: child }, () => {
+            p.sys('read', [b, p.data(1), 1]);
+            p.sys('execve', ['/late', p.vector([]), p.vector([])], { about: '/late' });
+          });
+          p.keep(a, mine);
+        });
+        const { worker } = await runIn(machine, pid, (p) => p.sys('write', [p.import(mine), 'g', 1]));
+        await machine.event('exited', child);
+        await machine.syscalld.run('go on', emptyProgram(machine.abi), worker);
+        assert.equal(machine.syscalld.childFailure('test', worker), undefined);
+        for (const object of [worker, child, mine]) machine.syscalld.drop(object);
       });
     });
 
