@@ -265,11 +265,6 @@ export const ERROR_CODES = {
     exit: 2,
     meaning: 'a seccomp profile makes a filter that is too long for the kernel',
   },
-  'segment-impure': {
-    status: 500,
-    exit: 70,
-    meaning: 'a part of a program cannot be used again elsewhere, which is a bug',
-  },
   'short-hello': { status: 500, exit: 70, meaning: "a client's request is too short, which is a bug" },
   'short-result': {
     status: 500,
@@ -348,6 +343,11 @@ export const ERROR_CODES = {
     status: 409,
     exit: 1,
     meaning: 'users and groups of a guest are not held to quotas where its files are',
+  },
+  'varying-misused': {
+    status: 500,
+    exit: 70,
+    meaning: 'a program depends on a value that differs between programs of its kind, which is a bug',
   },
   'xid-fixed': { status: 400, exit: 2, meaning: 'the xid of a guest cannot be changed' },
   'xid-in-use': { status: 409, exit: 1, meaning: 'another guest has that xid' },

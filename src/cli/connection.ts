@@ -6,6 +6,7 @@ import { BugError } from '../base/errors.ts';
 import type { Stdio } from '../guest/plan-types.ts';
 import type { Connection } from '../guest/spec.ts';
 import { CLIENT_FD } from '../sys/program.ts';
+import { vary } from '../sys/varying.ts';
 import type { Io } from './io.ts';
 
 /** Returns the connection for a command that the caller waits for. */
@@ -16,10 +17,11 @@ export function clientConnection(
   const { client } = io;
   if (client === undefined) throw new BugError('no-client', 'cannot hand over descriptors: found no client');
   const [stdin, stdout, stderr] = io.tty;
+  const itself = vary(client);
   // With its output in a pipe a command's neighbour there may read the terminal: input goes along only if asked for.
   const input = options.tty || options.interactive || stdout;
   const end = (fd: 0 | 1 | 2): Stdio => {
-    if (!options.tty && !io.tty[fd]) return { kind: 'client', client, which: WHICH[fd] };
+    if (!options.tty && !io.tty[fd]) return { kind: 'client', client: itself, which: WHICH[fd] };
     return fd === 0 && stdin && !input ? { kind: 'null' } : { kind: 'tty' };
   };
   const stdio = [end(0), end(1), end(2)] as const;
@@ -31,7 +33,7 @@ export function clientConnection(
     client,
     stdio,
     terminal: hasTerminal
-      ? { master: { kind: 'client', client }, input: relaysInput, plainOutput, console: false }
+      ? { master: { kind: 'client', client: itself }, input: relaysInput, plainOutput, console: false }
       : undefined,
     term: hasTerminal ? (io.env['TERM'] ?? 'xterm') : undefined,
   };

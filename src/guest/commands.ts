@@ -2,7 +2,7 @@
  * Processes that somebody of us waits for: commands of an exec, hooks, health checks. The news of start and end may come
  * in one breath, and in any order.
  */
-import type { Program } from '../sys/program.ts';
+import type { Runnable } from '../sys/program.ts';
 import { exitCode } from './exit-status.ts';
 import type { CommandExit } from './guest.ts';
 import type { Host } from './host.ts';
@@ -42,7 +42,7 @@ export class Commands {
    */
   async start(
     what: string,
-    program: Program,
+    program: Runnable,
     object: number,
     onStarted: () => void = () => {},
   ): Promise<StartedCommand> {

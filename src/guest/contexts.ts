@@ -5,12 +5,14 @@
 import { StateError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import { Program, type Result } from '../sys/program.ts';
+import { Program, type Result, type Runnable } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
+import { vary } from '../sys/varying.ts';
 import { VIEW_GROUPS, type ViewGroup } from '../views/files.ts';
 import type { Host } from './host.ts';
 import { refuseWithoutOpenFiles } from './open-files.ts';
 import { type ContextSpec, planContext } from './plan-context.ts';
+import { ownerOf } from './plan-types.ts';
 import type { Registry } from './registry.ts';
 import { viewFilesOf } from './view-tree.ts';
 
@@ -24,7 +26,8 @@ const SIGKILL = 9;
 export interface Context {
   readonly xid: Xid;
   readonly initPid: number;
-  readonly objects: ContextSpec['objects'];
+  /** The worker, process 1, and process 1 as the worker that takes the guest's program. */
+  readonly objects: { readonly worker: number; readonly init: number; readonly initPrograms: number };
 }
 
 /** What a guest's configuration wants of its context. */
@@ -113,26 +116,41 @@ export class Contexts {
   plan(
     xid: Xid,
     request: Omit<ContextRequest, 'xid'>,
-  ): { readonly program: Program; readonly init: Result; readonly objects: ContextSpec['objects'] } {
+  ): { readonly program: Runnable; readonly init: Result; readonly objects: Context['objects'] } {
     const { syscalld, cgroups } = this.#host;
     const objects = {
       worker: syscalld.newObject(),
       init: syscalld.newObject(),
       initPrograms: syscalld.newObject(),
     };
+    const { directories, handDown, leaf, joins } = cgroups.place(xid, request.cpuset);
+    const { hostNetwork, ownSys, devBytes, sysctls } = request;
     const spec: ContextSpec = {
-      ...request,
-      ids: idRangeOf(xid),
-      cgroup: cgroups.place(xid, request.cpuset),
+      ...{ hostNetwork, ownSys, devBytes, sysctls },
+      owner: ownerOf(idRangeOf(xid)),
+      cgroup: {
+        directories: directories.map(vary),
+        handDown: handDown.map(({ path, text }) => ({ path: vary(path), text })),
+        leaf: vary(leaf),
+        joins: joins.map(vary),
+      },
       masks: this.#host.masks,
       shared: this.#host.shared,
       views:
         this.#host.views === undefined
           ? undefined
-          : { objects: this.#host.views, xid, files: viewFilesOf(request.views) },
-      objects,
+          : {
+              objects: this.#host.views,
+              directory: vary(String(xid)),
+              files: viewFilesOf(request.views),
+            },
+      objects: {
+        worker: vary(objects.worker),
+        init: vary(objects.init),
+        initPrograms: vary(objects.initPrograms),
+      },
     };
-    const { program, planned: init } = Program.of(this.#host.abi, (p) => planContext(p, spec));
+    const { program, planned: init } = Program.alike(this.#host.abi, spec, planContext);
     return { program, init, objects };
   }
 

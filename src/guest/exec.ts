@@ -4,7 +4,8 @@
 import { mkdirSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
 import { idRangeOf } from '../context/id-map.ts';
-import type { Program } from '../sys/program.ts';
+import { Program, type Runnable } from '../sys/program.ts';
+import { vary } from '../sys/varying.ts';
 import { commandErrors } from './command-errors.ts';
 import type { StartedCommand } from './commands.ts';
 import type { HealthCheck } from './config-types.ts';
@@ -12,7 +13,7 @@ import type { Guest } from './guest.ts';
 import type { Host } from './host.ts';
 import { type Instance, insideRun } from './instance.ts';
 import { guestPaths } from './paths.ts';
-import { planExec } from './plan-exec.ts';
+import { type ExecSpec, planExec } from './plan-exec.ts';
 import { type CommandRequest, type Connection, commandSpec, connectionToLog, limitsOf } from './spec.ts';
 import { findUser } from './user-files.ts';
 
@@ -25,7 +26,7 @@ export interface ExecRequest extends CommandRequest {
 }
 
 interface PlannedExec {
-  readonly program: Program;
+  readonly program: Runnable;
   readonly object: number;
 }
 
@@ -91,16 +92,16 @@ export class Execs {
     const command = commandSpec(this.#host, config, config.hostname ?? guest.name, request, user, connection);
     const { leaf, joins } = this.#host.cgroups.place(guest.xid, limitsOf(config).cpuset);
     const object = this.#host.syscalld.newObject();
-    const program = this.#host.program();
-    planExec(program, {
-      initObject: live.initObject,
-      processObject: object,
-      cgroupLeaf: leaf,
-      joins,
+    const spec: ExecSpec = {
+      initObject: vary(live.initObject),
+      processObject: vary(object),
+      cgroupLeaf: vary(leaf),
+      joins: joins.map(vary),
       hostNetwork: config.network.mode === 'host',
-      brokerObject: live.broker?.control ?? 0,
+      brokerObject: live.broker && vary(live.broker.control),
       command,
-    });
+    };
+    const { program } = Program.alike(this.#host.abi, spec, planExec);
     return { program, object };
   }
 }

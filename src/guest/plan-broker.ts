@@ -274,7 +274,7 @@ function planServe(
 
 function planAnswersOf(p: Program, { views }: BrokerMeasure): Arg {
   const open = (listed: Result): Result => planOpenAnswers(p, listed);
-  return planInViews(p, importViews(p, views.objects), views.xid, open, true);
+  return planInViews(p, importViews(p, views.objects), String(views.xid), open, true);
 }
 
 /** The same for all guests that have no raw sockets: encoded once. */

@@ -50,13 +50,9 @@ function isPreparedAhead(command: CommandSpec): boolean {
 }
 
 function planAhead(p: Program, command: CommandSpec, waitForRoot: () => CommandEnds): void {
-  const { bcaps, uid, gid, groups } = command;
-  p.segment(`identity ${bcaps} ${uid} ${gid} ${groups.join()}`, [], () => {
-    planSession(p);
-    planIdentity(p, command);
-    planNoNewPrivileges(p);
-    return [];
-  });
+  planSession(p);
+  planIdentity(p, command);
+  planNoNewPrivileges(p);
   if (command.seccomp) planSeccomp(p, command.seccomp);
   const { pipes, broker } = waitForRoot();
   planBrokerFilter(p, command, broker);
@@ -278,8 +274,8 @@ function planDirectoryAndMask(p: Program, cwd: string): void {
 function planExec(p: Program, command: CommandSpec): void {
   const name = command.argv[0] ?? '';
   const argv = p.vector(command.argv);
-  const env = p.vector(Object.entries(command.env).map(([key, value]) => `${key}=${value}`));
-  const paths = execPaths(name, command.env['PATH'] ?? '/usr/bin:/bin');
+  const env = p.vector(command.env);
+  const paths = execPaths(name, command.path);
   const tries = paths.map((path, i) => {
     const about = `"${path}"`;
     return p.sys(

@@ -8,10 +8,10 @@
  */
 import { BugError } from '../base/errors.ts';
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
-import type { CgroupPlace } from '../resources/cgroup-driver.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
+import { type Num, type Text, wordsOf } from '../sys/varying.ts';
 import type { ViewFile } from '../views/files.ts';
 import { planMoveTo } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
@@ -34,7 +34,7 @@ import {
   planSocketPair,
   planWriteFile,
 } from './plan-paths.ts';
-import { INIT_FD, type Mask, WORKER_FD } from './plan-types.ts';
+import { INIT_FD, type Mask, type OwnerSpec, WORKER_FD } from './plan-types.ts';
 import { importViews, planInViews, type ViewsObjects } from './plan-views.ts';
 
 const FIRST_FREE_FD = 64;
@@ -48,10 +48,19 @@ export interface SharedObjects {
   readonly namespace: number;
 }
 
+/** The cgroups of a context. */
+export interface CgroupSpec {
+  /** Absolute, parents first; all are to be new. */
+  readonly directories: readonly Text[];
+  readonly handDown: readonly { readonly path: Text; readonly text: string }[];
+  readonly leaf: Text;
+  readonly joins: readonly Text[];
+}
+
 /** What a context is made of. */
 export interface ContextSpec {
-  readonly ids: IdRange;
-  readonly cgroup: CgroupPlace;
+  readonly owner: OwnerSpec;
+  readonly cgroup: CgroupSpec;
   readonly hostNetwork: boolean;
   /** Its network namespace has interfaces that mean something, so it needs a /sys of its own. */
   readonly ownSys: boolean;
@@ -62,10 +71,10 @@ export interface ContextSpec {
   readonly shared: SharedObjects;
   /** What is shown in the guest's own measure, and the file system that has these files of all guests. */
   readonly views:
-    | { readonly objects: ViewsObjects; readonly xid: number; readonly files: readonly ViewFile[] }
+    | { readonly objects: ViewsObjects; readonly directory: Text; readonly files: readonly ViewFile[] }
     | undefined;
   /** Objects of syscalld: the worker, process 1, and process 1 as the worker that takes the guest's program. */
-  readonly objects: { readonly worker: number; readonly init: number; readonly initPrograms: number };
+  readonly objects: { readonly worker: Num; readonly init: Num; readonly initPrograms: Num };
 }
 
 /** Adds all steps. Returns the pid of process 1; the worker parks. */
@@ -86,13 +95,11 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   // user who made a user namespace too, up to the host's (inc_ucount(), inc_rlimit_ucounts() in kernel/ucount.c; inotify
   // since Linux 4.13, the others 5.14). Made by root, all guests and the host's services would share what root may have.
   const init = planInNamespace(p, p.import(spec.shared.scaffold), () =>
-    planAsRootOf(p, spec.ids.hostBase, () =>
+    planAsRootOf(p, spec.owner.hostBase, () =>
       p.spawn('process 1', { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' }, () => {
         // While this process holds the worker's ends too, it would never see the worker's end.
         for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
-        p.segment(`process 1 ${kindOf(spec)}`, [gate.child, programs.child], () =>
-          planWaitingInit(p, spec, gate.child, programs.child),
-        );
+        planWaitingInit(p, spec, gate.child, programs.child);
       }),
     ),
   );
@@ -100,7 +107,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   p.sys('close', [programs.child]);
   p.sys('close', [gate.child]);
   planNumber(p, gate.worker, WORKER_FD.gate);
-  const proc = planIdMaps(p, init, spec.ids);
+  const proc = planIdMaps(p, init, spec.owner.map);
   const userns = p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], {
     about: 'user namespace',
   });
@@ -108,8 +115,8 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const sys = planSharedSys(p, spec);
   const { views } = spec;
   const clone = (listed: Result): readonly Result[] => [planClone(p, listed, 'views')];
-  const shown = views ? planInViews(p, importViews(p, views.objects), views.xid, clone) : [];
-  const dev = planDev(p, spec.ids, spec.devBytes);
+  const shown = views ? planInViews(p, importViews(p, views.objects), views.directory, clone) : [];
+  const dev = planDev(p, spec.owner, spec.devBytes);
   planNumber(p, dev, WORKER_FD.dev);
   const mounts = [dev, ...planOwnMounts(p, spec), ...sys, ...shown];
   planSendFds(p, WORKER_FD.gate, p.data(8), mounts, 'hand over to process 1');
@@ -119,10 +126,10 @@ export function planContext(p: Program, spec: ContextSpec): Result {
 /** Adds the steps that make a guest's cgroups and, where cgroup v1 needs it, move the worker in. */
 export function planCgroups(
   p: Program,
-  cgroup: Pick<CgroupPlace, 'directories' | 'handDown' | 'joins'>,
+  cgroup: Pick<CgroupSpec, 'directories' | 'handDown' | 'joins'>,
 ): void {
   for (const directory of cgroup.directories) {
-    p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${directory}"` });
+    p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${wordsOf(directory)}"` });
   }
   for (const { path, text } of cgroup.handDown) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
   for (const path of cgroup.joins) planJoin(p, path);
@@ -247,15 +254,8 @@ function planClone(p: Program, tree: Arg, about: string, ...how: readonly 'AT_RE
   return p.sys('open_tree', [tree, '', flags], { about });
 }
 
-/** What process 1 does until its program comes depends on this alone: hardly two guests differ in it. */
-function kindOf(spec: ContextSpec): string {
-  const { hostNetwork, ownSys, sysctls, masks } = spec;
-  const files = viewFiles(spec).map(({ path }) => path);
-  return JSON.stringify([hostNetwork, ownSys, sysctls, masks.length, files]);
-}
-
 /** Process 1 until its program comes: what does not depend on the guest's root is mounted, masked and in place. */
-function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): readonly [] {
+function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: Result): void {
   planNumber(p, gate, INIT_FD.gate);
   planNumber(p, programs, INIT_FD.programs);
   const scaffold = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
@@ -306,7 +306,6 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   p.sys('close_range', [4, INIT_FD.gate - 1, 0], { about: "the worker's descriptors" });
   p.sys('close_range', [FIRST_FREE_FD, 0xffffffff, 0], { about: "the worker's descriptors" });
   p.takeProgram(INIT_FD.programs);
-  return [];
 }
 
 /** struct ifreq (netdevice(7)): 16 bytes of name, then u16 flags; 40 bytes in all on 64-bit machines. */
@@ -370,7 +369,7 @@ function planNumber(p: Program, fd: Result, number: number): void {
 }
 
 /** Writes the id maps of a process in a new user namespace, by what /proc says of it. Returns its directory there. */
-function planIdMaps(p: Program, init: Result, ids: IdRange, first = 0): Result {
+function planIdMaps(p: Program, init: Result, map: Text): Result {
   const path: Arg = planNumberPath(p, '/proc/', init);
   const proc = p.sys(
     'openat',
@@ -379,8 +378,8 @@ function planIdMaps(p: Program, init: Result, ids: IdRange, first = 0): Result {
       about: 'process 1 in /proc',
     },
   );
-  planWriteFile(p, proc, 'uid_map', formatIdMap(ids, first));
-  planWriteFile(p, proc, 'gid_map', formatIdMap(ids, first));
+  planWriteFile(p, proc, 'uid_map', map);
+  planWriteFile(p, proc, 'gid_map', map);
   return proc;
 }
 
@@ -397,6 +396,6 @@ export function planUserNamespace(p: Program, object: number, ids: IdRange, firs
     p.sys('close', [writer]);
     p.sys('read', [reader, p.data(8), 1]);
   });
-  const proc = planIdMaps(p, child, ids, first);
+  const proc = planIdMaps(p, child, formatIdMap(ids, first));
   return p.sys('openat', [proc, 'ns/user', p.flags('O_RDONLY', 'O_CLOEXEC'), 0], { about: 'user namespace' });
 }

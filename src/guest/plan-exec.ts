@@ -5,23 +5,25 @@
  *       └ child, in the guest's cgroup ── joins the guest's other namespaces, then as any command (plan-command.ts)
  */
 import type { Import, Program, Result } from '../sys/program.ts';
+import { type Num, type Text, wordsOf } from '../sys/varying.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { planCommand } from './plan-command.ts';
+import { planOpenDirectory } from './plan-paths.ts';
 import type { CommandSpec } from './plan-types.ts';
 
 /** What an exec needs, decided. */
 export interface ExecSpec {
   /** Object of the guest's process 1. */
-  readonly initObject: number;
+  readonly initObject: Num;
   /** Object the command becomes. */
-  readonly processObject: number;
+  readonly processObject: Num;
   /** cgroup2 directory it is born in. */
-  readonly cgroupLeaf: string;
+  readonly cgroupLeaf: Text;
   /** Files of v1 cgroups to join. */
-  readonly joins: readonly string[];
+  readonly joins: readonly Text[];
   readonly hostNetwork: boolean;
-  /** Object: control socket of the guest's broker; 0: it has none. */
-  readonly brokerObject: number;
+  /** Object: control socket of the guest's broker; undefined: it has none. */
+  readonly brokerObject: Num | undefined;
   readonly command: CommandSpec;
 }
 
@@ -29,7 +31,7 @@ export interface ExecSpec {
 export function planExec(p: Program, spec: ExecSpec): void {
   for (const path of spec.joins) planJoin(p, path);
   const init = p.import(spec.initObject);
-  const broker = spec.brokerObject === 0 ? undefined : p.import(spec.brokerObject);
+  const broker = spec.brokerObject === undefined ? undefined : p.import(spec.brokerObject);
   const leaf = openLeaf(p, spec.cgroupLeaf);
   p.sys('setns', [init, p.flags('CLONE_NEWPID')], { about: 'pid namespace' });
   const pipes = new Map([...planLogPipes(p, spec.command.stdio)].map(([one, { end }]) => [one, end]));
@@ -40,18 +42,15 @@ export function planExec(p: Program, spec: ExecSpec): void {
 }
 
 /** Adds the step that opens the cgroup2 directory a process is to be born in. */
-export function openLeaf(p: Program, path: string): Result {
-  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
-    about: `"${path}"`,
-  });
+export function openLeaf(p: Program, path: Text): Result {
+  return planOpenDirectory(p, p.flags('AT_FDCWD'), path);
 }
 
 /** Adds the steps by which a worker moves itself into a cgroup. */
-export function planJoin(p: Program, path: string): void {
-  const fd = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], {
-    about: `"${path}"`,
-  });
-  p.sys('write', [fd, '0', 1], { about: `join "${path}"` });
+export function planJoin(p: Program, path: Text): void {
+  const about = `"${wordsOf(path)}"`;
+  const fd = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], { about });
+  p.sys('write', [fd, '0', 1], { about: `join ${about}` });
   p.sys('close', [fd]);
 }
 

@@ -3,6 +3,7 @@
  * that run already.
  */
 import type { Arg, Import, Program, Result } from '../sys/program.ts';
+import type { Num } from '../sys/varying.ts';
 import { planAmongProcesses } from './plan-signal.ts';
 import { toRlim } from './spec.ts';
 
@@ -24,7 +25,7 @@ export interface ProcessLimit {
 export function planIpcSysctls(
   p: Program,
   init: () => Import,
-  hostBase: number,
+  hostBase: Num,
   sysctls: Readonly<Record<string, string>>,
 ): void {
   const entries = Object.entries(sysctls);
@@ -45,7 +46,7 @@ export function planIpcSysctls(
 }
 
 /** Adds steps that a worker does as another user, and without effective capabilities. */
-function planAsUser<T>(p: Program, hostUid: number, plan: () => T): T {
+function planAsUser<T>(p: Program, hostUid: Num, plan: () => T): T {
   p.sys('setresuid', [-1, hostUid, -1], { about: "as the guest's root" });
   const planned = plan();
   p.sys('setresuid', [-1, 0, -1], { about: 'as root again' });
@@ -58,7 +59,7 @@ function planAsUser<T>(p: Program, hostUid: number, plan: () => T): T {
  * Adds steps that a worker does as the guest's root on the host, but for files, and with its capabilities. That user owns
  * the guest's user namespace, and so has every capability in it (cap_capable(), security/commoncap.c).
  */
-export function planAsRootOf<T>(p: Program, hostBase: number, plan: () => T): T {
+export function planAsRootOf<T>(p: Program, hostBase: Num, plan: () => T): T {
   p.sys('prctl', [p.flags('PR_SET_SECUREBITS'), p.flags('SECBIT_NO_SETUID_FIXUP'), 0, 0, 0], {
     about: 'capabilities stay',
   });

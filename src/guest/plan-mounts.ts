@@ -1,20 +1,22 @@
 /**
  * The mounts of a guest that need the host's privilege: made detached by the worker, attached by process 1.
  */
-import type { IdRange } from '../context/id-map.ts';
 import { planDiskMount, SPARE_DIRECTORIES } from '../storage/disk-image.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import { planImageMount } from '../storage/image-mounts.ts';
 import { planProjectLimit } from '../storage/project-quota.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { planNumberPath } from '../sys/number-path.ts';
-import type { Arg, Data, Import, Program, Result } from '../sys/program.ts';
+import { type Arg, type Data, type Import, type Program, Result } from '../sys/program.ts';
+import { type Text, wordsOf } from '../sys/varying.ts';
 import { planAttach, planOpenDirectory } from './plan-paths.ts';
 import {
   type FilesSpec,
+  type LayersSpec,
   type LowerSpec,
   type MountSpec,
   type OverlaySpec,
+  type OwnerSpec,
   type StartSpec,
   WORKER_FD,
 } from './plan-types.ts';
@@ -47,7 +49,7 @@ export function hostMountCount(spec: StartSpec): number {
 export function planHostMounts(p: Program, spec: StartSpec, userns: number): readonly Result[] {
   const { root } = spec;
   return [
-    planOverlay(p, root, spec.ids, userns).mount,
+    planOverlay(p, root, spec.owner, userns).mount,
     // Not idmapped: its files stay the host's root's, so what is readable by root alone is not by a guest's root.
     ...(root.hostUsr ? [planReadOnlyTree(p, spec, '/usr', undefined)] : []),
     ...root.mounts.map((mount) => planConfiguredMount(p, mount, spec, userns)),
@@ -148,10 +150,10 @@ export const OVERLAY_CREATE = 'fsconfig create overlay';
 export function planOverlay(
   p: Program,
   root: OverlaySpec,
-  ids: IdRange,
+  owner: Pick<OwnerSpec, 'hostBase'>,
   userns: Arg | undefined,
 ): { readonly mount: Result; readonly upper: Result } {
-  const layers = planLayers(p, root, ids, planLower(p, root.lower, userns));
+  const layers = planLayers(p, root, owner, planLower(p, root.lower, userns));
   const fs = p.sys('fsopen', ['overlay', p.flags('FSOPEN_CLOEXEC')], { about: 'overlay' });
   for (const [key, value] of [
     ['source', 'vserver'],
@@ -203,8 +205,13 @@ interface Room {
  * Finds paths by which overlay reaches its layers: all by descriptor, since the guest reads them in its mountinfo and
  * must find no path of the host there.
  */
-function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result): Layers {
-  const layers = planUpper(p, root.upper, ids);
+function planLayers(
+  p: Program,
+  root: OverlaySpec,
+  owner: Pick<OwnerSpec, 'hostBase'>,
+  lower: Result,
+): Layers {
+  const layers = planUpper(p, root.upper, owner);
   if (!root.detachedLayers) {
     planNamespace(p);
     let at = root.attachAt;
@@ -219,8 +226,8 @@ function planLayers(p: Program, root: OverlaySpec, ids: IdRange, lower: Result):
     planAttach(p, lower, at, 'lower layer');
   }
   // Only now: a directory on disk is to be on a mount of the namespace the overlay is made in.
-  const open = (layer: Result | string): Result =>
-    typeof layer === 'string' ? planOpenDirectory(p, p.flags('AT_FDCWD'), layer) : layer;
+  const open = (layer: Result | Text): Result =>
+    layer instanceof Result ? layer : planOpenDirectory(p, p.flags('AT_FDCWD'), layer);
   const upper = open(layers.upper);
   return {
     lower: planLowerPath(p, root.lower, lower, undefined),
@@ -253,7 +260,7 @@ function planLowerPath(p: Program, spec: LowerSpec, lower: Result, upper: Result
 }
 
 /** Of a guest whose own files are on disk already none are made. */
-const NO_IDS: IdRange = { hostBase: 0, count: 0 };
+const NO_OWNER = { hostBase: 0 };
 
 /** What a guest's files look like that does not run; ids are those on disk. */
 export type MergedView = Pick<OverlaySpec, 'lower' | 'attachAt' | 'detachedLayers' | 'hostUsr'> & {
@@ -275,7 +282,7 @@ export function planMergedView(p: Program, view: MergedView): Result {
   if (view.lower.kind === 'tree' && files === undefined) return planOpenDirectory(p, at, view.lower.path);
   // A mount of its own has its place among the layers already.
   if (files?.kind === 'disk')
-    return planOverlay(p, { ...view, upper: files, readonly: true }, NO_IDS, undefined).mount;
+    return planOverlay(p, { ...view, upper: files, readonly: true }, NO_OWNER, undefined).mount;
   const lower = planLower(p, view.lower, undefined);
   if (!view.detachedLayers) {
     planNamespace(p);
@@ -299,15 +306,15 @@ interface Upper {
   /** A mount of its own that upper layer and work directory are on, detached as yet. */
   readonly mount: Result | undefined;
   /** Opened, or still a path. */
-  readonly upper: Result | string;
-  readonly work: Result | string;
+  readonly upper: Result | Text;
+  readonly work: Result | Text;
   readonly room: Room | undefined;
 }
 
-function planUpper(p: Program, upper: OverlaySpec['upper'], ids: IdRange): Upper {
+function planUpper(p: Program, upper: OverlaySpec['upper'], owner: Pick<OwnerSpec, 'hostBase'>): Upper {
   if (upper.kind === 'directory')
     return { mount: undefined, upper: upper.upper, work: upper.work, room: roomInProject(p, upper) };
-  if (upper.kind === 'memory') return { ...planMemory(p, upper, ids), room: undefined };
+  if (upper.kind === 'memory') return { ...planMemory(p, upper, owner), room: undefined };
   const mount = planDiskMount(p, upper.disk);
   return {
     mount,
@@ -320,7 +327,7 @@ function planUpper(p: Program, upper: OverlaySpec['upper'], ids: IdRange): Upper
 /** Who mounts may be held to quotas too: root without CAP_SYS_RESOURCE. Nobody else writes before the overlay is there. */
 function roomInProject(
   p: Program,
-  { work, bound }: Extract<FilesSpec, { kind: 'directory' }>,
+  { work, bound }: Extract<LayersSpec, { kind: 'directory' }>,
 ): Room | undefined {
   if (bound === undefined) return undefined;
   const set = (limit: DiskLimit | undefined): void => {
@@ -355,7 +362,7 @@ export function planDiskDirectories(p: Program, disk: string): Result {
 function planMemory(
   p: Program,
   { sizeBytes, inodes }: Extract<OverlaySpec['upper'], { kind: 'memory' }>,
-  ids: IdRange,
+  { hostBase }: Pick<OwnerSpec, 'hostBase'>,
 ): Omit<Upper, 'room'> {
   const mount = planFilesystem(
     p,
@@ -369,7 +376,7 @@ function planMemory(
     ['MOUNT_ATTR_NODEV'],
   );
   p.sys('mkdirat', [mount, 'upper', 0o755], { about: 'upper layer' });
-  p.sys('fchownat', [mount, 'upper', ids.hostBase, ids.hostBase, 0], { about: 'upper layer' });
+  p.sys('fchownat', [mount, 'upper', hostBase, hostBase, 0], { about: 'upper layer' });
   p.sys('mkdirat', [mount, 'work', 0o700], { about: 'work directory' });
   return { mount, upper: planOpenDirectory(p, mount, 'upper'), work: planOpenDirectory(p, mount, 'work') };
 }
@@ -378,7 +385,7 @@ function planMemory(
 export function planFilesystem(
   p: Program,
   type: string,
-  options: readonly (readonly [string, string])[],
+  options: readonly (readonly [string, Text])[],
   attributes: readonly string[],
 ): Result {
   return planFsmount(p, planSuperblock(p, type, options), type, attributes);
@@ -388,12 +395,12 @@ export function planFilesystem(
 export function planSuperblock(
   p: Program,
   type: string,
-  options: readonly (readonly [string, string])[] = [],
+  options: readonly (readonly [string, Text])[] = [],
 ): Result {
   const fs = p.sys('fsopen', [type, p.flags('FSOPEN_CLOEXEC')], { about: type });
   for (const [key, value] of options)
     p.sys('fsconfig', [fs, p.flags('FSCONFIG_SET_STRING'), key, value, 0], {
-      about: `${type} ${key}=${value}`,
+      about: `${type} ${key}=${wordsOf(value)}`,
     });
   p.sys('fsconfig', [fs, p.flags('FSCONFIG_CMD_CREATE'), 0, 0, 0], { about: type });
   return fs;
@@ -405,8 +412,7 @@ export function planFsmount(p: Program, fs: Result, type: string, attributes: re
 }
 
 /** /dev is made by the host, whose nodes work there; the guest cannot make any: mknod needs CAP_MKNOD on the host. */
-export function planDev(p: Program, ids: IdRange, bytes: number): Result {
-  const owner = String(ids.hostBase);
+export function planDev(p: Program, { hostBase, text }: OwnerSpec, bytes: number): Result {
   const dev = planFilesystem(
     p,
     'tmpfs',
@@ -415,8 +421,8 @@ export function planDev(p: Program, ids: IdRange, bytes: number): Result {
       ['mode', '0755'],
       ['size', String(bytes)],
       ['nr_inodes', '16384'],
-      ['uid', owner],
-      ['gid', owner],
+      ['uid', text],
+      ['gid', text],
     ],
     ['MOUNT_ATTR_NOSUID'],
   );
@@ -424,7 +430,7 @@ export function planDev(p: Program, ids: IdRange, bytes: number): Result {
     p.sys('mknodat', [dev, name, (p.abi.constants['S_IFCHR'] ?? 0) | 0o666, (major << 8) | minor], {
       about: `/dev/${name}`,
     });
-    p.sys('fchownat', [dev, name, ids.hostBase, ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
+    p.sys('fchownat', [dev, name, hostBase, hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
       about: `/dev/${name}`,
     });
   }
@@ -435,7 +441,7 @@ export function planDev(p: Program, ids: IdRange, bytes: number): Result {
     ['mqueue', 0o1777],
   ] as const) {
     p.sys('mkdirat', [dev, name, mode], { about: `/dev/${name}` });
-    p.sys('fchownat', [dev, name, ids.hostBase, ids.hostBase, 0], { about: `/dev/${name}` });
+    p.sys('fchownat', [dev, name, hostBase, hostBase, 0], { about: `/dev/${name}` });
   }
   return dev;
 }
@@ -477,7 +483,7 @@ function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, user
       ? planReadOnlyTree(p, spec, mount.source, map, attributes)
       : planTreeClone(p, mount.source, map, attributes);
   }
-  const owner = String(spec.ids.hostBase);
+  const { text } = spec.owner;
   return planFilesystem(
     p,
     'tmpfs',
@@ -485,8 +491,8 @@ function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, user
       ['source', 'tmpfs'],
       ['mode', mount.mode.toString(8)],
       ['size', String(mount.sizeBytes)],
-      ['uid', owner],
-      ['gid', owner],
+      ['uid', text],
+      ['gid', text],
     ],
     attributes,
   );

@@ -17,9 +17,10 @@ import {
   planRouteSocket,
 } from '../sys/netlink.ts';
 import type { Import, Label, Program, Result } from '../sys/program.ts';
+import { bytesIn, type Text } from '../sys/varying.ts';
 import type { InitStyle } from './config-types.ts';
 import { openBelow } from './plan-below.ts';
-import type { NetworkSpec } from './plan-types.ts';
+import type { NetworkSpec, StartSpec } from './plan-types.ts';
 
 /** Kinds of interfaces that can stand there for show, the cheapest first; which of them a kernel has differs. */
 export const LINK_KINDS: readonly string[] = ['dummy', 'ifb', 'bridge'];
@@ -148,14 +149,14 @@ export function planKeepSecondaries(p: Program, name: string): void {
 export function planNetworkFiles(
   p: Program,
   root: Result,
-  { hosts, resolvConf }: { readonly hosts: string; readonly resolvConf: string | undefined },
+  { hosts, resolvConf }: StartSpec['networkFiles'],
   init: InitStyle,
 ): void {
   planFile(p, root, 'hosts', hosts, false);
   if (resolvConf !== undefined) planFile(p, root, 'resolv.conf', resolvConf, init !== 'own');
 }
 
-function planFile(p: Program, root: Result, name: string, content: string, replacesLink: boolean): void {
+function planFile(p: Program, root: Result, name: string, content: Text, replacesLink: boolean): void {
   const [opened, write, close, skip] = [p.label(), p.label(), p.label(), p.label()];
   const path = `etc/${name}`;
   const about = `"/${path}" in the guest`;
@@ -183,7 +184,7 @@ function planFile(p: Program, root: Result, name: string, content: string, repla
   p.place(opened);
   const file = p.load(slot.at(0, 4));
   const mark = Buffer.from(FILLED_AT_START);
-  const text = Buffer.from(FILLED_AT_START + content);
+  const text = p.anyText(content).at(0, bytesIn(content));
   const found = p.data(text.length + 1);
   const length = p.sys('pread64', [file, found, found.length, 0], {
     about,
@@ -196,7 +197,7 @@ function planFile(p: Program, root: Result, name: string, content: string, repla
   p.expectBytes(found, text, 'EEXIST', about, write);
   p.jump(close);
   p.place(write);
-  p.sys('pwrite64', [file, p.data(text), text.length, 0], { about, ignore: [] });
+  p.sys('pwrite64', [file, text, text.length, 0], { about, ignore: [] });
   p.sys('ftruncate', [file, text.length], { about, ignore: [] });
   p.place(close);
   p.sys('close', [file], { about, ignore: [] });

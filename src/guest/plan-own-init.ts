@@ -3,12 +3,11 @@
  * it may divide, a file system of its own on /dev/shm, and a console.
  */
 import { dirname } from 'node:path';
-import type { IdRange } from '../context/id-map.ts';
 import type { Program, Result } from '../sys/program.ts';
 import { openBelow, planMove } from './plan-below.ts';
 import { planFilesystem } from './plan-mounts.ts';
 import { planWriteFile } from './plan-paths.ts';
-import { INIT_FD } from './plan-types.ts';
+import { INIT_FD, type OwnerSpec } from './plan-types.ts';
 
 /** Cgroups a guest may make: each costs the host memory that no limit of the guest's counts in full. */
 const CGROUPS_MAX = 1024;
@@ -19,7 +18,7 @@ const DELEGATED = ['', 'cgroup.procs', 'cgroup.threads', 'cgroup.subtree_control
  * Adds the worker's steps that delegate a guest's cgroup2 directory. Its controllers are not handed down, so that its
  * processes, and those of later execs, may stay in a cgroup that has children.
  */
-export function planDelegate(p: Program, leaf: string, ids: IdRange): void {
+export function planDelegate(p: Program, leaf: string, { hostBase }: OwnerSpec): void {
   const at = p.flags('AT_FDCWD');
   planWriteFile(p, at, `${leaf}/cgroup.max.descendants`, String(CGROUPS_MAX));
   // Who mounts a part of the tree must be allowed to walk there before Linux 6.16 (kernfs_node_dentry, fs/kernfs/mount.c).
@@ -27,7 +26,7 @@ export function planDelegate(p: Program, leaf: string, ids: IdRange): void {
   p.sys('fchmodat', [at, instance, 0o711], { about: `"${instance}"` });
   for (const name of DELEGATED) {
     const path = name === '' ? leaf : `${leaf}/${name}`;
-    p.sys('fchownat', [at, path, ids.hostBase, ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
+    p.sys('fchownat', [at, path, hostBase, hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], {
       about: `"${path}" to the guest`,
     });
   }

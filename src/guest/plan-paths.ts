@@ -2,20 +2,20 @@
  * Steps on paths of the host, which are trusted.
  */
 import type { Arg, Program, Result } from '../sys/program.ts';
+import { bytesIn, type Text, wordsOf } from '../sys/varying.ts';
 
 /** Adds the steps that write a text to a file. */
-export function planWriteFile(p: Program, directory: Arg, path: string, text: string): void {
-  const fd = p.sys('openat', [directory, path, p.flags('O_WRONLY', 'O_CLOEXEC', 'O_NOFOLLOW'), 0], {
-    about: `"${path}"`,
-  });
-  p.sys('write', [fd, text, Buffer.byteLength(text)], { about: `"${text.trim()}" to "${path}"` });
+export function planWriteFile(p: Program, directory: Arg, path: Text, text: Text): void {
+  const about = `"${wordsOf(path)}"`;
+  const fd = p.sys('openat', [directory, path, p.flags('O_WRONLY', 'O_CLOEXEC', 'O_NOFOLLOW'), 0], { about });
+  p.sys('write', [fd, text, bytesIn(text)], { about: `"${wordsOf(text).trim()}" to ${about}` });
   p.sys('close', [fd]);
 }
 
 /** Adds the step that opens a directory as a place to go on from. */
-export function planOpenDirectory(p: Program, directory: Arg, path: string): Result {
+export function planOpenDirectory(p: Program, directory: Arg, path: Text): Result {
   return p.sys('openat', [directory, path, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0], {
-    about: `"${path}"`,
+    about: `"${wordsOf(path)}"`,
   });
 }
 

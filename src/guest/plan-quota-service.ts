@@ -3,11 +3,11 @@
  * that takes CAP_SYS_ADMIN on the host. It has no other capability, two descriptors, and ends with the broker.
  */
 import { basename } from 'node:path';
-import type { IdRange } from '../context/id-map.ts';
 import { planQuotaService as planHandler, QUOTA_DEVICE } from '../storage/quota-calls.ts';
 import { type Arg, Program, type Result } from '../sys/program.ts';
 import { planCapset, planSendFds } from './plan-command.ts';
 import { planOpenDirectory, planSocketPair } from './plan-paths.ts';
+import type { OwnerSpec } from './plan-types.ts';
 import type { ViewsObjects } from './plan-views.ts';
 
 /** What a guest with quotas for its users has. */
@@ -77,12 +77,12 @@ export function planQuotaService(
  * @param dev the guest's /dev
  * @param root the mount that becomes the guest's root
  */
-export function planQuotaDevice(p: Program, dev: Arg, root: Result, ids: IdRange): void {
+export function planQuotaDevice(p: Program, dev: Arg, root: Result, { hostBase }: OwnerSpec): void {
   const name = basename(QUOTA_DEVICE);
   const about = QUOTA_DEVICE;
   const stat = p.struct('stat', {});
   p.sys('fstat', [root, stat], { about: 'root' });
   const number = p.load(p.field(stat, 'stat', 'st_dev').at(0, 8), 8);
   p.sys('mknodat', [dev, name, p.flags('S_IFBLK').value | 0o600, number], { about });
-  p.sys('fchownat', [dev, name, ids.hostBase, ids.hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], { about });
+  p.sys('fchownat', [dev, name, hostBase, hostBase, p.flags('AT_SYMLINK_NOFOLLOW')], { about });
 }

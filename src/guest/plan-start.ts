@@ -8,6 +8,7 @@
  */
 import { BugError } from '../base/errors.ts';
 import type { Program, Result } from '../sys/program.ts';
+import { bytesIn } from '../sys/varying.ts';
 import { NETWORK_FILES, QUOTA_FILES } from '../views/files.ts';
 import { planLogPipes } from './log-pipes.ts';
 import { openBelow, planMountAt, planMove } from './plan-below.ts';
@@ -37,16 +38,18 @@ export interface HostSide {
 
 /** Adds the worker's part of a start: the limits, and what needs the host's privilege. */
 export function planHostSide(p: Program, spec: StartSpec): HostSide {
+  // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
+  p.park = spec.objects.worker;
   // Before anything of the guest runs.
   for (const { path, text } of spec.cgroupWrites) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
-  planIpcSysctls(p, () => p.import(spec.objects.init), spec.ids.hostBase, spec.ipcSysctls);
-  if (spec.init === 'own') planDelegate(p, spec.cgroupLeaf, spec.ids);
+  planIpcSysctls(p, () => p.import(spec.objects.init), spec.owner.hostBase, spec.ipcSysctls);
+  if (spec.delegated !== undefined) planDelegate(p, spec.delegated, spec.owner);
   const pipes = [...planLogPipes(p, spec.command.stdio).values()];
   const mounts = planHostMounts(p, spec, WORKER_FD.userns);
   const link = spec.link && planLink(p, spec.link);
   const broker = spec.broker ? [planBroker(p, spec.broker)] : [];
   const quota = quotaOf(spec);
-  if (quota && mounts[0]) planQuotaDevice(p, WORKER_FD.dev, mounts[0], spec.ids);
+  if (quota && mounts[0]) planQuotaDevice(p, WORKER_FD.dev, mounts[0], spec.owner);
   const views = planLateViews(p, spec);
   const fds = [...mounts, ...views, ...pipes.map(({ end }) => end), ...broker];
   planSendFds(p, WORKER_FD.gate, p.data(8), fds, 'hand over to process 1');
@@ -56,7 +59,7 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
     if (console) p.keep(console, master.object);
     if (hold) p.keep(hold, master.hold);
   }
-  if (spec.objects.ending !== 0) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
+  if (spec.objects.ending !== undefined) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
   if (leavesNothing(spec)) {
     for (const path of spec.cgroupExits) planJoin(p, path);
     p.sys('umask', [0o077], { about: "syscalld's" });
@@ -104,7 +107,7 @@ function planLateViews(p: Program, spec: StartSpec): readonly Result[] {
   const xid = network?.views?.xid ?? quota?.xid;
   if (objects === undefined || xid === undefined) return [];
   const mount = (listed: Result): readonly Result[] => planViewMounts(p, listed, lateViews(spec));
-  return planInViews(p, importViews(p, objects), xid, mount, true);
+  return planInViews(p, importViews(p, objects), String(xid), mount, true);
 }
 
 /** Views of /proc/net, and of the table of mounts that quota tools read. */
@@ -158,7 +161,7 @@ function planRoot(p: Program, spec: StartSpec): CommandEnds {
   });
   if (spec.init === 'own') planOwnInit(p, spec.hostNetwork);
   planNetworkFiles(p, root, spec.networkFiles, spec.init);
-  p.sys('sethostname', [spec.hostname, Buffer.byteLength(spec.hostname)]);
+  p.sys('sethostname', [spec.hostname, bytesIn(spec.hostname)]);
   const { domainname } = spec;
   if (domainname !== undefined) p.sys('setdomainname', [domainname, Buffer.byteLength(domainname)]);
   return endsOf(spec, fds.slice(count));
@@ -166,8 +169,8 @@ function planRoot(p: Program, spec: StartSpec): CommandEnds {
 
 /** Uptime starts at 0: the boot clock of the guest's time namespace is set back (time_namespaces(7), Linux 5.6). */
 function planTime(p: Program, spec: StartSpec): void {
-  const offset = `boottime ${spec.bootOffset.seconds} ${spec.bootOffset.nanoseconds}\n`;
-  p.sys('write', [INIT_FD.timeOffsets, offset, offset.length], { about: 'time offset' });
+  const { bootOffset } = spec;
+  p.sys('write', [INIT_FD.timeOffsets, bootOffset, bytesIn(bootOffset)], { about: 'time offset' });
   p.sys('setns', [INIT_FD.timeNamespace, p.flags('CLONE_NEWTIME')], { about: 'time namespace' });
 }
 

@@ -1,7 +1,8 @@
 import type { IpPrefix } from '../base/ip.ts';
-import type { IdRange } from '../context/id-map.ts';
+import { formatIdMap, type IdRange } from '../context/id-map.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { ImageLayer } from '../storage/image-mounts.ts';
+import { type Num, type Text, vary } from '../sys/varying.ts';
 import type { BrokerSpec } from './plan-broker.ts';
 import type { LinkSpec } from './plan-link.ts';
 import type { ViewsObjects } from './plan-views.ts';
@@ -9,12 +10,12 @@ import type { ViewsObjects } from './plan-views.ts';
 /** One of the three standard descriptors of a guest's command. */
 export type Stdio =
   /** A descriptor of the client, passed as it is: a pipe or a file, never a terminal. */
-  | { readonly kind: 'client'; readonly client: number; readonly which: number }
+  | { readonly kind: 'client'; readonly client: Num; readonly which: number }
   /** The guest's own terminal, relayed by the client. */
   | { readonly kind: 'tty' }
   | { readonly kind: 'null' }
   /** A pipe whose other end syscalld keeps as this object. */
-  | { readonly kind: 'pipe'; readonly object: number };
+  | { readonly kind: 'pipe'; readonly object: Num };
 
 /** The guest's own terminal for a command, if one of its three descriptors is one. */
 export interface TerminalSpec {
@@ -23,8 +24,8 @@ export interface TerminalSpec {
    * syscalld), so that its end does not come whenever nobody in the guest has it open.
    */
   readonly master:
-    | { readonly kind: 'client'; readonly client: number }
-    | { readonly kind: 'log'; readonly object: number; readonly hold: number };
+    | { readonly kind: 'client'; readonly client: Num }
+    | { readonly kind: 'log'; readonly object: Num; readonly hold: Num };
   /** The client relays input too. */
   readonly input: boolean;
   /** What is written comes out as it is; else with line ends for a terminal in raw mode. */
@@ -36,7 +37,10 @@ export interface TerminalSpec {
 /** Who runs in a guest, and what it may do. */
 export interface CommandSpec {
   readonly argv: readonly string[];
-  readonly env: Readonly<Record<string, string>>;
+  /** NAME=VALUE each. */
+  readonly env: readonly Text[];
+  /** Where a command without a slash is looked for, as PATH has it. */
+  readonly path: string;
   /** Absolute path in the guest. */
   readonly cwd: string;
   readonly uid: number;
@@ -82,27 +86,43 @@ export interface Mask {
   readonly kind: 'mask' | 'readonly';
 }
 
+/** Whose a guest's files and processes are on the host. */
+export interface OwnerSpec {
+  /** Its root, as a number and in decimal. */
+  readonly hostBase: Num;
+  readonly text: Text;
+  /** As /proc/PID/uid_map takes it. */
+  readonly map: Text;
+}
+
+/** Returns who owns what a context has; guests that are alike differ in it. */
+export function ownerOf(ids: IdRange): OwnerSpec {
+  const { hostBase } = ids;
+  return { hostBase: vary(hostBase), text: vary(String(hostBase)), map: vary(formatIdMap(ids)) };
+}
+
 /** Everything a start needs, decided. */
 export interface StartSpec {
-  readonly name: string;
-  readonly ids: IdRange;
-  readonly hostname: string;
+  readonly owner: OwnerSpec;
+  readonly hostname: Text;
   readonly domainname: string | undefined;
   readonly init: 'fake' | 'none' | 'own';
-  /** The guest's cgroup2 directory, with its processes. */
-  readonly cgroupLeaf: string;
+  /** The guest's cgroup2 directory, if it gets that for its own. */
+  readonly delegated: string | undefined;
   /** Files of v1 cgroups by which the worker leaves the guest's. */
   readonly cgroupExits: readonly string[];
   readonly command: CommandSpec;
   readonly objects: {
     /** Process 1. */
-    readonly init: number;
-    /** Where it tells the end of its command; 0: nobody waits for that. */
-    readonly ending: number;
+    readonly init: Num;
+    /** Where it tells the end of its command; undefined: nobody waits for that. */
+    readonly ending: Num | undefined;
+    /** The worker, which parks. */
+    readonly worker: Num;
   };
   readonly root: RootSpec;
   /** Limits: files of the guest's cgroups and what is written there. */
-  readonly cgroupWrites: readonly { readonly path: string; readonly text: string }[];
+  readonly cgroupWrites: readonly { readonly path: Text; readonly text: string }[];
   /** Limits: sysctls of the guest's IPC namespace. */
   readonly ipcSysctls: Readonly<Record<string, string>>;
   readonly hostNetwork: boolean;
@@ -113,9 +133,9 @@ export interface StartSpec {
   /** Of one with a network stack of its own. */
   readonly link: LinkSpec | undefined;
   /** Texts of /etc/hosts and /etc/resolv.conf; undefined: that is left as it is. */
-  readonly networkFiles: { readonly hosts: string; readonly resolvConf: string | undefined };
-  /** Seconds and nanoseconds to add to the boot-time clock, so that the guest's uptime starts at 0. */
-  readonly bootOffset: { readonly seconds: number; readonly nanoseconds: number };
+  readonly networkFiles: { readonly hosts: Text; readonly resolvConf: Text | undefined };
+  /** What is added to the boot-time clock, so that the guest's uptime starts at 0; as /proc/PID/timens_offsets takes it. */
+  readonly bootOffset: Text;
 }
 
 /** The network of a guest whose sockets are made on the host's. */
@@ -139,6 +159,14 @@ export type FilesSpec =
     }
   | { readonly kind: 'disk'; readonly disk: string };
 
+/** The same, as a start takes them. */
+export type LayersSpec =
+  | (Omit<Extract<FilesSpec, { kind: 'directory' }>, 'upper' | 'work'> & {
+      readonly upper: Text;
+      readonly work: Text;
+    })
+  | Extract<FilesSpec, { kind: 'disk' }>;
+
 /** The layer below a guest's own files. */
 export type LowerSpec = { readonly kind: 'tree'; readonly path: string } | ImageLayer;
 
@@ -147,7 +175,7 @@ export interface RootSpec {
   readonly lower: LowerSpec;
   /** Where the guest's own files are: on disk, or in memory of its own for one that exists only while it runs. */
   readonly upper:
-    | FilesSpec
+    | LayersSpec
     | { readonly kind: 'memory'; readonly sizeBytes: number; readonly inodes: number | undefined };
   /** The host's /usr is bound read-only over the guest's. */
   readonly hostUsr: boolean;

@@ -5,6 +5,7 @@
  */
 import { planNumberPath } from '../sys/number-path.ts';
 import type { Arg, Program, Result } from '../sys/program.ts';
+import { type Text, wordsOf } from '../sys/varying.ts';
 import { ANSWERS_FILE } from '../views/answers.ts';
 import type { ViewFile } from '../views/files.ts';
 import { openBelow, planMove, planMoveTo } from './plan-below.ts';
@@ -122,7 +123,7 @@ export function planViewsAgain(
   guest: { readonly init: Arg; readonly views: ViewsMount; readonly xid: number },
   files: readonly PlacedView[],
 ): void {
-  const mounts = planInViews(p, guest.views, guest.xid, (listed) => planViewMounts(p, listed, files));
+  const mounts = planInViews(p, guest.views, String(guest.xid), (listed) => planViewMounts(p, listed, files));
   p.sys('setns', [guest.init, p.flags('CLONE_NEWNS')], { about: "the guest's mount namespace" });
   const root = planOpenDirectory(p, p.flags('AT_FDCWD'), '/');
   for (const [i, { path }] of files.entries()) {
@@ -184,13 +185,15 @@ export function planOpenAnswers(p: Program, listed: Result): Result {
 export function planInViews<T>(
   p: Program,
   { mount, namespace }: ViewsMount,
-  directory: string | number,
+  directory: Text,
   body: (listed: Result) => T,
   isKnown = false,
 ): T {
   return planInNamespace(p, namespace, () => {
     const open = p.flags('O_RDONLY', 'O_DIRECTORY', 'O_CLOEXEC');
-    const listed = p.sys('openat', [mount, String(directory), open, 0], { about: `views in "${directory}"` });
+    const listed = p.sys('openat', [mount, directory, open, 0], {
+      about: `views in "${wordsOf(directory)}"`,
+    });
     // All entries at once (READDIRPLUS): what follows need not ask for each.
     if (!isKnown) {
       p.sys('getdents64', [listed, p.data(LIST_BYTES), LIST_BYTES], { about: 'views' });

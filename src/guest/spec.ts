@@ -22,12 +22,23 @@ import { ipcSysctlsOf, rlimitsOf } from '../resources/limit-rows.ts';
 import type { Limits } from '../resources/limits.ts';
 import { limitsOfBucket } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
+import { FILLED_AT_START } from '../storage/minimal-etc.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
+import { vary } from '../sys/varying.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
 import { HOST_IDS } from './config-types.ts';
 import type { Host } from './host.ts';
 import { mayMount } from './plan-mounts.ts';
-import type { CommandSpec, FilesSpec, LowerSpec, MountSpec, StartSpec, Stdio } from './plan-types.ts';
+import {
+  type CommandSpec,
+  type FilesSpec,
+  type LayersSpec,
+  type LowerSpec,
+  type MountSpec,
+  ownerOf,
+  type StartSpec,
+  type Stdio,
+} from './plan-types.ts';
 import { guestHosts, guestResolvConf } from './resolver.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -66,7 +77,7 @@ export function connectionToLog(
     return {
       stdio: [{ kind: 'tty' }, { kind: 'tty' }, { kind: 'tty' }],
       terminal: {
-        master: { kind: 'log', object: log.stdout, hold: log.stderr },
+        master: { kind: 'log', object: vary(log.stdout), hold: vary(log.stderr) },
         input: false,
         plainOutput: true,
         console: true,
@@ -76,7 +87,11 @@ export function connectionToLog(
     };
   }
   return {
-    stdio: [{ kind: 'null' }, { kind: 'pipe', object: log.stdout }, { kind: 'pipe', object: log.stderr }],
+    stdio: [
+      { kind: 'null' },
+      { kind: 'pipe', object: vary(log.stdout) },
+      { kind: 'pipe', object: vary(log.stderr) },
+    ],
     terminal: undefined,
     term: undefined,
     client: undefined,
@@ -138,17 +153,22 @@ export function commandSpec(
   const bcaps = capabilityBound(config);
   const calls = brokeredCalls(host, config);
   const { term } = connection;
+  const env: Readonly<Record<string, string>> = {
+    PATH,
+    HOME: user.home,
+    HOSTNAME: hostname,
+    container: 'vserver',
+    ...(term === undefined ? {} : { TERM: term }),
+    ...config.env,
+    ...request.env,
+  };
   return {
     argv: request.argv,
-    env: {
-      PATH,
-      HOME: user.home,
-      HOSTNAME: hostname,
-      container: 'vserver',
-      ...(term === undefined ? {} : { TERM: term }),
-      ...config.env,
-      ...request.env,
-    },
+    // Guests that are alike differ in their names.
+    env: Object.entries(env).map(([key, value]) =>
+      key === 'HOSTNAME' ? vary(`${key}=${value}`) : `${key}=${value}`,
+    ),
+    path: env['PATH'] ?? '/usr/bin:/bin',
     cwd: request.cwd ?? config.cwd,
     uid: user.uid,
     gid: user.gid,
@@ -241,16 +261,15 @@ export function startSpec(
   const whole = Math.ceil(seconds);
   const nanoseconds = Math.floor((whole - seconds) * 1e9);
   return {
-    name: at.name,
-    ids: idRangeOf(at.xid),
-    hostname: config.hostname ?? at.name,
+    owner: ownerOf(idRangeOf(at.xid)),
+    hostname: vary(config.hostname ?? at.name),
     domainname: config.domainname,
     init: config.init,
     command,
     objects: at.objects,
     root: {
       lower: at.lower,
-      upper: at.isEphemeral ? { kind: 'memory', ...memoryRoot(config) } : at.files,
+      upper: at.isEphemeral ? { kind: 'memory', ...memoryRoot(config) } : layersOf(at.files),
       hostUsr: at.hostUsr,
       readonly: config.readonlyRoot,
       attachAt: host.attachPoint,
@@ -260,25 +279,31 @@ export function startSpec(
       ],
       detachedLayers: host.detachedLayers,
     },
-    cgroupWrites: at.cgroup.writes,
+    cgroupWrites: at.cgroup.writes.map(({ path, text }) => ({ path: vary(path), text })),
     ipcSysctls: ipcSysctlsOf(config.limits.context, host.abi.pageBytes),
-    cgroupLeaf: at.cgroup.leaf,
+    delegated: config.init === 'own' ? at.cgroup.leaf : undefined,
     cgroupExits: at.cgroup.exits,
     hostNetwork: config.network.mode === 'host',
     network: at.network,
     broker: at.broker,
     link: at.link,
     networkFiles: networkFiles(config, at),
-    bootOffset: { seconds: -whole, nanoseconds },
+    bootOffset: vary(`boottime ${-whole} ${String(nanoseconds).padStart(9, '0')}\n`),
   };
 }
 
 function networkFiles(config: GuestConfig, at: StartCircumstances): StartSpec['networkFiles'] {
   const { addresses = [] } = at.network ?? at.link ?? {};
+  const hosts = guestHosts(config.hostname ?? at.name, config.domainname, addresses, config.network.hosts);
+  const resolvConf = config.network.mode === 'none' ? undefined : guestResolvConf(config.network);
   return {
-    hosts: guestHosts(config.hostname ?? at.name, config.domainname, addresses, config.network.hosts),
-    resolvConf: config.network.mode === 'none' ? undefined : guestResolvConf(config.network),
+    hosts: vary(FILLED_AT_START + hosts),
+    resolvConf: resolvConf && FILLED_AT_START + resolvConf,
   };
+}
+
+function layersOf(files: FilesSpec): LayersSpec {
+  return files.kind === 'disk' ? files : { ...files, upper: vary(files.upper), work: vary(files.work) };
 }
 
 /** The room of a guest that exists only while it runs. */

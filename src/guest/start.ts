@@ -9,10 +9,12 @@ import type { GuestName, Xid } from '../base/ids.ts';
 import { UndoStack } from '../base/undo.ts';
 import { idRangeOf } from '../context/id-map.ts';
 import { createGuestDirs } from '../storage/guest-dirs.ts';
+import type { Abi } from '../sys/abi.ts';
 import { readIfThere, writeDurable } from '../sys/files.ts';
 import { bootTimeSeconds, identifyProcess, TICKS_PER_SECOND } from '../sys/process.ts';
-import { Program } from '../sys/program.ts';
+import { Program, type Runnable } from '../sys/program.ts';
 import { StepError } from '../sys/syscalld.ts';
+import { numberOf, vary } from '../sys/varying.ts';
 import { commandErrors } from './command-errors.ts';
 import { completeConfig } from './config.ts';
 import { editConfig } from './config-text.ts';
@@ -159,7 +161,7 @@ export class Starts {
       contextRequest(guest.config, guest.xid),
     );
     using idMaps = await IdMaps.make(this.#host, guest);
-    const { spec } = await this.#planStart(guest, objects.init, undefined, idMaps);
+    const { spec } = await this.#planStart(guest, objects, undefined, idMaps);
     const [host, inside] = [this.#host.program(), this.#host.program()];
     planHostSide(host, spec);
     planGuestSide(inside, spec);
@@ -266,7 +268,7 @@ export class Starts {
 
   async #planStart(
     guest: Guest,
-    init: number,
+    { init, worker }: Context['objects'],
     connect: Connection | undefined,
     { objects: idMaps }: IdMaps,
   ): Promise<PlannedStart> {
@@ -295,7 +297,11 @@ export class Starts {
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.#host, config, config.hostname ?? name, request, user, connection);
     const cgroup = this.#host.cgroups.plan(xid, limitsOf(config));
-    const objects = { init, ending: connect ? syscalld.newObject() : 0 };
+    const objects = {
+      init: vary(init),
+      ending: connect ? vary(syscalld.newObject()) : undefined,
+      worker: vary(worker),
+    };
     const circumstances = {
       name,
       xid,
@@ -335,7 +341,7 @@ export class Starts {
     guest.cancelStart = () => cancelled.reject(startCancelled(guest));
     using idMaps = await IdMaps.make(this.#host, guest);
     const { spec, log } = await Promise.race([
-      this.#planStart(guest, init, connect, idMaps),
+      this.#planStart(guest, context.objects, connect, idMaps),
       cancelled.promise,
     ]);
     await this.#instance.hooks.run(guest, 'preStart', { INIT_PID: context.initPid });
@@ -371,7 +377,7 @@ export class Starts {
       initObject: init,
       logObject: log.file,
       logPipes: started.logPipes,
-      client: connect?.terminal?.master.kind === 'client' ? connect.terminal.master.client : 0,
+      client: connect?.terminal?.master.kind === 'client' ? numberOf(connect.terminal.master.client) : 0,
       network,
       broker: broker?.objects,
       link: started.link,
@@ -408,21 +414,14 @@ export class Starts {
     const { abi, syscalld } = this.#host;
     const what = `start guest "${guest.name}"`;
     const runHost = async (): Promise<StartedParts> => {
-      const plan = (p: Program): HostSide & { opened: ReturnType<NetworkOpening['plan']> | undefined } => {
-        // It keeps what it holds until nobody waits: the last descriptor of a detached mount costs an RCU grace period.
-        p.park = objects.worker;
-        return { opened: opening?.plan(p), ...planHostSide(p, spec) };
-      };
-      // A network is not planned twice: the fence keeps in mind what it was told.
-      const program = new Program(abi, opening ? undefined : plan);
-      let planned: ReturnType<typeof plan>;
+      let side: ReturnType<typeof planHost>;
       try {
-        planned = plan(program);
+        side = planHost(abi, spec, opening);
       } catch (error) {
         syscalld.drop(objects.worker); // the guest's side would wait for it
         throw error;
       }
-      const { opened, logPipes, link } = planned;
+      const { program, opened, logPipes, link } = side;
       const outcome = await syscalld.run(what, program, objects.worker);
       return {
         logPipes: logPipes.map((inode) => outcome.result(inode)),
@@ -431,7 +430,7 @@ export class Starts {
       };
     };
     const runInside = async (): Promise<void> => {
-      const { program } = Program.of(abi, (p) => planGuestSide(p, spec));
+      const { program } = Program.alike(abi, spec, planGuestSide);
       await commandErrors(what, syscalld.run(what, program, objects.initPrograms));
     };
     // The worker is at it while the other program is made.
@@ -449,6 +448,23 @@ export class Starts {
     if (failures.length > 0) throw failures.find((one) => !isConsequence(one)) ?? failures[0];
     return host.status === 'fulfilled' ? host.value : { logPipes: [], network: undefined, link: undefined };
   }
+}
+
+/** Plans the worker's part of a start. A network is not planned twice: the fence keeps in mind what it was told. */
+function planHost(
+  abi: Abi,
+  spec: StartSpec,
+  opening: NetworkOpening | undefined,
+): HostSide & {
+  readonly program: Runnable;
+  readonly opened: ReturnType<NetworkOpening['plan']> | undefined;
+} {
+  if (opening) {
+    const program = new Program(abi);
+    return { program, opened: opening.plan(program), ...planHostSide(program, spec) };
+  }
+  const { program, planned } = Program.alike(abi, spec, planHostSide);
+  return { program, opened: undefined, ...planned };
 }
 
 function contextRequest(config: GuestConfig, xid: Xid | undefined): ContextRequest {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { Abi } from './abi.ts';
-import { type Data, MACHINE_LIMITS, OP, Program, type Result } from './program.ts';
+import { MACHINE_LIMITS, OP, Program, type Result } from './program.ts';
+import { bytesIn, type Num, numberOf, type Text, vary, wordsOf } from './varying.ts';
 
 /** Numbers of no real machine, so that nothing can be right by chance. */
 const ABI: Abi = {
@@ -255,10 +256,46 @@ init:
   );
 });
 
-describe('Program.of()', () => {
+/** A specification as those of guests: what is alike, and what varies. */
+interface Spec {
+  readonly name: Text;
+  readonly path: Text;
+  readonly owner: Num;
+  readonly object: Num;
+  readonly worker: Num;
+  readonly isLong: boolean;
+}
+
+function specOf(name: string, owner: number, isLong = false): Spec {
+  return {
+    name: vary(name),
+    path: vary(`/guests/${name}`),
+    owner: vary(owner),
+    object: vary(owner + 1),
+    worker: vary(owner + 2),
+    isLong,
+  };
+}
+
+/** Steps that have something that varies in every place where it can be. */
+function planAll(p: Program, spec: Spec): Result {
+  p.park = spec.worker;
+  p.sys('openat', [p.import(spec.object), spec.path, 'web', p.import(spec.object, 1)], {
+    about: wordsOf(spec.path),
+  });
+  p.sys('execve', ['web', p.vector(['a', spec.name, spec.path])]);
+  p.spawn('child', { object: spec.object }, () => {
+    p.sys('write', [spec.owner, spec.name, bytesIn(spec.name), spec.owner]);
+    if (spec.isLong) p.sys('getpid', []);
+  });
+  p.keep(p.sys('getpid', []), spec.object, 3);
+  return p.sys('read', [0, spec.path, spec.owner]);
+}
+
+describe('Program.alike()', () => {
   test('tells the words of a step by planning again, and only then', () => {
     let plans = 0;
-    const { program, planned } = Program.of(ABI, (p) => {
+    const { program, planned } = Program.alike({ ...ABI }, {}, (p) => {
       plans += 1;
       p.spawn('child', {}, () => void p.sys('getpid', [], { about: 'of the child' }));
       return p.sys('read', [0], { about: `"${plans}"` });
@@ -271,86 +308,54 @@ describe('Program.of()', () => {
     assert.equal(stepNames.at(3), 'getpid of the child');
     assert.equal(program.explain().split('\n').length, 8);
   });
-});
-
-describe('segment()', () => {
-  /** Steps with all that has to be moved: results from before and of its own, data, a pointer, a jump. */
-  function planSegment(p: Program, input: Result): readonly Result[] {
-    return p.segment('test', [input], () => {
-      const end = p.label();
-      const place = p.data(12);
-      p.store(place, input);
-      const loaded = p.load(place);
-      p.sys('write', [loaded, 'text', p.struct('iovec', { iov_base: p.text('text'), iov_len: 4 })], {
-        otherwise: { on: ['EPERM'], to: end },
-      });
-      p.place(end);
-      return [p.sys('read', [loaded, place.at(4)])];
-    });
-  }
-
-  function plan(p: Program, prefix: string): void {
-    const ends: Result[] = [];
-    p.sys('openat', [0, prefix]);
-    for (const where of ['outer', 'inner']) {
-      p.spawn(where, {}, () => {
-        const input = p.sys('getpid', []);
-        const [read] = planSegment(p, input);
-        if (read) ends.push(p.sys('write', [read, input, prefix]));
-      });
-    }
-    const input = p.sys('getpid', []);
-    for (const _ of ['first', 'second']) for (const read of planSegment(p, input)) p.sys('write', [read]);
-  }
 
   for (const abi of [ABI, BIG_ENDIAN]) {
-    test(`adds the same steps every time, ${abi.littleEndian ? 'little' : 'big'} endian`, () => {
+    test(`copies what is alike with other values, ${abi.littleEndian ? 'little' : 'big'} endian`, () => {
       const own: Abi = { ...abi }; // nothing is known of it yet
-      for (const prefix of ['a', 'much longer than before', 'b']) {
+      let plans = 0;
+      const plan = (p: Program, spec: Spec): Result => {
+        plans += 1;
+        return planAll(p, spec);
+      };
+      // "web" is a text of the program as well, and two have names of another length, or another step.
+      const specs = [
+        specOf('db1', 10),
+        specOf('web', 0xffff_fff0),
+        specOf('ns1', 30),
+        specOf('mail', 40),
+        specOf('ns2', 50, true),
+        specOf('db2', 60),
+        specOf('\udc80' + 'x', 70),
+        specOf('yä', 80),
+      ];
+      for (const spec of specs) {
         const worded = new Program(abi);
-        plan(worded, prefix);
-        const { program } = Program.of(own, (p) => plan(p, prefix));
-        assert.equal(program.explain(), worded.explain());
-        assert.deepEqual(stepsByData(program, abi), stepsByData(worded, abi));
+        const wanted = planAll(worded, spec);
+        const { program, planned } = Program.alike(own, spec, plan);
+        const words = program.explain();
+        const [got, expected] = [program.encode(), worded.encode()];
+        assert.equal(got.bytes.toString('hex'), expected.bytes.toString('hex'));
+        assert.deepEqual(got.imports, expected.imports);
+        assert.deepEqual([numberOf(program.park), planned.number], [numberOf(worded.park), wanted.number]);
+        assert.equal(words, worded.explain());
+        assert.equal(got.stepNames.at(0), expected.stepNames.at(0));
+        got.release();
+        expected.release();
       }
+      // Each once for its words; and those of the first and second of a length, or of other steps.
+      assert.equal(plans, 2 * specs.length + 5);
     });
   }
 
-  test('refuses what would not be the same elsewhere', () => {
-    const refuse = (body: (p: Program, outside: { before: Result; place: Data }) => void): void => {
-      assert.throws(
-        () =>
-          Program.of({ ...ABI }, (p) => {
-            const outside = { before: p.sys('getpid', []), place: p.data(8) };
-            p.segment('test', [], () => {
-              body(p, outside);
-              return [];
-            });
-          }),
-        { code: 'segment-impure' },
-      );
-    };
-    refuse((p) => void p.import(1));
-    refuse((p) => void p.spawn('child', {}, () => {}));
-    refuse((p, { before }) => void p.sys('read', [before]));
-    refuse((p, { place }) => void p.sys('read', [0, place]));
-    refuse((p) => p.jump(p.label()));
+  test('refuses to make anything of what varies', () => {
+    const { name, owner } = specOf('web', 1);
+    for (const use of [() => `${name as string}`, () => (owner as number) + 1, () => (owner as number) < 2])
+      assert.throws(use, { code: 'varying-misused' });
+    // Not of the specification, so that a copy would not know it.
+    const plan = (p: Program): void => void p.sys('write', [vary(7)]);
+    const abi: Abi = { ...ABI };
+    Program.alike(abi, {}, plan).program.encode();
+    assert.throws(() => Program.alike(abi, {}, plan).program.encode(), { code: 'varying-misused' });
+    assert.throws(() => new Program(ABI).sys('write', [vary(2 ** 32)]), { code: 'varying-misused' });
   });
 });
-
-/** Steps with what their data and pointers lead to in the place of offsets, which may be others. */
-function stepsByData(program: Program, { littleEndian }: Abi): unknown {
-  const { steps, relocs, data } = decode(program.encode().bytes, littleEndian);
-  const text = (at: number, length: number): string => {
-    const pointers = relocs.filter(([from = 0]) => from >= at && from < at + length);
-    const bytes = data.toString('hex', at, at + length);
-    return `${bytes}${pointers.map(([from = 0, to = 0]) => ` ${from - at}: ${data.toString('hex', to, to + 5)}`)}`;
-  };
-  return steps.map((step) => ({
-    ...step,
-    args: step.args.map((arg, i) => {
-      if (step.kinds[i] === DATA) return text(Number(arg & 0xffffffffn), Number(arg >> 32n));
-      return [OP.store, OP.load].some((op) => op === step.op) && i === 0 ? 'offset' : arg;
-    }),
-  }));
-}

@@ -10,6 +10,7 @@ import { BugError } from '../base/errors.ts';
 import { type Abi, flags, offsetOf, sizeOf, widthOf } from './abi.ts';
 import { bytesOfText } from './byte-text.ts';
 import { giveSpare, grown, takeSpare, viewOf } from './program-memory.ts';
+import { bytesIn, type Num, numberOf, shapeOf, type Text, Varying, wordsOf } from './varying.ts';
 
 /** `enum op` of native/wire.h. */
 export const OP = {
@@ -116,7 +117,7 @@ class Offset {
 }
 
 /** Argument of a step. Texts get a NUL and go to the data area, bytes go there as they are. */
-export type Arg = number | bigint | string | Uint8Array | Result | Data | Import | Flags;
+export type Arg = number | bigint | string | Uint8Array | Result | Data | Import | Flags | Varying;
 
 /** How a step may fail. */
 export interface StepOptions {
@@ -153,6 +154,8 @@ class Block {
   results: number[] = [];
   /** Where one of another block is named that is not the first, which begins at 0. */
   foreign: (readonly [at: number, block: Block])[] = [];
+  /** Where numbers that vary are. */
+  varying: (readonly [at: number, number: Varying])[] = [];
   /** Where a target is to be filled in. */
   jumps: (readonly [at: number, to: Label])[] = [];
   /** What they say; undefined if that can be had by planning anew. */
@@ -169,7 +172,7 @@ class Block {
   forget(): void {
     this.bytes = NOTHING;
     this.view = viewOf(NOTHING);
-    [this.results, this.foreign, this.jumps] = [[], [], []];
+    [this.results, this.foreign, this.varying, this.jumps] = [[], [], [], []];
   }
 
   /** Makes room for `count` more steps; returns where they begin. */
@@ -184,24 +187,6 @@ class Block {
     return at;
   }
 }
-
-/** Steps that are the same in many programs, as they were encoded the first time. Offsets count from their beginning. */
-interface Segment {
-  readonly steps: Buffer;
-  /** Where, in `steps`, results are named: of the segment itself, and of the block's steps before. */
-  readonly inner: readonly number[];
-  readonly outer: readonly number[];
-  readonly jumps: readonly (readonly [at: number, to: number])[];
-  /** Where, in `steps`, offsets into the data area are. */
-  readonly places: readonly number[];
-  readonly data: Buffer;
-  /** As a program's. */
-  readonly relocs: readonly number[];
-  readonly returned: readonly number[];
-}
-
-const SEGMENTS = new WeakMap<Abi, Map<string, Segment>>();
-const SEGMENTS_MAX = 64;
 
 /** The calls of a program in order: what failed, in words, which are made only then where that can be. */
 export class StepNames {
@@ -219,6 +204,16 @@ export class StepNames {
   }
 }
 
+/** What can be run once. */
+export interface Runnable {
+  /** Object id under which the worker stays for its next program; 0: it exits. */
+  readonly park: Num;
+  /** Returns the message for a worker. The program cannot be added to any more. */
+  encode(): EncodedProgram;
+  /** Returns the program as strace-like text, one step a line. */
+  explain(): string;
+}
+
 /** A program that is ready to be sent. */
 export interface EncodedProgram {
   readonly bytes: Buffer;
@@ -227,6 +222,45 @@ export interface EncodedProgram {
   readonly stepNames: StepNames;
   /** Says that nobody reads `bytes` any more: the next program may be written there. */
   release(): void;
+}
+
+/** A program as it was encoded once, and where in it are the values that vary: each by its number in the specification. */
+interface Pattern {
+  readonly bytes: Buffer;
+  readonly count: number;
+  readonly numbers: readonly (readonly [at: number, value: number])[];
+  readonly texts: readonly (readonly [at: number, value: number])[];
+  readonly imports: readonly (readonly [object: number | { readonly value: number }, which: number])[];
+  readonly park: { readonly value: number } | undefined;
+}
+
+/** Programs of one function: of which shapes there was one, and the patterns of those with two, with what their plan returned. */
+interface KnownShapes {
+  readonly seen: Set<string>;
+  readonly patterns: Map<string, { readonly pattern: Pattern; readonly planned: unknown }>;
+}
+
+const SHAPES = new WeakMap<Abi, WeakMap<object, KnownShapes>>();
+/** Of one function: 20 KiB each, for guests that are alike but for the lengths of their names. */
+const PATTERNS_MAX = 32;
+const SEEN_MAX = 64;
+/** Guests that are alike are less; commands may be megabytes. */
+const KEY_MAX = 8192;
+
+function shapesOf(abi: Abi, plan: object): KnownShapes {
+  const byPlan = SHAPES.get(abi) ?? new WeakMap<object, KnownShapes>();
+  SHAPES.set(abi, byPlan);
+  const shapes = byPlan.get(plan) ?? { seen: new Set<string>(), patterns: new Map() };
+  byPlan.set(plan, shapes);
+  return shapes;
+}
+
+/** Makes room for one more: the oldest goes. */
+function makeRoom(known: Set<string> | Map<string, unknown>, most: number): void {
+  for (const key of known.keys()) {
+    if (known.size < most) return;
+    known.delete(key);
+  }
 }
 
 /** `which` of an import: descriptors of a client (native/wire.h). */
@@ -250,31 +284,30 @@ function knownFlags(abi: Abi): KnownFlags {
 }
 
 /** Builds one syscall program. */
-export class Program {
+export class Program implements Runnable {
   readonly abi: Abi;
   readonly #blocks: Block[] = [];
   #block: Block;
   #data: Buffer = takeSpare(0);
   #dataView: DataView = viewOf(this.#data);
   #dataLength = 0;
-  #texts = new Map<string, Data>();
-  #constants = new Map<string, Data>();
-  #bytes = new Map<Uint8Array, Data>();
+  readonly #texts = new Map<string, Data>();
+  readonly #constants = new Map<string, Data>();
+  /** Places of bytes, and of texts that vary, which are no others' by chance. */
+  readonly #bytes = new Map<Uint8Array | Varying, Data>();
   readonly #flags: KnownFlags;
   /** Of each pointer where it is, then what it points to. Flat, as all that hundreds are of: pairs would be objects each. */
   #relocs: number[] = [];
-  readonly #imports: [number, number][] = [];
+  readonly #imports: [Num, number][] = [];
   readonly #plan: ((p: Program) => unknown) | undefined;
-  /** A segment that is being made: what it begins with, and where in its steps offsets into the data area are. */
-  #segment:
-    | { readonly inputs: readonly Result[]; readonly firstStep: number; readonly places: number[] }
-    | undefined;
   #out: Data | undefined;
   readonly #end = new Label();
   /** Objects that its run makes. */
   readonly objects: number[] = [];
-  /** Object id under which the worker stays for its next program; 0: it exits. */
-  park = 0;
+  park: Num = 0;
+  /** Told when it is encoded what its copies are made of. */
+  #record: ((pattern: Pattern) => void) | undefined;
+  #varying: readonly Varying[] = [];
 
   constructor(abi: Abi, plan?: (p: Program) => unknown) {
     this.abi = abi;
@@ -284,13 +317,38 @@ export class Program {
   }
 
   /**
-   * Returns the program of the steps that `plan` adds, the same ones whenever it is called, and what it returns. What the
-   * steps say is made when one has failed, by a second call; of other programs each step's words are kept, which take ten
-   * times the memory of what is sent.
+   * Returns the program of the steps that `plan` adds, the same ones whenever it is called, and what it returns. Of programs
+   * whose specifications differ only in what varies the third one, and all that follow, are copies of the second with other
+   * values in the same places. What the steps say is made when one has failed, by planning anew; of other programs each
+   * step's words are kept, which take ten times the memory of what is sent.
+   *
+   * @param plan one function for all of a kind, which looks at nothing but the specification
    */
-  static of<T>(abi: Abi, plan: (p: Program) => T): { readonly program: Program; readonly planned: T } {
-    const program = new Program(abi, plan);
-    return { program, planned: plan(program) };
+  static alike<S, T>(
+    abi: Abi,
+    spec: S,
+    plan: (p: Program, spec: S) => T,
+  ): { readonly program: Runnable; readonly planned: T } {
+    const { seen, patterns } = shapesOf(abi, plan);
+    const { key, varying } = shapeOf(spec);
+    const again = (p: Program): T => plan(p, spec);
+    const known = patterns.get(key);
+    // What was planned is of the same function, so of the same type.
+    if (known) return { program: new Copy(abi, known.pattern, varying, again), planned: known.planned as T };
+    const program = new Program(abi, again);
+    const planned = again(program);
+    if (key.length > KEY_MAX) return { program, planned };
+    if (seen.has(key)) {
+      program.#varying = varying;
+      program.#record = (pattern) => {
+        makeRoom(patterns, PATTERNS_MAX);
+        patterns.set(key, { pattern, planned });
+      };
+    } else {
+      makeRoom(seen, SEEN_MAX);
+      seen.add(key);
+    }
+    return { program, planned };
   }
 
   #addBlock(title: string): Block {
@@ -332,24 +390,29 @@ export class Program {
   text(value: string): Data {
     let place = this.#texts.get(value);
     if (place === undefined) {
-      if (value.includes('\0')) throw new BugError('nul-in-text', 'cannot encode a text: found a NUL in it');
-      const bytes = value.isWellFormed() ? undefined : bytesOfText(value);
-      place = this.data((bytes?.length ?? Buffer.byteLength(value)) + 1, () => JSON.stringify(value));
-      if (bytes) this.#data.set(bytes, place.offset);
-      else this.#data.write(value, place.offset);
+      place = this.data(bytesIn(value) + 1, () => JSON.stringify(value));
+      writeText(this.#data, place.offset, value);
       this.#texts.set(value, place);
     }
     return place;
   }
 
-  #place(arg: string | Uint8Array): Data {
+  #place(arg: string | Uint8Array | Varying<string>): Data {
     if (typeof arg === 'string') return this.text(arg);
     let place = this.#bytes.get(arg);
     if (place === undefined) {
-      place = this.data(arg);
+      if (arg instanceof Varying) {
+        place = this.data(bytesIn(arg) + 1, () => JSON.stringify(arg.value));
+        writeText(this.#data, place.offset, arg.value);
+      } else place = this.data(arg);
       this.#bytes.set(arg, place);
     }
     return place;
+  }
+
+  /** Puts a NUL-terminated text into the data area, whichever it is. */
+  anyText(text: Text): Data {
+    return this.#place(text);
   }
 
   /** Writes an integer (2, 4 or 8 bytes) into the data area now. */
@@ -406,23 +469,22 @@ export class Program {
   }
 
   /** A NULL-terminated vector of texts, as execve takes it. */
-  vector(texts: readonly string[]): Data {
+  vector(texts: readonly Text[]): Data {
     const place = this.data(
       8 * (texts.length + 1),
-      () => `[${texts.map((t) => JSON.stringify(t)).join(', ')}]`,
+      () => `[${texts.map((t) => JSON.stringify(wordsOf(t))).join(', ')}]`,
     );
     texts.forEach((t, i) => {
-      this.pointer(place.at(8 * i), this.text(t));
+      this.pointer(place.at(8 * i), this.#place(t));
     });
     return place;
   }
 
   /** A descriptor of syscalld's object table. */
-  import(object: number, which = 0): Import {
-    if (this.#segment) throw impureSegment('an import');
+  import(object: Num, which = 0): Import {
     let index = this.#imports.findIndex(([o, w]) => o === object && w === which);
     if (index < 0) index = this.#imports.push([object, which]) - 1;
-    return new Import(index, `object ${object}${which ? `.${which}` : ''}`);
+    return new Import(index, `object ${numberOf(object)}${which ? `.${which}` : ''}`);
   }
 
   /** The slice of the data area that comes back when the worker is done. */
@@ -476,7 +538,6 @@ export class Program {
     } else if (arg instanceof Result) {
       kind = ARG.result;
       low = arg.index;
-      this.#checkInput(block, arg);
       if (arg.block === block) block.results.push(valueAt);
       else if (arg.block !== this.#blocks[0]) block.foreign.push([valueAt, arg.block]);
     } else if (arg instanceof Import) {
@@ -487,24 +548,19 @@ export class Program {
       high = Number(BigInt.asUintN(32, arg >> 32n));
     } else if (arg instanceof Offset) {
       low = arg.value;
-      this.#segment?.places.push(this.#lowAt(valueAt));
+    } else if (arg instanceof Varying && typeof arg.value === 'number') {
+      low = unsigned(arg.value);
+      block.varying.push([this.#lowAt(valueAt), arg]);
     } else {
-      const place = arg instanceof Data ? arg : this.#place(arg);
+      const place = arg instanceof Data ? arg : this.#place(arg as string | Uint8Array | Varying<string>);
       kind = ARG.data;
       low = place.offset;
       high = place.length;
-      this.#segment?.places.push(this.#lowAt(valueAt));
     }
     block.view.setUint8(kindAt, kind);
     const lowAt = this.#lowAt(valueAt);
     block.view.setUint32(lowAt, low, this.abi.littleEndian);
     if (high !== 0) block.view.setUint32(2 * valueAt + 4 - lowAt, high, this.abi.littleEndian);
-  }
-
-  #checkInput(block: Block, { block: of, index }: Result): void {
-    if (!this.#segment || (of === block && index >= this.#segment.firstStep)) return;
-    if (!this.#segment.inputs.some((input) => input.block === of && input.index === index))
-      throw impureSegment('a step before it');
   }
 
   /** Where the low half of a 64-bit number is. */
@@ -537,15 +593,14 @@ export class Program {
     options: {
       readonly flags?: Flags;
       readonly cgroup?: Result | Import;
-      readonly object?: number;
+      readonly object?: Num;
       readonly about?: string;
     },
     body: () => void,
   ): Result {
-    if (this.#segment) throw impureSegment('a child');
     const outer = this.#block;
     const block = this.#addBlock(title);
-    if (options.object !== undefined) this.objects.push(options.object);
+    if (options.object !== undefined) this.objects.push(numberOf(options.object));
     const about = options.about ?? title;
     const result = this.#push(
       OP.spawn,
@@ -626,15 +681,15 @@ export class Program {
   }
 
   /** syscalld keeps a descriptor as `object`; with a pid it is a pidfd to be watched. */
-  keep(fd: Result, object: number, pid: Result | number = 0): void {
-    this.objects.push(object);
-    this.#push(OP.keep, 'keep', [fd, object, pid], { about: `as object ${object}` });
+  keep(fd: Result, object: Num, pid: Result | number = 0): void {
+    this.objects.push(numberOf(object));
+    this.#push(OP.keep, 'keep', [fd, object, pid], { about: `as object ${numberOf(object)}` });
   }
 
   /** syscalld keeps the other end of a child's `takeProgram` or `fakeinit` as the worker `object`. */
-  keepWorker(socket: Arg, object: number): void {
-    this.objects.push(object);
-    this.#push(OP.keep, 'keep', [socket, object, -1], { about: `as worker ${object}` });
+  keepWorker(socket: Arg, object: Num): void {
+    this.objects.push(numberOf(object));
+    this.#push(OP.keep, 'keep', [socket, object, -1], { about: `as worker ${numberOf(object)}` });
   }
 
   /** The child goes on as a worker: its next program comes from a socket. */
@@ -648,7 +703,7 @@ export class Program {
   }
 
   /** Becomes the guest's init, for the command with that pid; socket `tell` hears of its end, as that of `object`. Never returns. */
-  fakeinit(command: Result, tell: Arg, object: number): void {
+  fakeinit(command: Result, tell: Arg, object: Num): void {
     this.#push(OP.fakeinit, 'fakeinit', [command, tell, object]);
   }
 
@@ -681,97 +736,6 @@ export class Program {
     return value;
   }
 
-  /**
-   * Adds steps that are the same whenever the key and the inputs' places are: they are planned once, and copied from then
-   * on. They may use nothing else, and import, spawn and put nothing into the data area that was there before.
-   *
-   * @param body adds the steps, and returns the results that what follows needs
-   */
-  segment(key: string, inputs: readonly Result[], body: () => readonly Result[]): readonly Result[] {
-    if (this.#plan === undefined || this.#segment) return body(); // to be told in words, or a part of another one
-    const known = SEGMENTS.get(this.abi) ?? new Map<string, Segment>();
-    SEGMENTS.set(this.abi, known);
-    const places = inputs.map(({ block, index }) => `${block === this.#block ? '' : '^'}${index}`);
-    const name = `${key} ${places.join(' ')}`;
-    const segment = known.get(name);
-    if (segment) return this.#copySegment(segment);
-    if (known.size >= SEGMENTS_MAX) known.clear();
-    return this.#recordSegment((made) => known.set(name, made), inputs, body);
-  }
-
-  #recordSegment(
-    keep: (segment: Segment) => void,
-    inputs: readonly Result[],
-    body: () => readonly Result[],
-  ): readonly Result[] {
-    const block = this.#block;
-    const dataAt = this.data(0).offset;
-    const from = { steps: block.count, results: block.results.length, jumps: block.jumps.length };
-    const [foreign, relocs] = [block.foreign.length, this.#relocs.length];
-    const outside = { texts: this.#texts, constants: this.#constants, bytes: this.#bytes };
-    [this.#texts, this.#constants, this.#bytes] = [new Map(), new Map(), new Map()];
-    const places: number[] = [];
-    this.#segment = { inputs, firstStep: from.steps, places };
-    const returned = body();
-    this.#segment = undefined;
-    ({ texts: this.#texts, constants: this.#constants, bytes: this.#bytes } = outside);
-    const at = from.steps * STEP_BYTES;
-    const steps = Buffer.from(block.bytes.subarray(at, block.count * STEP_BYTES));
-    const view = viewOf(steps);
-    const le = this.abi.littleEndian;
-    const relative = (index: number): number => index - from.steps;
-    const offset = (place: number): number => {
-      if (place < dataAt) throw impureSegment('data before it');
-      return place - dataAt;
-    };
-    if (block.foreign.length > foreign) throw impureSegment("another child's result");
-    const named = block.results.slice(from.results).map((place) => place - at);
-    const isInner = (place: number): boolean => view.getUint32(this.#lowAt(place), le) >= from.steps;
-    const [inner, outer] = [named.filter(isInner), named.filter((place) => !isInner(place))];
-    for (const place of inner) {
-      const lowAt = this.#lowAt(place);
-      view.setUint32(lowAt, relative(view.getUint32(lowAt, le)), le);
-    }
-    for (const place of places) view.setUint32(place - at, offset(view.getUint32(place - at, le)), le);
-    keep({
-      steps,
-      inner,
-      outer,
-      jumps: block.jumps.slice(from.jumps).map(([place, to]) => {
-        if (to.block !== block) throw impureSegment('a label behind it');
-        return [place - at, relative(to.index)];
-      }),
-      places: places.map((place) => place - at),
-      data: Buffer.from(this.#data.subarray(dataAt, this.#dataLength)),
-      relocs: this.#relocs.slice(relocs).map(offset),
-      returned: returned.map(({ index }) => relative(index)),
-    });
-    return returned;
-  }
-
-  #copySegment({ steps, inner, outer, jumps, places, data, relocs, returned }: Segment): readonly Result[] {
-    const block = this.#block;
-    const dataAt = this.data(data.length).offset;
-    this.#data.set(data, dataAt);
-    for (let i = 0; i < relocs.length; i++) this.#relocs.push((relocs[i] ?? 0) + dataAt);
-    const first = block.count;
-    const at = block.extend(steps.length / STEP_BYTES);
-    block.bytes.set(steps, at);
-    const { view } = block;
-    const le = this.abi.littleEndian;
-    addToEach(view, le, inner, this.#lowAt(at), first);
-    addToEach(view, le, places, at, dataAt);
-    for (let i = 0; i < inner.length; i++) block.results.push(at + (inner[i] ?? 0));
-    for (let i = 0; i < outer.length; i++) block.results.push(at + (outer[i] ?? 0));
-    for (const [place, index] of jumps) {
-      const to = new Label();
-      to.block = block;
-      to.index = first + index;
-      block.jumps.push([at + place, to]);
-    }
-    return returned.map((index) => new Result(block, first + index));
-  }
-
   /** Lays the blocks out one after the other; the worker's jumps over its children's to the end. Returns the count of steps. */
   #layout(): number {
     const [worker] = this.#blocks;
@@ -800,7 +764,6 @@ export class Program {
     return p.#blocks;
   }
 
-  /** Returns the message for a worker. The program cannot be added to any more. */
   encode(): EncodedProgram {
     const count = this.#layout();
     this.data(1); // the data area ends with a zero byte
@@ -819,17 +782,47 @@ export class Program {
     const view = viewOf(memory);
     const le = this.abi.littleEndian;
     const header = [MAGIC, count, relocs.length / 2, this.#dataLength, this.#imports.length];
-    header.push(this.#out?.offset ?? 0, this.#out?.length ?? 0, this.park);
+    header.push(this.#out?.offset ?? 0, this.#out?.length ?? 0, numberOf(this.park));
     for (let i = 0; i < header.length; i++) view.setUint32(4 * i, header[i] ?? 0, le);
     for (const block of this.#blocks) this.#finishBlock(block, memory);
     const relocsAt = HEADER_BYTES + count * STEP_BYTES;
     for (let i = 0; i < relocs.length; i++) view.setUint32(relocsAt + 4 * i, relocs[i] ?? 0, le);
     this.#data.copy(memory, dataAt, 0, this.#dataLength);
     giveSpare(this.#data, this.#dataLength);
+    this.#record?.(this.#patternOf(memory.subarray(0, total), count, dataAt));
     this.#forget();
-    const stepNames = new StepNames(count, () => this.#wordedBlocks().flatMap(({ words = [] }) => words));
+    const stepNames = new StepNames(count, () => this.words());
     const release = (): void => giveSpare(memory, total);
-    return { bytes: memory.subarray(0, total), imports: this.#imports, stepNames, release };
+    const imports = this.#imports.map(([object, which]) => [numberOf(object), which] as const);
+    return { bytes: memory.subarray(0, total), imports, stepNames, release };
+  }
+
+  /** What copies of the program are made of, which is encoded as `bytes`. */
+  #patternOf(bytes: Buffer, count: number, dataAt: number): Pattern {
+    const numbers = new Map(this.#varying.map((value, i) => [value, i]));
+    const indexOf = (varying: Varying): number => {
+      const value = numbers.get(varying);
+      if (value !== undefined) return value;
+      throw new BugError(
+        'varying-misused',
+        'cannot copy a program: found a value that is not of its specification',
+      );
+    };
+    return {
+      bytes: Buffer.from(bytes),
+      count,
+      numbers: this.#blocks.flatMap(({ first, varying }) =>
+        varying.map(([at, number]) => [HEADER_BYTES + first * STEP_BYTES + at, indexOf(number)] as const),
+      ),
+      texts: [...this.#bytes].flatMap(([text, { offset }]) =>
+        text instanceof Varying ? [[dataAt + offset, indexOf(text)] as const] : [],
+      ),
+      imports: this.#imports.map(([object, which]) => [
+        object instanceof Varying ? { value: indexOf(object) } : object,
+        which,
+      ]),
+      park: this.park instanceof Varying ? { value: indexOf(this.park) } : undefined,
+    };
   }
 
   /** Of a program that runs only its steps' numbers and words are asked for: the rest would grow old with it. */
@@ -855,7 +848,6 @@ export class Program {
     giveSpare(bytes, count * STEP_BYTES);
   }
 
-  /** Returns the program as strace-like text, one step a line. */
   explain(): string {
     const lines: string[] = [];
     for (const { title, first, words = [] } of this.#wordedBlocks()) {
@@ -864,6 +856,78 @@ export class Program {
     }
     return `${lines.join('\n')}\n`;
   }
+
+  /** Its steps in words, in order. */
+  words(): readonly Step[] {
+    return this.#wordedBlocks().flatMap(({ words = [] }) => words);
+  }
+}
+
+/** Where `park` is in the header. */
+const PARK_AT = 28;
+
+/** A program like an earlier one. */
+class Copy implements Runnable {
+  readonly park: Num;
+  readonly #abi: Abi;
+  readonly #pattern: Pattern;
+  readonly #varying: readonly Varying[];
+  readonly #plan: (p: Program) => unknown;
+
+  constructor(abi: Abi, pattern: Pattern, varying: readonly Varying[], plan: (p: Program) => unknown) {
+    this.#abi = abi;
+    this.#pattern = pattern;
+    this.#varying = varying;
+    this.#plan = plan;
+    this.park = pattern.park ? this.#number(pattern.park.value) : 0;
+  }
+
+  #number(value: number): number {
+    return unsigned(Number(this.#varying[value]?.value));
+  }
+
+  encode(): EncodedProgram {
+    const { bytes, count, numbers, texts, imports, park } = this.#pattern;
+    const memory = takeSpare(bytes.length);
+    bytes.copy(memory);
+    const view = viewOf(memory);
+    const le = this.#abi.littleEndian;
+    if (park) view.setUint32(PARK_AT, this.#number(park.value), le);
+    for (const [at, value] of numbers) view.setUint32(at, this.#number(value), le);
+    for (const [at, value] of texts) writeText(memory, at, String(this.#varying[value]?.value));
+    return {
+      bytes: memory.subarray(0, bytes.length),
+      imports: imports.map(([object, which]) => [
+        typeof object === 'number' ? object : this.#number(object.value),
+        which,
+      ]),
+      stepNames: new StepNames(count, () => this.#planned().words()),
+      release: () => {
+        giveSpare(memory, bytes.length);
+      },
+    };
+  }
+
+  #planned(): Program {
+    return new Program(this.#abi, this.#plan);
+  }
+
+  explain(): string {
+    return this.#planned().explain();
+  }
+}
+
+/** A number of an object, of an owner: what varies is small. */
+function unsigned(number: number): number {
+  if (number === number >>> 0) return number;
+  throw new BugError('varying-misused', `cannot encode ${number}: need an unsigned number of 32 bits`);
+}
+
+/** Writes a text where there is room for it and its NUL; bytes that are not UTF-8 as `textOfBytes` has them. */
+function writeText(to: Buffer, offset: number, text: string): void {
+  if (text.includes('\0')) throw new BugError('nul-in-text', 'cannot encode a text: found a NUL in it');
+  if (text.isWellFormed()) to.write(text, offset);
+  else to.set(bytesOfText(text), offset);
 }
 
 /** Adds a number to each of those at these places, from `at` on. */
@@ -880,13 +944,10 @@ function addToEach(
   }
 }
 
-function impureSegment(found: string): BugError {
-  return new BugError('segment-impure', `cannot keep a part of a program: found that it uses ${found}`);
-}
-
 function explainArg(arg: Arg | Offset): string {
   if (arg instanceof Result) return `r${arg.number}`;
   if (arg instanceof Data || arg instanceof Import || arg instanceof Flags) return arg.text;
+  if (arg instanceof Varying) return JSON.stringify(arg.value);
   if (arg instanceof Uint8Array) return `<${arg.length} bytes>`;
   if (arg instanceof Offset) return String(arg.value);
   return typeof arg === 'string' ? JSON.stringify(arg) : String(arg);

@@ -4,7 +4,8 @@
 import { Socket } from 'node:net';
 import { SysError } from '../base/errors.ts';
 import { type Abi, errnoName } from './abi.ts';
-import type { EncodedProgram, Program, Result, StepNames } from './program.ts';
+import type { EncodedProgram, Result, Runnable, StepNames } from './program.ts';
+import { numberOf } from './varying.ts';
 import {
   DOWN,
   encodeFrame,
@@ -141,13 +142,13 @@ export class Syscalld {
   }
 
   /** Runs a program in a fresh worker, or in a parked one. `what` completes "cannot …" if it fails. */
-  async run(what: string, program: Program, worker = 0): Promise<RunOutcome> {
+  async run(what: string, program: Runnable, worker = 0): Promise<RunOutcome> {
     const encoded = program.encode();
     const id = this.#nextRun++;
     return await new Promise((resolve, reject) => {
       if (this.#isLost) throw lostError(what);
       this.#runs.set(id, { what, program: encoded, resolve, reject });
-      this.#remember(worker, program.park, encoded.stepNames);
+      this.#remember(worker, numberOf(program.park), encoded.stepNames);
       const head = ints(worker, encoded.imports.length, ...encoded.imports.flat());
       this.#send(DOWN.run, id, [head], encoded);
     });

@@ -400,7 +400,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C7: user namespaces are made by the host root',
     check: c7Users,
-    edits: [['planAsRootOf(p, spec.ids.hostBase, () =>', 'planAsRootOf(p, 0, () =>']],
+    edits: [['planAsRootOf(p, spec.owner.hostBase, () =>', 'planAsRootOf(p, 0, () =>']],
     breach: /the host has no.*a neighbour has no/s,
   },
   {
