@@ -250,7 +250,7 @@ export const VERBS: { readonly [V in Verb]: VerbSpec<VerbOptions[V]> } = {
     description: "Opens a login shell in a running guest on a terminal of the guest's own.",
     operands: [GUEST],
     command: 'none',
-    options: { user: USER },
+    options: { user: USER, explain: EXPLAIN },
     examples: [
       ['vserver enter web', 'as root'],
       ['vserver enter -u www-data web', 'as another user'],

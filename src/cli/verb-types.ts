@@ -173,7 +173,7 @@ export interface VerbOptions {
   readonly stop: StopOptions;
   readonly restart: StopOptions;
   readonly exec: ExecOptions;
-  readonly enter: { readonly user: string | undefined };
+  readonly enter: { readonly user: string | undefined; readonly explain: boolean };
   readonly kill: AllOptions & { readonly signal: string | undefined; readonly pid: readonly number[] };
   readonly pause: AllOptions;
   readonly resume: AllOptions;

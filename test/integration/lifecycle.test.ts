@@ -478,6 +478,25 @@ describe('guests that stay', { skip: unmet('root', 'overlay') }, () => {
     assert.equal(await code('logs', 'chat'), 5);
   });
 
+  test('--explain prints the system calls of an operation, and does none of them', async () => {
+    await v.ok(['create', 'shown', '--', 'sleep', '1000']);
+    const context = /clone3\(CLONE_NEWUSER\|/;
+    assert.match(await v.ok(['start', '--explain', 'shown']), context);
+    assert.equal((await v.run(['status', 'shown'])).code, 3);
+    await v.ok(['start', 'shown']);
+    const processes = async (): Promise<number> => (await v.ok(['ps', 'shown'])).split('\n').length;
+    const before = await processes();
+    const ways: readonly (readonly [args: readonly string[], calls: RegExp])[] = [
+      [['run', '--explain', '--', 'uname', '-a'], context],
+      [['exec', '--explain', 'shown', 'uname', '-a'], /execve\(.*# execve "uname"/s],
+      [['enter', '--explain', 'shown'], /setns\(.*# namespaces of the guest.*"\/bin\/sh"/s],
+    ];
+    for (const [args, calls] of ways) assert.match(await v.ok(args), calls, args.join(' '));
+    assert.equal(await processes(), before);
+    assert.equal((await v.ok(['list', '--quiet'])).includes('guest-'), false);
+    await v.ok(['delete', '--force', 'shown']);
+  });
+
   test('nonsense is refused, with the right exit code and a reason', async () => {
     await v.ok(['create', 'there', '--', 'sleep', '1000']);
     const problems: string[] = [];
