@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { ControlPlane } from './control-plane.ts';
+import { cycles, memoryPerGuest, reading } from './memory-cycles.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
@@ -13,25 +14,11 @@ const NANOSECONDS_IN_MS = 1e6;
 const MEMORY_TARGET = { relation: 'at most', value: 350 } as const;
 const RATE_TARGET = { relation: 'at least', value: 400 } as const;
 const GROWTH_TARGET = { relation: 'at most', value: 1.2 } as const;
-/** Lines of /proc/meminfo that guests and their kernel objects are in. */
-const PARTS = [
-  'SReclaimable',
-  'SUnreclaim',
-  'PageTables',
-  'KernelStack',
-  'AnonPages',
-  'Shmem',
-  'Percpu',
-] as const;
 const VERB_RUNS = 5;
 /** The history of what guests use is written once a minute at least. */
 const IDLE_SECONDS = Number(process.env['IDLE_SECONDS'] ?? 60);
-/** What the kernel frees after a grace period is free by then. */
-const SETTLE_SECONDS = '3';
-/** On a slow machine what was started goes on for a while. */
-const SETTLE_TIMES = 5;
-const SETTLED_KIB = 256;
-const SETTLING = ['AnonPages', 'SUnreclaim'] as const;
+/** Starts and stops of all of them after the first. */
+const MORE_CYCLES = 1;
 const GUEST_FLAGS = ['--init=none', '--network', 'none', '--', 'sleep', '86400'] as const;
 
 /** SIZE guests (1000) of one process each. */
@@ -57,16 +44,23 @@ async function* measure(): AsyncIterable<Result> {
   const before = probe(control, `start with ${FEW} running`);
   stop(control);
 
-  const idle = memory();
+  const idle = reading();
   const startedAt = performance.now();
   control.vserver('start', ...names);
   yield rate(`one \`start\` of ${size}`, size, startedAt, RATE_TARGET);
-  const full = memory();
+  const full = reading();
   yield* daemonSizes(control, size);
   yield* accountingCost(control, size);
   const many = probe(control, `start with ${size} running`);
   stop(control);
-  yield* memoryPerGuest(size, idle, full, memory(), MEMORY_TARGET);
+  const first = { before: idle, full, after: reading() };
+  const more = await cycles(
+    MORE_CYCLES,
+    first.after,
+    () => control.vserver('start', ...names),
+    () => stop(control),
+  );
+  yield* memoryPerGuest('memory per guest', size, [first, ...more], MEMORY_TARGET);
 
   control.vserver('start', ...few);
   const after = probe(control, before.name);
@@ -129,56 +123,6 @@ function alternate(first: readonly number[], second: readonly number[]): readonl
 export function rate(how: string, count: number, startedAtMs: number, target?: Figure['target']): Figure {
   const seconds = (performance.now() - startedAtMs) / 1000;
   return figure(`rate: ${how}`, 'guests/s', count / seconds, target);
-}
-
-/** KiB of /proc/meminfo by name, as soon as it stays as it is. */
-export function memory(): Memory {
-  let last = memoryNow();
-  for (let i = 0; i < SETTLE_TIMES; i++) {
-    run('sleep', [SETTLE_SECONDS]);
-    const now = memoryNow();
-    const moved = Math.max(...SETTLING.map((name) => Math.abs((now.get(name) ?? 0) - (last.get(name) ?? 0))));
-    last = now;
-    if (moved <= SETTLED_KIB) break;
-  }
-  return last;
-}
-
-function memoryNow(): Memory {
-  const lines = readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+): +(\d+) kB$/gm);
-  return new Map(Array.from(lines, ([, name = '', kib = '']): [string, number] => [name, Number(kib)]));
-}
-
-/** KiB of lines of /proc/meminfo. */
-export type Memory = ReadonlyMap<string, number>;
-
-/** Two estimates each, from what the starts took and what the stops gave back: the host's own drift shows in between. */
-export function* memoryPerGuest(
-  size: number,
-  before: Memory,
-  full: Memory,
-  after: Memory,
-  wanted: Figure['target'],
-): Iterable<Figure> {
-  const figure = (what: string, names: readonly string[], target: Figure['target'] = undefined): Figure => {
-    const sum = (at: Memory): number => names.reduce((total, name) => total + (at.get(name) ?? 0), 0);
-    const taken = (sum(full) - sum(before)) / size;
-    const given = (sum(full) - sum(after)) / size;
-    const sign = names.includes('MemAvailable') ? -1 : 1;
-    const [low = 0, high = 0] = [taken * sign, given * sign].sort((a, b) => a - b);
-    const value = (low + high) / 2;
-    return {
-      kind: 'figure',
-      what: `memory per guest: ${what}`,
-      unit: 'KiB',
-      value,
-      spread: { value, low, high },
-      target,
-    };
-  };
-  yield figure('MemAvailable', ['MemAvailable'], wanted);
-  yield figure(PARTS.join(' + '), PARTS, wanted);
-  for (const part of PARTS) yield figure(part, [part]);
 }
 
 /** What a verb takes, while so many guests run: CPU time, which a busy machine does not stretch as much. */
