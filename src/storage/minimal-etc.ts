@@ -98,12 +98,8 @@ shopt -s checkwinsize
 PS1='\\u@\\h:\\w\\$ '
 `;
 
-/** First line of files that every start writes anew, as long as they begin with it. */
+/** First line of files that every start writes anew, as long as they begin with it, or have nothing in them. */
 export const FILLED_AT_START = '# filled when the guest starts\n';
-
-const HOSTS = `${FILLED_AT_START}127.0.0.1 localhost
-::1 localhost ip6-localhost ip6-loopback
-`;
 
 /**
  * Returns the directories and files of a fresh /etc; every account is locked.
@@ -139,10 +135,12 @@ export function minimalEtc(rootShell: string): readonly TreeEntry[] {
         .join(''),
     },
     file('etc/hostname', 'guest\n'),
-    file('etc/hosts', HOSTS),
+    // Empty as long as no start has filled it: an overlay copies what is opened for writing, by a pipe that the process,
+    // the guest's command, keeps until it ends (copy_file_range and splice in fs/overlayfs/copy_up.c, fs/splice.c).
+    file('etc/hosts', ''),
     file('etc/host.conf', 'multi on\n'),
     file('etc/nsswitch.conf', nsswitch()),
-    file('etc/resolv.conf', FILLED_AT_START),
+    file('etc/resolv.conf', ''),
     file('etc/machine-id', '', 0o444),
     file('etc/fstab', ''),
     file('etc/environment', ''),

@@ -11,3 +11,11 @@ test('every node of the skeleton is in a directory that is there, before it', ()
   assert.ok(directories.has('usr/bin'), 'where applets of busybox go');
   assert.ok(directories.has('etc'));
 });
+
+test('what a start fills is empty before: nothing is copied, by a pipe that the command keeps, when it is opened', () => {
+  const filled = skeletonTree().filter(({ path }) => ['etc/hosts', 'etc/resolv.conf'].includes(path));
+  assert.deepEqual(
+    filled.map((entry) => entry.kind === 'file' && entry.content),
+    ['', ''],
+  );
+});
