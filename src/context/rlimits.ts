@@ -142,3 +142,15 @@ function invalid(shown: string, found: string, need: string, hint?: string): Use
 export function rlimitNumber(value: RlimitValue): bigint {
   return value === 'unlimited' ? RLIM_INFINITY : value;
 }
+
+/** A limit of setrlimit(2), by its number. */
+export interface ProcessLimit {
+  readonly resource: number;
+  readonly soft: number | 'unlimited';
+  readonly hard: number | 'unlimited';
+}
+
+/** Returns a limit as prlimit64(2) takes it. */
+export function toRlim(limit: number | 'unlimited'): bigint {
+  return limit === 'unlimited' ? RLIM_INFINITY : BigInt(limit);
+}

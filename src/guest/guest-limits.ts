@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { StateError } from '../base/errors.ts';
 import { idRangeOf } from '../context/id-map.ts';
+import type { ProcessLimit } from '../context/rlimits.ts';
 import type { SocketUsage } from '../network/rules.ts';
 import {
   type ContextLimits,
@@ -23,7 +24,7 @@ import { unlessGone } from './accounting.ts';
 import type { GuestConfig, GuestNetwork } from './config-types.ts';
 import type { Guest, LimitMark, LiveRecord } from './guest.ts';
 import type { Host } from './host.ts';
-import { type ProcessLimit, planIpcSysctls, planIpcUsage, planProcessLimits } from './plan-limits.ts';
+import { planIpcSysctls, planIpcUsage, planProcessLimits } from './plan-limits.ts';
 import { rlimitNumber, rlimitsOfCommand } from './spec.ts';
 
 /** Whether a guest's limit of sockets is one of its own network context. */

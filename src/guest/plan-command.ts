@@ -3,9 +3,11 @@
  * descriptors, terminal, limits, filter, identity, and execve. "Drop before you run": the order matters and each
  * step says why it is where it is.
  */
+import { toRlim } from '../context/rlimits.ts';
 import type { Abi } from '../sys/abi.ts';
 import { sizeOf } from '../sys/abi.ts';
 import { type Arg, CLIENT_FD, type Data, type Label, type Program, type Result } from '../sys/program.ts';
+import type { Fixed } from '../sys/varying.ts';
 import { CLIENT_PTY } from '../sys/wire.ts';
 import { planConsole } from './plan-own-init.ts';
 import { type CommandSpec, INIT_FD, type Stdio, type TerminalSpec } from './plan-types.ts';
@@ -92,7 +94,7 @@ function planNoNewPrivileges(p: Program): void {
 /** After the change of user: RLIMIT_NPROC is checked against the new one at execve. */
 function planLimits(p: Program, command: CommandSpec): void {
   for (const { resource, soft, hard } of command.rlimits) {
-    const limit = p.struct('rlimit', { rlim_cur: soft, rlim_max: hard });
+    const limit = p.struct('rlimit', { rlim_cur: toRlim(soft), rlim_max: toRlim(hard) });
     p.sys('prlimit64', [0, resource, limit, 0], { about: `resource limit ${resource}` });
   }
 }
@@ -174,13 +176,13 @@ function planStdio(
   if (slave) p.sys('fchown', [slave, command.uid, -1], { about: 'terminal to the user', ignore: ['EPERM'] });
 }
 
-function planSeccomp(p: Program, filter: Uint8Array): void {
+function planSeccomp(p: Program, filter: Fixed<Uint8Array>): void {
   p.sys('seccomp', [p.flags('SECCOMP_SET_MODE_FILTER'), 0, filterProgram(p, filter)], {
     about: 'system call filter',
   });
 }
 
-function filterProgram(p: Program, filter: Uint8Array): Data {
+function filterProgram(p: Program, { value: filter }: Fixed<Uint8Array>): Data {
   return p.struct('sock_fprog', {
     len: filter.length / 8,
     filter: p.data(filter, `<filter of ${filter.length / 8}>`),
@@ -223,7 +225,7 @@ export function planBrokerFilter(
 
 function planIdentity(p: Program, command: CommandSpec): void {
   for (let capability = 0; capability <= LAST_CAPABILITY; capability++) {
-    if (((command.bcaps >> BigInt(capability)) & 1n) === 1n) continue;
+    if (((command.bcaps.value >> BigInt(capability)) & 1n) === 1n) continue;
     p.sys('prctl', [p.flags('PR_CAPBSET_DROP'), capability, 0, 0, 0], {
       about: `capability ${capability}`,
       ignore: ['EINVAL'],
@@ -237,7 +239,7 @@ function planIdentity(p: Program, command: CommandSpec): void {
   p.sys('setresgid', [command.gid, command.gid, command.gid]);
   p.sys('setresuid', [command.uid, command.uid, command.uid]);
   // Inheritable and ambient stay empty (CVE-2022-29162); execve by guest root gives it what the bound leaves.
-  const held = command.uid === 0 ? command.bcaps : 0n;
+  const held = command.uid === 0 ? command.bcaps.value : 0n;
   planCapset(p, held);
   p.sys('prctl', [p.flags('PR_CAP_AMBIENT'), p.flags('PR_CAP_AMBIENT_CLEAR_ALL'), 0, 0, 0], {
     about: 'no ambient capabilities',

@@ -2,17 +2,10 @@
  * Steps on the limits of a guest that are not cgroups': sysctls of its IPC namespace, and resource limits of processes
  * that run already.
  */
+import { type ProcessLimit, toRlim } from '../context/rlimits.ts';
 import type { Arg, Import, Program, Result } from '../sys/program.ts';
 import type { Num } from '../sys/varying.ts';
 import { planAmongProcesses } from './plan-signal.ts';
-import { toRlim } from './spec.ts';
-
-/** A limit of setrlimit(2), by its number. */
-export interface ProcessLimit {
-  readonly resource: number;
-  readonly soft: number | 'unlimited';
-  readonly hard: number | 'unlimited';
-}
 
 /**
  * Adds the steps by which the worker sets sysctls of a guest's IPC namespace; it stays in there.

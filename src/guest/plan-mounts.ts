@@ -73,7 +73,7 @@ function planReadOnlyTree(
   attributes: readonly string[] = READ_ONLY,
 ): Result {
   const tree = planTreeClone(p, path, userns, attributes);
-  if (!mayMount(spec.command.bcaps)) return tree;
+  if (!mayMount(spec.command.bcaps.value)) return tree;
   // An overlay wants two layers if none is to be written.
   const empty = planFilesystem(p, 'tmpfs', [['mode', '0755']], READ_ONLY);
   const layers = [

@@ -1,8 +1,9 @@
 import type { IpPrefix } from '../base/ip.ts';
 import { formatIdMap, type IdRange } from '../context/id-map.ts';
+import type { ProcessLimit } from '../context/rlimits.ts';
 import type { DiskLimit } from '../storage/disk-limit.ts';
 import type { ImageLayer } from '../storage/image-mounts.ts';
-import { type Num, type Text, vary } from '../sys/varying.ts';
+import { type Fixed, type Num, type Text, vary } from '../sys/varying.ts';
 import type { BrokerSpec } from './plan-broker.ts';
 import type { LinkSpec } from './plan-link.ts';
 import type { ViewsObjects } from './plan-views.ts';
@@ -47,15 +48,15 @@ export interface CommandSpec {
   readonly gid: number;
   readonly groups: readonly number[];
   /** The upper bound for capabilities, one bit each. */
-  readonly bcaps: bigint;
+  readonly bcaps: Fixed<bigint>;
   readonly noNewPrivileges: boolean;
   /** Classic BPF instructions, or none. */
-  readonly seccomp: Uint8Array | undefined;
+  readonly seccomp: Fixed<Uint8Array> | undefined;
   /** There is none, or the default one, which allows whatever comes before execve. */
   readonly isUsualFilter: boolean;
   /** The same for the filter by which a broker is asked. */
-  readonly brokerFilter: Uint8Array | undefined;
-  readonly rlimits: readonly { readonly resource: number; readonly soft: bigint; readonly hard: bigint }[];
+  readonly brokerFilter: Fixed<Uint8Array> | undefined;
+  readonly rlimits: readonly ProcessLimit[];
   readonly stdio: readonly [Stdio, Stdio, Stdio];
   readonly terminal: TerminalSpec | undefined;
 }

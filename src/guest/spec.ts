@@ -24,7 +24,7 @@ import { limitsOfBucket } from '../resources/token-bucket.ts';
 import { parseCpuList } from '../spec/cpu-list.ts';
 import { FILLED_AT_START } from '../storage/minimal-etc.ts';
 import { bootTimeSeconds } from '../sys/process.ts';
-import { vary } from '../sys/varying.ts';
+import { Fixed, vary } from '../sys/varying.ts';
 import type { GuestConfig, Rlimit } from './config-types.ts';
 import { HOST_IDS } from './config-types.ts';
 import type { Host } from './host.ts';
@@ -47,7 +47,6 @@ const MEMORY_ROOT_PART = 4;
 const RAM_BYTES = totalmem();
 const NET_RAW = parseCapability('NET_RAW');
 const CPU_COUNT = availableParallelism();
-const RLIM_INFINITY = 0xffffffffffffffffn;
 
 /** Where a command's standard descriptors lead, and who relays its terminal. */
 export interface Connection {
@@ -151,6 +150,7 @@ export function commandSpec(
   connection: Connection,
 ): CommandSpec {
   const bcaps = capabilityBound(config);
+  const seccomp = host.seccompFilter(config.seccomp, bcaps, config.ccaps);
   const calls = brokeredCalls(host, config);
   const { term } = connection;
   const env: Readonly<Record<string, string>> = {
@@ -173,15 +173,15 @@ export function commandSpec(
     uid: user.uid,
     gid: user.gid,
     groups: user.groups,
-    bcaps,
+    bcaps: new Fixed(bcaps),
     noNewPrivileges: config.noNewPrivileges,
-    seccomp: host.seccompFilter(config.seccomp, bcaps, config.ccaps),
+    seccomp: seccomp && new Fixed(seccomp),
     isUsualFilter: typeof config.seccomp === 'string',
-    brokerFilter: calls && host.brokerFilter(calls),
+    brokerFilter: calls && new Fixed(host.brokerFilter(calls)),
     rlimits: rlimitsOfCommand(config).map(([name, { soft, hard }]) => ({
       resource: rlimitNumber(host, name),
-      soft: toRlim(soft),
-      hard: toRlim(hard),
+      soft,
+      hard,
     })),
     stdio: connection.stdio,
     terminal: connection.terminal,
@@ -205,11 +205,6 @@ export function rlimitsOfCommand({
 /** Returns the number of a limit of setrlimit(2) on this machine. */
 export function rlimitNumber(host: Host, name: string): number {
   return host.abi.constants[`RLIMIT_${name.toUpperCase()}`] ?? RLIMITS[name as keyof typeof RLIMITS].number; // a name of RLIMITS
-}
-
-/** Returns a limit as prlimit64(2) takes it. */
-export function toRlim(limit: number | 'unlimited'): bigint {
-  return limit === 'unlimited' ? RLIM_INFINITY : BigInt(limit);
 }
 
 /** Returns a guest's limits as the cgroup driver takes them. */
@@ -275,7 +270,7 @@ export function startSpec(
       attachAt: host.attachPoint,
       mounts: [
         ...ownInitMounts(config),
-        ...config.mounts.map((mount) => mountSpec(mount, command.bcaps, at.idMaps)),
+        ...config.mounts.map((mount) => mountSpec(mount, command.bcaps.value, at.idMaps)),
       ],
       detachedLayers: host.detachedLayers,
     },

@@ -10,7 +10,7 @@ import { BugError } from '../base/errors.ts';
 import { type Abi, flags, offsetOf, sizeOf, widthOf } from './abi.ts';
 import { bytesOfText } from './byte-text.ts';
 import { giveSpare, grown, takeSpare, viewOf } from './program-memory.ts';
-import { bytesIn, type Num, numberOf, shapeOf, type Text, Varying, wordsOf } from './varying.ts';
+import { bytesIn, type Num, numberOf, type Shaped, shapeOf, type Text, Varying, wordsOf } from './varying.ts';
 
 /** `enum op` of native/wire.h. */
 export const OP = {
@@ -324,9 +324,9 @@ export class Program implements Runnable {
    *
    * @param plan one function for all of a kind, which looks at nothing but the specification
    */
-  static alike<S, T>(
+  static alike<S extends object, T>(
     abi: Abi,
-    spec: S,
+    spec: Shaped<S> & S,
     plan: (p: Program, spec: S) => T,
   ): { readonly program: Runnable; readonly planned: T } {
     const { seen, patterns } = shapesOf(abi, plan);

@@ -5,8 +5,11 @@
 import { BugError } from '../base/errors.ts';
 import { bytesOfText } from './byte-text.ts';
 
+/** What was met in the specification whose shape is being told. */
+let varying: Varying[] = [];
+
 /** A number or a text that is an argument of steps and nothing else: to compare it, or to make another of it, fails. */
-export class Varying<T extends number | string = number | string> {
+export class Varying<out T extends number | string = number | string> {
   readonly #value: T;
   constructor(value: T) {
     this.#value = value;
@@ -15,6 +18,14 @@ export class Varying<T extends number | string = number | string> {
   /** For the program's bytes, and for words about it; what is planned must not depend on it. */
   get value(): T {
     return this.#value;
+  }
+
+  /** Its part in the shape of a specification. */
+  toJSON(): readonly number[] {
+    const before = varying.indexOf(this);
+    if (before >= 0) return [before];
+    varying.push(this);
+    return typeof this.#value === 'number' ? [] : [bytesOf(this.#value), 0];
   }
 
   [Symbol.toPrimitive](): never {
@@ -44,9 +55,43 @@ export function numberOf(number: Num): number {
 
 /** Returns how many bytes a text has in a program, without its NUL. */
 export function bytesIn(text: Text): number {
-  const value = wordsOf(text);
-  return value.isWellFormed() ? Buffer.byteLength(value) : bytesOfText(value).length;
+  return bytesOf(wordsOf(text));
 }
+
+function bytesOf(text: string): number {
+  return text.isWellFormed() ? Buffer.byteLength(text) : bytesOfText(text).length;
+}
+
+/** Something of a specification that JSON does not tell, or not soon: wide numbers, and bytes, the same if the same object. */
+export class Fixed<T extends Uint8Array | bigint = Uint8Array | bigint> {
+  readonly value: T;
+  constructor(value: T) {
+    this.value = value;
+  }
+
+  toJSON(): readonly [string | number] {
+    return [typeof this.value === 'bigint' ? `${this.value}` : identityOf(this.value)];
+  }
+}
+
+const IDENTITIES = new WeakMap<Uint8Array, number>();
+let identities = 0;
+
+function identityOf(bytes: Uint8Array): number {
+  let identity = IDENTITIES.get(bytes);
+  if (identity === undefined) {
+    identity = ++identities;
+    IDENTITIES.set(bytes, identity);
+  }
+  return identity;
+}
+
+/** A specification of which JSON tells all but what varies. */
+export type Shaped<T> = T extends string | number | boolean | undefined | Varying | Fixed | Uint8Array
+  ? T
+  : T extends bigint | ReadonlyMap<unknown, unknown> | ReadonlySet<unknown> | (() => unknown)
+    ? never
+    : { readonly [K in keyof T]: Shaped<T[K]> };
 
 /** What a specification is like, and what varies in it, in order. */
 export interface Shape {
@@ -55,47 +100,14 @@ export interface Shape {
   readonly varying: readonly Varying[];
 }
 
-const BUFFERS = new WeakMap<object, number>();
-let buffers = 0;
+/** Both programs of a start have one. */
+let last: { readonly spec: object; readonly shape: Shape } | undefined;
 
-/** Returns the shape of a specification, which is plain data. Bytes are what they are as long as they are the same object. */
-export function shapeOf(spec: unknown): Shape {
-  const varying: Varying[] = [];
-  return { key: keyOf(spec, varying), varying };
-}
-
-function keyOf(value: unknown, varying: Varying[]): string {
-  switch (typeof value) {
-    case 'string':
-      return `${value.length}'${value}`;
-    case 'object':
-      break;
-    case 'bigint':
-      return `${value}n`;
-    case 'number':
-    case 'boolean':
-    case 'undefined':
-      return String(value);
-    default:
-      throw new BugError(
-        'varying-misused',
-        `cannot tell the shape of a specification: found a ${typeof value}`,
-      );
+/** Returns the shape of a specification, which is `Shaped`. */
+export function shapeOf(spec: object): Shape {
+  if (last?.spec !== spec) {
+    varying = [];
+    last = { spec, shape: { key: JSON.stringify(spec), varying } };
   }
-  if (value === null) return 'null';
-  if (value instanceof Varying) {
-    const before = varying.indexOf(value as Varying);
-    if (before >= 0) return `=${before}`;
-    varying.push(value as Varying);
-    return typeof value.value === 'number' ? '#' : `#${bytesIn(value as Varying<string>)}`;
-  }
-  if (value instanceof Uint8Array) {
-    const known = BUFFERS.get(value) ?? ++buffers;
-    BUFFERS.set(value, known);
-    return `@${known}`;
-  }
-  let key = Array.isArray(value) ? '[' : '{';
-  for (const name of Object.keys(value))
-    key += `${name.length}'${name}:${keyOf((value as Record<string, unknown>)[name], varying)},`;
-  return `${key}}`;
+  return last.shape;
 }

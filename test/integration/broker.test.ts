@@ -9,6 +9,7 @@ import { planBroker } from '../../src/guest/plan-broker.ts';
 import { planBrokerFilter } from '../../src/guest/plan-command.ts';
 import { parseMountInfo } from '../../src/spec/mountinfo.ts';
 import { type Arg, Program, type Result } from '../../src/sys/program.ts';
+import { Fixed } from '../../src/sys/varying.ts';
 import { type Machine, waitUntil, withMachine } from '../lib/machine.ts';
 import { makeNative } from '../lib/native.ts';
 import { buildProbe, type Findings, parseFindings } from '../lib/probe.ts';
@@ -111,12 +112,14 @@ async function runBrokered(
     planBrokerFilter(
       p,
       {
-        brokerFilter: compileBrokerFilter(abi, {
-          sockets: { raw: undefined },
-          sysinfo: false,
-          affinity: false,
-          quota: hasQuota,
-        }),
+        brokerFilter: new Fixed(
+          compileBrokerFilter(abi, {
+            sockets: { raw: undefined },
+            sysinfo: false,
+            affinity: false,
+            quota: hasQuota,
+          }),
+        ),
       },
       p.import(control),
     );

@@ -151,7 +151,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'A4: the bounding set is not narrowed',
     check: a4,
-    edits: [['if (((command.bcaps >> BigInt(capability)) & 1n) === 1n) continue;', 'continue;']],
+    edits: [['if (((command.bcaps.value >> BigInt(capability)) & 1n) === 1n) continue;', 'continue;']],
     breach: /bound/,
   },
   {
@@ -359,7 +359,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C5c: who may mount has mere attributes between it and the host',
     check: c5c,
-    edits: [['if (!mayMount(spec.command.bcaps)) return tree;', 'return tree;']],
+    edits: [['if (!mayMount(spec.command.bcaps.value)) return tree;', 'return tree;']],
   },
   {
     name: 'C6: the session keyring stays',
