@@ -248,6 +248,7 @@ export const ERROR_CODES = {
   'not-a-root': { status: 400, exit: 2, meaning: 'an archive or directory does not have the form of a root' },
   'nul-in-text': { status: 500, exit: 70, meaning: 'a text for the kernel has a NUL in it, which is a bug' },
   'object-damaged': { status: 500, exit: 1, meaning: 'a file in the store is damaged' },
+  'process-limit': { status: 409, exit: 1, meaning: 'a guest has as many processes as it may have' },
   'process-not-found': { status: 404, exit: 1, meaning: 'a guest has no process of that pid' },
   'program-failed': { status: 500, exit: 1, meaning: 'a step of a syscall program failed' },
   'program-too-big': {

@@ -231,7 +231,7 @@ function probesOf(host: Host, scratch: string): readonly Probe[] {
       help: 'sysctl -w user.max_user_namespaces=65536',
       plan: (p) => {
         planChild(p, host, 'user namespace', { flags: p.flags('CLONE_NEWUSER') }, () => {});
-        return `at most ${readLimit('user/max_user_namespaces')}`;
+        return `at most ${readLimit('user/max_user_namespaces')} of one guest`;
       },
     },
     {

@@ -1,7 +1,7 @@
 /**
  * What is said of a command that cannot be run.
  */
-import { SysError } from '../base/errors.ts';
+import { StateError, SysError } from '../base/errors.ts';
 import { StepError } from '../sys/syscalld.ts';
 import { EXECVE } from './plan-command.ts';
 
@@ -10,7 +10,12 @@ export async function commandErrors<T>(what: string, run: Promise<T>): Promise<T
   try {
     return await run;
   } catch (error) {
-    if (!(error instanceof StepError) || !error.step?.includes(EXECVE)) throw error;
+    if (!(error instanceof StepError)) throw error;
+    if (error.call === 'clone3' && error.errnoName === 'EAGAIN') {
+      const message = `cannot ${what}: found as many processes as the guest may have; need a higher limits.pids`;
+      throw new StateError('process-limit', message, { cause: error });
+    }
+    if (!error.step?.includes(EXECVE)) throw error;
     const name = error.step.slice(error.step.indexOf('"'));
     const details = { syscall: 'execve', errno: error.errno, errnoName: error.errnoName, cause: error };
     // A name with a tag is what other runtimes call an image.

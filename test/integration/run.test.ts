@@ -273,6 +273,12 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
       'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; :',
     ]);
     assert.match(forks.stderr, /fork/i);
+    const none = await v.run(['run', '--pids-limit', '1', '--', 'true']);
+    assert.equal(none.code, 125);
+    assert.match(
+      none.stderr,
+      /: found as many processes as the guest may have; need a higher limits\.pids\n$/,
+    );
     const eater = await v.run(['run', '--memory', '32m', '--', 'sh', '-c', 'head -c 128M /dev/zero | tail']);
     assert.notEqual(eater.code, 0);
     const spin =
