@@ -17,14 +17,7 @@ import { planMoveTo } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
 import { openLeaf, planJoin } from './plan-exec.ts';
 import { planAsRootOf } from './plan-limits.ts';
-import {
-  planDev,
-  planDevpts,
-  planFilesystem,
-  planFsmount,
-  planNamespace,
-  planSuperblock,
-} from './plan-mounts.ts';
+import { planDev, planFilesystem, planFsmount, planNamespace, planSuperblock } from './plan-mounts.ts';
 import {
   OWN_MOUNTS,
   planAttach,
@@ -279,8 +272,7 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   p.sys('setgroups', [0, 0]);
   p.sys('setresuid', [0, 0, 0]);
   planMoveTo(p, dev, scaffold, 'dev');
-  planMoveTo(p, planDevpts(p), dev, 'pts');
-  planMoveTo(p, planFilesystem(p, 'mqueue', [], API_MOUNT), dev, 'mqueue');
+  planOwnInDev(p);
   planMoveTo(p, proc, scaffold, 'proc');
   for (const [key, value] of Object.entries(spec.sysctls))
     planWriteFile(p, proc, `sys/${key.replaceAll('.', '/')}`, value);
@@ -306,6 +298,22 @@ function planWaitingInit(p: Program, spec: ContextSpec, gate: Result, programs: 
   p.sys('close_range', [4, INIT_FD.gate - 1, 0], { about: "the worker's descriptors" });
   p.sys('close_range', [FIRST_FREE_FD, 0xffffffff, 0], { about: "the worker's descriptors" });
   p.takeProgram(INIT_FD.programs);
+}
+
+/** Group "tty" of the guest, which owns its terminals (Debian's static id, which other distributions share). */
+const TTY_GID = 5;
+
+/**
+ * File systems of the guest's in /dev: its terminals and its message queues. Made by process 1, so that the group is the
+ * guest's: as an option the host's id for it would be refused from 2^31 on (devpts reads it with match_int before it got
+ * fs_parser options). By mount(2), one call, as they need be nowhere before they are in place.
+ */
+function planOwnInDev(p: Program): void {
+  // All guests together have 3072 (kernel.pty.max less kernel.pty.reserve); one guest shall not take them all.
+  const options = `mode=0620,ptmxmode=0666,max=1024,gid=${TTY_GID}`;
+  const [pts, mqueue] = [p.flags('MS_NOSUID', 'MS_NOEXEC'), p.flags('MS_NOSUID', 'MS_NODEV', 'MS_NOEXEC')];
+  p.sys('mount', ['devpts', '/dev/pts', 'devpts', pts, options], { about: 'on "/dev/pts"' });
+  p.sys('mount', ['mqueue', '/dev/mqueue', 'mqueue', mqueue, 0], { about: 'on "/dev/mqueue"' });
 }
 
 /** struct ifreq (netdevice(7)): 16 bytes of name, then u16 flags; 40 bytes in all on 64-bit machines. */

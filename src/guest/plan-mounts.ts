@@ -441,32 +441,10 @@ export function planDev(p: Program, { hostBase, text }: OwnerSpec, bytes: number
     ['mqueue', 0o1777],
   ] as const) {
     p.sys('mkdirat', [dev, name, mode], { about: `/dev/${name}` });
-    p.sys('fchownat', [dev, name, hostBase, hostBase, 0], { about: `/dev/${name}` });
   }
+  // The others are covered.
+  p.sys('fchownat', [dev, 'shm', hostBase, hostBase, 0], { about: '/dev/shm' });
   return dev;
-}
-
-/** Group "tty" of the guest, which owns its terminals (Debian's static id, which other distributions share). */
-const TTY_GID = 5;
-
-/**
- * A devpts of its own: the guest's terminals. Made by process 1, so that the group is the guest's: as an option the
- * host's id for it would be refused from 2^31 on (devpts reads it with match_int before it got fs_parser options).
- */
-export function planDevpts(p: Program): Result {
-  return planFilesystem(
-    p,
-    'devpts',
-    [
-      ['source', 'devpts'],
-      ['mode', '0620'],
-      ['ptmxmode', '0666'],
-      // All guests together have 3072 (kernel.pty.max less kernel.pty.reserve); one guest shall not take them all.
-      ['max', '1024'],
-      ['gid', String(TTY_GID)],
-    ],
-    ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NOEXEC'],
-  );
 }
 
 function planConfiguredMount(p: Program, mount: MountSpec, spec: StartSpec, userns: Arg): Result {

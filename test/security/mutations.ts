@@ -394,7 +394,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'C7: terminals are not limited',
     check: c7Tables,
-    edits: [["['max', '1024'],", '']],
+    edits: [['ptmxmode=0666,max=1024,', 'ptmxmode=0666,']],
     breach: /terminals/,
   },
   {
