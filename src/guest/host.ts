@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'nod
 import { release } from 'node:os';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { StateError } from '../base/errors.ts';
+import { StateError, UserError } from '../base/errors.ts';
 import type { Xid } from '../base/ids.ts';
 import { type BrokeredCalls, compileBrokerFilter } from '../context/broker-filter.ts';
 import { type ContextCapability, formatCapabilities } from '../context/capabilities.ts';
@@ -19,7 +19,7 @@ import { type ProcLimit, parseProcLimits } from '../spec/proc-limits.ts';
 import { parseSeccompProfile, resolveSeccompProfile } from '../spec/seccomp-profile.ts';
 import type { Abi } from '../sys/abi.ts';
 import { planAttachToCgroup } from '../sys/bpf/attach.ts';
-import { readIfThere } from '../sys/files.ts';
+import { readIfThere, readNamedFile } from '../sys/files.ts';
 import { planNumberPath } from '../sys/number-path.ts';
 import { Program, type Result } from '../sys/program.ts';
 import { StepError, type Syscalld } from '../sys/syscalld.ts';
@@ -233,7 +233,7 @@ export class Host {
     ccaps: readonly ContextCapability[] = [],
   ): Uint8Array | undefined {
     if (choice === 'unconfined') return undefined;
-    const text = choice === 'default' ? '' : readFileSync(choice.profile, 'utf8');
+    const text = choice === 'default' ? '' : readProfile(choice.profile);
     const key = `${bcaps.toString(16)} ${ccaps.join(' ')} ${text}`;
     let filter = this.#filters.get(key);
     if (filter === undefined) {
@@ -335,6 +335,20 @@ function expand(path: string): readonly string[] {
         /^\d+$/.test(name.slice(before.length, name.length - after.length)),
     )
     .flatMap((name) => expand([parent, name, ...parts.slice(star + 1)].join('/')));
+}
+
+/** Docker's default profile has 12 KiB. */
+const PROFILE_MAX_BYTES = 2 ** 20;
+
+function readProfile(path: string): string {
+  try {
+    return readNamedFile(path, PROFILE_MAX_BYTES);
+  } catch (cause) {
+    const found = cause instanceof Error ? cause.message : 'no such file';
+    throw new UserError('invalid-seccomp-profile', `cannot read seccomp profile "${path}": found ${found}`, {
+      cause,
+    });
+  }
 }
 
 function isDirectory(path: string): boolean {

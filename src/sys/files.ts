@@ -3,6 +3,8 @@
  */
 import {
   closeSync,
+  constants,
+  fstatSync,
   fsync,
   fsyncSync,
   openSync,
@@ -103,6 +105,23 @@ export function readIfThere(path: string): string | undefined {
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
     throw error;
+  }
+}
+
+/**
+ * Reads a text file that the operator names. Not a FIFO or device, for which the reader would wait or which never ends.
+ *
+ * @throws Error whose message says what was found
+ */
+export function readNamedFile(path: string, maxBytes: number): string {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw new Error('something that is no file');
+    if (stat.size > maxBytes) throw new Error(`more than ${maxBytes} bytes`);
+    return readFileSync(fd, 'utf8');
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -62,8 +62,10 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
       [['--ulimit', 'nonsense=1', '--', 'true'], /nonsense/],
       [['--cap-drop', 'NONSENSE', '--', 'true'], /NONSENSE/],
       [['--security-opt', 'nonsense', '--', 'true'], /nonsense/],
-      [['--security-opt', 'seccomp=/no/such', '--', 'true'], /\/no\/such/],
-      [['--env-file', '/no/such', '--', 'true'], /\/no\/such/],
+      [['--security-opt', 'seccomp=/no/such', '--', 'true'], /profile "\/no\/such": found ENOENT/],
+      [['--security-opt', 'seccomp=/dev/zero', '--', 'true'], /found something that is no file/],
+      [['--env-file', '/no/such', '--', 'true'], /file "\/no\/such": found ENOENT/],
+      [['--env-file', '/dev/zero', '--', 'true'], /found something that is no file/],
       [['--name', 'a/b', '--', 'true'], /a\/b/],
       [['--xid', '1', '--', 'true'], /1/],
       [['--xid', '65536', '--', 'true'], /65536/],
@@ -76,6 +78,7 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
       assert.equal(outcome.code, 125, `${args.join(' ')}: ${outcome.stderr}`);
       assert.match(outcome.stderr, /^vserver: cannot /);
       assert.match(outcome.stderr, message, args.join(' '));
+      assert.doesNotMatch(outcome.stderr, /a bug/);
     }
     assert.equal(await v.ok(['list', '-a', '-q']), '');
   });

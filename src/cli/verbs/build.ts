@@ -28,7 +28,7 @@ export async function build(parsed: ParsedVerb<'build'>, io: Io, services: Servi
   }
   // Seldom needed, and not small.
   const { Builds, hasOwnInit } = await import('../../guest/builds.ts');
-  const own = configValuesOf(createOptionsOf(options), [], await callerEnv(options, io), io.cwd);
+  const own = configValuesOf(createOptionsOf(options), [], callerEnv(options, io), io.cwd);
   const { source, labels } = parseMethodWords(method, command, io.cwd, hasOwnInit(own));
   const values = { ...own, labels: { ...labels, ...own.labels } };
   await using progress = new Progress(io, global, `build ${name}`);

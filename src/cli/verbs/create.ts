@@ -11,7 +11,7 @@ import type { ParsedVerb } from '../verb-types.ts';
 export async function create(parsed: ParsedVerb<'create'>, io: Io, services: Services): Promise<VerbResult> {
   const { options, operands, command } = parsed;
   const name = options.name ?? parseGuestName(operands[0] ?? '');
-  const values = configValuesOf(options, command, await callerEnv(options, io), io.cwd);
+  const values = configValuesOf(options, command, callerEnv(options, io), io.cwd);
   if (values.command === undefined && values.init !== 'own') {
     throw new UserError(
       'usage',

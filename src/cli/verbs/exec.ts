@@ -9,7 +9,7 @@ export async function exec(parsed: ParsedVerb<'exec'>, io: Io, { manager }: Serv
   const guest = manager.registry.find(operands[0] ?? '');
   const request = {
     argv: command,
-    env: await callerEnv(options, io),
+    env: callerEnv(options, io),
     cwd: options.workdir,
     user: options.user,
   };

@@ -9,7 +9,7 @@ import type { ParsedVerb } from '../verb-types.ts';
 /** `vserver run`: creates a guest, starts it and, unless detached, hands the caller over to its command. */
 export async function run(parsed: ParsedVerb<'run'>, io: Io, { manager }: Services): Promise<VerbResult> {
   const { options, command } = parsed;
-  const values = configValuesOf(options, command, await callerEnv(options, io), io.cwd);
+  const values = configValuesOf(options, command, callerEnv(options, io), io.cwd);
   const { name } = options;
   if (values.command === undefined && values.init !== 'own') {
     throw new UserError(
