@@ -24,13 +24,15 @@ const SETTLE_TIMES = 5;
 const SETTLED_KIB = 256;
 const SETTLING = ['AnonPages', 'SUnreclaim'] as const;
 const PAGE_KIB = 4;
+/** Free pages that each CPU keeps for itself, which MemFree and so MemAvailable do not count (`pagesets` of zoneinfo). */
+const ON_CPUS = 'free pages of CPUs';
 
 /** KiB by name: lines of /proc/meminfo, or slab caches. */
 export type Memory = ReadonlyMap<string, number>;
 
 /** What there is at one moment. */
 export interface Reading {
-  /** Lines of /proc/meminfo. */
+  /** Lines of /proc/meminfo, and `ON_CPUS`. */
   readonly memory: Memory;
   /** What the objects of each slab cache take; caches of objects alike are one (slabinfo(5)). */
   readonly caches: Memory;
@@ -78,7 +80,12 @@ export async function cycles(
 
 function memoryNow(): Memory {
   const lines = readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+): +(\d+) kB$/gm);
-  return new Map(Array.from(lines, ([, name = '', kib = '']): [string, number] => [name, Number(kib)]));
+  const counts = readFileSync('/proc/zoneinfo', 'utf8').matchAll(/^ +count: +(\d+)$/gm);
+  const pages = Array.from(counts, ([, count]) => Number(count)).reduce((sum, one) => sum + one, 0);
+  return new Map([
+    ...Array.from(lines, ([, name = '', kib = '']): [string, number] => [name, Number(kib)]),
+    [ON_CPUS, pages * PAGE_KIB],
+  ]);
 }
 
 function slabCaches(): Memory {
@@ -124,14 +131,15 @@ export function* memoryPerGuest(
     (names: readonly string[]): Amount =>
     ({ memory }) =>
       names.reduce((total, one) => total + (memory.get(one) ?? 0), 0);
-  const unavailable: Amount = ({ memory }) => -(memory.get('MemAvailable') ?? 0);
-  yield row('MemAvailable', unavailable, target);
+  const unavailable: Amount = (at) => -sum(['MemAvailable', ON_CPUS])(at);
+  yield row(`MemAvailable with ${ON_CPUS}`, unavailable, target);
+  yield row('MemAvailable alone', (at) => -sum(['MemAvailable'])(at));
   const [first] = all;
   if (first) {
     const taken = (unavailable(first.full) - unavailable(first.before)) / size;
     const given = (unavailable(first.full) - unavailable(first.after)) / size;
-    yield figure(`${name}: MemAvailable, taken by the first start`, 'KiB', taken);
-    yield figure(`${name}: MemAvailable, left by the first stop`, 'KiB', taken - given);
+    yield figure(`${name}: taken by the first start`, 'KiB', taken);
+    yield figure(`${name}: left by the first stop`, 'KiB', taken - given);
   }
   yield row(PARTS.join(' + '), sum(PARTS), target);
   for (const part of PARTS) yield row(part, sum([part]));
