@@ -1,8 +1,18 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
+import type { UserError } from '../base/errors.ts';
 import { parseGuestName, parseXid } from '../base/ids.ts';
 import { completeConfig } from './config.ts';
 import { instancePaths } from './paths.ts';
@@ -50,6 +60,29 @@ test('a configuration file that was changed is read, also in the same breath', (
   for (const name of ['a', 'b', 'c', 'd']) {
     writeFileSync(made.path, text(name));
     assert.equal(made.registry.readConfig(NAME).hostname, name);
+  }
+});
+
+test('what is no file, or has no end, is refused and keeps nobody from the other guests', () => {
+  using made = makeRegistry();
+  const directory = dirname(made.path);
+  symlinkSync('/dev/zero', join(directory, 'endless.yaml'));
+  symlinkSync('/no/such', join(directory, 'lost.yaml'));
+  mkdirSync(join(directory, 'directory.yaml'));
+  writeFileSync(join(directory, 'large.yaml'), '');
+  truncateSync(join(directory, 'large.yaml'), 2 ** 33);
+  made.registry.load('boot');
+  assert.equal(made.registry.named('web')?.name, 'web');
+  for (const [name, found] of [
+    ['endless', /invalid-config.*no file/],
+    ['directory', /invalid-config.*no file/],
+    ['large', /invalid-config.*more than 1048576 bytes/],
+    ['lost', /guest-not-found/],
+  ] as const) {
+    assert.throws(
+      () => made.registry.readConfig(parseGuestName(name)),
+      (error: UserError) => found.test(`${error.code} ${error.message}`),
+    );
   }
 });
 

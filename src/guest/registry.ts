@@ -16,7 +16,7 @@ import {
   type Xid,
 } from '../base/ids.ts';
 import { didYouMean } from '../base/suggest.ts';
-import { readIfThere } from '../sys/files.ts';
+import { readIfThere, readNamedFile } from '../sys/files.ts';
 import { parseGuestConfig } from './config.ts';
 import type { EditedConfig } from './config-text.ts';
 import type { GuestConfig } from './config-types.ts';
@@ -41,6 +41,24 @@ interface ReadConfig {
   readonly inode: number;
   /** When the file had been changed then; undefined: it may have been again without a trace. */
   readonly changedMs: number | undefined;
+}
+
+/** Four times as many as a configuration may have characters. */
+const CONFIG_MAX_BYTES = 2 ** 20;
+
+/** One bad file must not keep vserverd from the others. @throws UserError invalid-config, guest-not-found */
+function readConfigFile(path: string): string {
+  try {
+    return readNamedFile(path, CONFIG_MAX_BYTES);
+  } catch (cause) {
+    if (!(cause instanceof Error)) throw cause;
+    if ('code' in cause && cause.code === 'ENOENT') throw noConfig(path);
+    throw new UserError('invalid-config', `cannot read "${path}": found ${cause.message}`, { cause });
+  }
+}
+
+function noConfig(path: string): UserError {
+  return new UserError('guest-not-found', `cannot read "${path}": found no such file`);
 }
 
 /** A configuration file that cannot be used. */
@@ -131,9 +149,8 @@ export class Registry {
     const now = statSync(path, { throwIfNoEntry: false });
     const known = this.#read.get(name);
     if (known && known.inode === now?.ino && known.changedMs === now.ctimeMs) return known.config;
-    const text = readIfThere(path);
-    if (now === undefined || text === undefined)
-      throw new UserError('guest-not-found', `cannot read "${path}": found no such file`);
+    if (now === undefined) throw noConfig(path);
+    const text = readConfigFile(path);
     const digest = digestOf(text);
     const changedMs = this.#clock() - now.ctimeMs > SETTLED_MS ? now.ctimeMs : undefined;
     const config = known?.digest === digest ? known.config : this.#shareParts(parseGuestConfig(text, path));
