@@ -270,6 +270,10 @@ export class Views implements FuseTree {
     return entriesOf(node);
   }
 
+  isAlike(one: number, other: number): boolean {
+    return one % NODES === other % NODES && Math.min(one, other) >= NODES;
+  }
+
   read(node: number): FuseReply | Promise<FuseReply> {
     const [xid, number] = [Math.floor(node / NODES), node % NODES];
     const file = fileOf(number);

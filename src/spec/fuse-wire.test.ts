@@ -10,6 +10,7 @@ import {
   fuseLength,
   initBody,
   lookupName,
+  moveNodes,
   parseFuseRequest,
   readdirBody,
   readdirRange,
@@ -91,6 +92,17 @@ test('what may go or change is asked for each time, all else once', () => {
   const changes = attrBody({ node: 512, isDirectory: true, changedAtMs: 1234 });
   const [time, nanoseconds] = [16 + 32, 16 + 52];
   assert.deepEqual([u64(changes, 0), u64(changes, time), u32(changes, nanoseconds)], [0n, 1n, 234_000_000]);
+});
+
+test('a list is that of another directory with other numbers', () => {
+  const list = (first: number): Buffer =>
+    readdirBody(
+      ['a', 'longer-name', 'c'].map((name, i) => ({ name, node: first + i, isDirectory: i === 1 })),
+      { offset: 0, size: 4096 },
+      true,
+    );
+  assert.deepEqual(moveNodes(list(513), 256), list(769));
+  assert.deepEqual(moveNodes(list(2 ** 32 - 1), 2), list(2 ** 32 + 1));
 });
 
 test('as many entries are listed as fit, from where the kernel is', () => {

@@ -171,6 +171,18 @@ export function readdirBody(
   return out.subarray(0, end);
 }
 
+/** Returns the body of READDIRPLUS for a directory that lists the same, with numbers of nodes that are greater by `more`. */
+export function moveNodes(body: Buffer, more: number): Buffer {
+  const out = Buffer.from(body);
+  for (let at = 0; at < out.length; ) {
+    const entry = at + ENTRY_BYTES;
+    const node = Number(readU64(out, at)) + more;
+    for (const place of [at, entry - ATTR_BYTES, entry]) writeNumber(out, place, node);
+    at = entry + ((DIRENT_BYTES + readU32(out, entry + 16) + 7) & ~7);
+  }
+  return out;
+}
+
 function modeOf({ isDirectory, target }: FuseNode): number {
   if (target !== undefined) return S_IFLNK | 0o777;
   return isDirectory ? S_IFDIR | 0o555 : S_IFREG | 0o444;

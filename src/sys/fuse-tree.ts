@@ -8,6 +8,7 @@ import {
   type FuseRequest,
   initBody,
   lookupName,
+  moveNodes,
   readdirBody,
   readdirRange,
   statfsBody,
@@ -26,6 +27,8 @@ export interface FuseTree {
   attributes(node: number): FuseNode;
   /** All of a directory; nothing of a file. */
   entries(node: number): readonly FuseEntry[];
+  /** Whether two directories list the same, with numbers of nodes that differ as their own do. */
+  isAlike?(one: number, other: number): boolean;
   /** A promise must not be refused. */
   read(node: number): FuseReply | Promise<FuseReply>;
 }
@@ -53,11 +56,34 @@ export function answerFuse(
     case FUSE.statfs:
       return { body: statfsBody() };
     case FUSE.readdir:
+      return { body: readdirBody(tree.entries(node), readdirRange(body), false) };
     case FUSE.readdirplus:
-      return { body: readdirBody(tree.entries(node), readdirRange(body), opcode === FUSE.readdirplus) };
+      return { body: listOf(tree, node, readdirRange(body)) };
     case FUSE.read:
       return tree.read(node);
     default:
       return { errno: FUSE_ERRNO.ENOSYS };
   }
+}
+
+/** What was listed last. Each start has its guest's directory listed, which is like that of any other. */
+let last:
+  | { readonly tree: FuseTree; readonly node: number; readonly size: number; readonly body: Buffer }
+  | undefined;
+
+function listOf(
+  tree: FuseTree,
+  node: number,
+  range: { readonly offset: number; readonly size: number },
+): Buffer {
+  if (
+    range.offset === 0 &&
+    last?.tree === tree &&
+    last.size === range.size &&
+    tree.isAlike?.(last.node, node)
+  )
+    return moveNodes(last.body, node - last.node);
+  const body = readdirBody(tree.entries(node), range, true);
+  if (range.offset === 0) last = { tree, node, size: range.size, body };
+  return body;
 }
