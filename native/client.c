@@ -11,7 +11,7 @@
 #define LULL_MS 50 /* until a terminal that nobody has open is looked at again */
 #define DRAIN_MAX 1024 /* pieces of text that are still taken from the terminal of a command that has ended */
 
-static int sock = -1, master = -1;
+static int sock = -1, master = -1, unwritten; /* the errno of output that was lost */
 static const char *root;
 static char run_dir[PATH_MAX];
 static int argc;
@@ -175,10 +175,10 @@ static void write_all(int fd, const uint8_t *bytes, size_t len)
 			struct pollfd p = { .fd = fd, .events = POLLOUT };
 			poll(&p, 1, -1);
 		} else if (n < 0 && errno != EINTR) {
+			unwritten = fd == 1 && errno != EPIPE ? errno : unwritten;
 			return;
 		} else if (n > 0) {
-			bytes += n;
-			len -= (size_t)n;
+			bytes += n, len -= (size_t)n;
 		}
 	}
 }
@@ -195,8 +195,7 @@ static void resize(void)
 
 static void terminal_start(int fd, bool input)
 {
-	master = fd;
-	relay_input = input;
+	master = fd, relay_input = input;
 	resize();
 	if (input && tcgetattr(STDIN_FILENO, &cooked) == 0) {
 		struct termios t = cooked;
@@ -236,8 +235,7 @@ static void user_to_terminal(void)
 			message_send(sock, &(struct iovec){ &type, sizeof type }, 1, &(struct fds){ { master }, 1 }, MSG_DONTWAIT);
 			terminal_restore();
 			dprintf(2, "\r\n[detached]\n");
-			close(master);
-			master = -1;
+			close(master), master = -1;
 			return;
 		}
 		if (armed)
@@ -254,10 +252,8 @@ static void from_control_plane(void)
 	struct fds fds;
 	uint32_t head[2] = { 0 };
 	ssize_t n = message_receive(sock, message, sizeof message, &fds, 0);
-	if (n < 0 && errno == ECONNRESET && untouched) { /* it ended without having read the request */
-		request();
-		return;
-	}
+	if (n < 0 && errno == ECONNRESET && untouched) /* it ended without having read the request */
+		return request();
 	if (n < 0 && (errno == EINTR || errno == ECONNRESET)) /* reset: it left something of ours unread; its last word is still there */
 		return;
 	if (n < 8)
@@ -277,6 +273,8 @@ static void from_control_plane(void)
 		struct pollfd p = { .fd = master, .events = POLLIN };
 		for (int i = 0; i < DRAIN_MAX && master >= 0 && poll(&p, 1, 50) > 0 && terminal_to_user(); i++)
 			;
+		if (unwritten && code == 0)
+			errno = unwritten, die("write the output");
 		quit(code == EXIT_AGAIN ? 128 + signalled : code);
 	}
 }
@@ -310,13 +308,15 @@ static int signals_open(void)
 int client_main(int count, char **words)
 {
 	char cwd[PATH_MAX], absolute[2 * PATH_MAX];
+	for (int fd = 0; fd >= 0 && fd < 3;) /* none of ours may come in the place of one that the caller has closed */
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	root = getenv("VSERVER_ROOT") ?: "";
 	argc = count - 1, argv = words + 1;
 	while (argc > 0 && strncmp(argv[0], "--root", 6) == 0 && (argv[0][6] == '=' || !argv[0][6])) {
-		if (!argv[0][6] && argc < 2)
-			refuse("cannot read the command line: found --root without a directory");
-		root = argv[0][6] ? argv[0] + 7 : argv[1];
 		int used = argv[0][6] ? 1 : 2;
+		root = used == 1 ? argv[0] + 7 : argc > 1 ? argv[1] : "";
+		if (!*root)
+			refuse("cannot read the command line: found --root without a directory");
 		argc -= used, argv += used;
 	}
 	if (*root && *root != '/') {

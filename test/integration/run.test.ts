@@ -150,6 +150,29 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     assert.equal(readFileSync(to, 'utf8'), 'text of a file');
   });
 
+  test('gives nothing of its own in the place of a stream that the caller has closed', async () => {
+    const show = 'for n in 0 1 2; do readlink /proc/self/fd/$n; done >/found; cat /found';
+    for (const closed of ['<&-', '2>&-', '<&- 2>&-']) {
+      const under = ['sh', '-c', `exec "$0" "$@" ${closed}`];
+      const { code, stdout } = await v.run(['run', '--', 'sh', '-c', show], { under });
+      assert.deepEqual([code, stdout.includes('anon_inode')], [0, false], `${closed}: ${stdout}`);
+    }
+    const none = ['sh', '-c', 'exec "$0" "$@" <&- >&- 2>&-'];
+    assert.equal((await v.run(['run', '--', 'true'], { under: none })).code, 0);
+  });
+
+  test('says when what it prints is lost, and fails then', async () => {
+    const { code, stderr } = await v.run(['version'], { under: ['sh', '-c', 'exec "$0" "$@" >/dev/full'] });
+    assert.deepEqual([code, stderr], [125, 'vserver: cannot write the output: No space left on device\n']);
+  });
+
+  test('takes no empty --root for the system directories', async () => {
+    for (const root of [['--root', '', 'list'], ['--root=', 'list'], ['--root']]) {
+      const { code, stderr } = await v.run(root);
+      assert.deepEqual([code, /found --root without a directory/.test(stderr)], [125, true], root.join(' '));
+    }
+  });
+
   test('passes signals on to the command', async () => {
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGQUIT'] as const) {
       for (const init of ['fake', 'none'] as const) {
