@@ -205,14 +205,14 @@ static void run_steps(void)
 /* Runs the programs that come from `sock`, until one does not park. */
 static _Noreturn void serve(int sock)
 {
-	m.sock = sock;
-	m.serial = 0;
+	m.sock = sock, m.serial = 0;
 	for (;;) {
 		ssize_t n = message_receive(sock, message, sizeof message, &m.p.imports, 0);
 		if (n <= 0)
 			_exit(0);
-		if (n == 1) { /* from now on for others: nothing is open but its socket */
+		if (n == 1) { /* from now on for others: nothing is open but its socket, and nothing left of what it ran */
 			syscall(SYS_close_range, sock + 1, ~0U, 0);
+			madvise(message, sizeof message, MADV_DONTNEED);
 			continue;
 		}
 		m.serial++;

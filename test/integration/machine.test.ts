@@ -1,13 +1,17 @@
 /** syscalld and its machine against this host's kernel, as built for use and with sanitizers. */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   chmodSync,
+  closeSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -445,6 +449,28 @@ async function freeWorker(
   return { pid: outcome.result(pid), fd: outcome.result(fd) };
 }
 
+/** The shadow that AddressSanitizer keeps is larger. */
+const MAPPING_MAX_BYTES = 16 * 1024 * 1024;
+
+/** What is in the memory that a process may write to. */
+function writableMemory(pid: number): Buffer {
+  const fd = openSync(`/proc/${pid}/mem`, 'r');
+  try {
+    const maps = readFileSync(`/proc/${pid}/maps`, 'utf8').matchAll(/^([0-9a-f]+)-([0-9a-f]+) rw/gm);
+    const pieces: Buffer[] = [];
+    for (const [, from, to] of maps) {
+      const size = Number(`0x${to}`) - Number(`0x${from}`);
+      if (size > MAPPING_MAX_BYTES) continue;
+      const piece = Buffer.alloc(size);
+      readSync(fd, piece, 0, size, BigInt(`0x${from}`));
+      pieces.push(piece);
+    }
+    return Buffer.concat(pieces);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** Runs a program in that very worker: those that wait are taken in turns. */
 async function runIn(
   machine: Machine,
@@ -516,6 +542,14 @@ function runs(): void {
         );
         assert.equal(found.value, -EBADF);
         machine.syscalld.drop(found.worker);
+      });
+    });
+
+    test('leave nothing of theirs in the memory of a worker that others get', async () => {
+      await withMachine(async (machine) => {
+        const mark = randomBytes(16);
+        const { pid } = await freeWorker(machine, (p) => p.data(mark));
+        await waitUntil(() => !writableMemory(pid).includes(mark));
       });
     });
 
