@@ -9,7 +9,7 @@ import type { Networks } from './networks.ts';
 import { guestPaths } from './paths.ts';
 import { type BrokerSpec, planBroker } from './plan-broker.ts';
 import type { QuotaSpec } from './plan-quota-service.ts';
-import { brokeredCalls } from './spec.ts';
+import { brokeredCalls, limitsOf } from './spec.ts';
 import type { GuestStorage } from './storage.ts';
 
 /** Keeps the brokers of one instance. */
@@ -35,7 +35,7 @@ export class Brokers {
     const calls = brokeredCalls(this.#host, config);
     if (calls === undefined) return undefined;
     const { syscalld, cgroups, kernel, paths, views } = this.#host;
-    const { service } = cgroups.place(guest.xid);
+    const { service } = cgroups.place(guest.xid, limitsOf(config).cpuset);
     const isMeasured = views !== undefined && (calls.sysinfo || calls.affinity);
     const sockets = calls.sockets && { fence: await this.#networks.brokerFence(guest) };
     const state = calls.quota ? await this.#storage.userQuotaState(guest) : undefined;
@@ -75,11 +75,9 @@ export class Brokers {
   async restart(guest: Guest, init: number): Promise<LiveBroker | undefined> {
     const spec = await this.plan(guest, configOf(guest), init);
     if (spec === undefined) return undefined;
-    const { syscalld, cgroups } = this.#host;
-    const { joins } = cgroups.place(guest.xid);
     const p = this.#host.program();
-    planBroker(p, { ...spec, joins: [...joins, ...spec.joins] });
-    await syscalld.run(`start the broker of guest "${guest.name}"`, p);
+    planBroker(p, spec);
+    await this.#host.syscalld.run(`start the broker of guest "${guest.name}"`, p);
     return spec.objects;
   }
 

@@ -191,7 +191,7 @@ async function checkCgroup(host: Host, registry: Registry): Promise<HostFinding>
   try {
     const plan = host.cgroups.plan(xid, {});
     const p = host.program();
-    planCgroups(p, { ...plan, joins: [] });
+    planCgroups(p, plan);
     const leaf = p.sys(
       'openat',
       [p.flags('AT_FDCWD'), plan.leaf, p.flags('O_PATH', 'O_DIRECTORY', 'O_CLOEXEC'), 0],

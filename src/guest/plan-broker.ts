@@ -36,7 +36,7 @@ import { importViews, planInViews, planOpenAnswers, type ViewsObjects } from './
 export interface BrokerSpec {
   /** The guest's cgroup2 directory, or one below it; made if it is not there. */
   readonly cgroup: string;
-  /** Files of v1 cgroups that the worker joins before: where the guest's tasks are counted it is not. */
+  /** Files of v1 cgroups to join: where the guest's tasks are counted it is not. */
   readonly joins: readonly string[];
   /** Host user id it runs as, and its sockets belong to. */
   readonly uid: number;

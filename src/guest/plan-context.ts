@@ -15,7 +15,7 @@ import { type Num, type Text, wordsOf } from '../sys/varying.ts';
 import type { ViewFile } from '../views/files.ts';
 import { planMoveTo } from './plan-below.ts';
 import { planReceiveFds, planSendFds } from './plan-command.ts';
-import { openLeaf, planJoin } from './plan-exec.ts';
+import { openLeaf, openToJoin } from './plan-exec.ts';
 import { planAsRootOf } from './plan-limits.ts';
 import { planDev, planFilesystem, planFsmount, planNamespace, planSuperblock } from './plan-mounts.ts';
 import {
@@ -77,6 +77,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   // Modes are as given from here on; the worker has syscalld's mask.
   p.sys('umask', [0]);
   planCgroups(p, cgroup);
+  const joins = cgroup.joins.map((path) => openToJoin(p, path));
   const leaf = openLeaf(p, cgroup.leaf);
   const gate = planSocketPair(p, 'gate');
   const programs = planSocketPair(p, 'programs of process 1');
@@ -90,6 +91,7 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   const init = planInNamespace(p, p.import(spec.shared.scaffold), () =>
     planAsRootOf(p, spec.owner.hostBase, () =>
       p.spawn('process 1', { flags, cgroup: leaf, object: objects.init, about: 'new namespaces' }, () => {
+        for (const tasks of joins) p.sys('write', [tasks, '0', 1], { about: 'join the cgroup' });
         // While this process holds the worker's ends too, it would never see the worker's end.
         for (const end of [gate.worker, programs.worker]) p.sys('close', [end]);
         planWaitingInit(p, spec, gate.child, programs.child);
@@ -116,16 +118,12 @@ export function planContext(p: Program, spec: ContextSpec): Result {
   return init;
 }
 
-/** Adds the steps that make a guest's cgroups and, where cgroup v1 needs it, move the worker in. */
-export function planCgroups(
-  p: Program,
-  cgroup: Pick<CgroupSpec, 'directories' | 'handDown' | 'joins'>,
-): void {
+/** Adds the steps that make a guest's cgroups. */
+export function planCgroups(p: Program, cgroup: Pick<CgroupSpec, 'directories' | 'handDown'>): void {
   for (const directory of cgroup.directories) {
     p.sys('mkdirat', [p.flags('AT_FDCWD'), directory, 0o755], { about: `"${wordsOf(directory)}"` });
   }
   for (const { path, text } of cgroup.handDown) planWriteFile(p, p.flags('AT_FDCWD'), path, text);
-  for (const path of cgroup.joins) planJoin(p, path);
 }
 
 const API_MOUNT = ['MOUNT_ATTR_NOSUID', 'MOUNT_ATTR_NODEV', 'MOUNT_ATTR_NOEXEC'];

@@ -48,10 +48,15 @@ export function openLeaf(p: Program, path: Text): Result {
 
 /** Adds the steps by which a worker moves itself into a cgroup. */
 export function planJoin(p: Program, path: Text): void {
-  const about = `"${wordsOf(path)}"`;
-  const fd = p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], { about });
-  p.sys('write', [fd, '0', 1], { about: `join ${about}` });
+  const fd = openToJoin(p, path);
+  p.sys('write', [fd, '0', 1], { about: `join "${wordsOf(path)}"` });
   p.sys('close', [fd]);
+}
+
+/** Adds the step that opens the `tasks` file of a v1 cgroup: who writes "0" there moves itself, by the right of who opened it. */
+export function openToJoin(p: Program, path: Text): Result {
+  const about = `"${wordsOf(path)}"`;
+  return p.sys('openat', [p.flags('AT_FDCWD'), path, p.flags('O_WRONLY', 'O_CLOEXEC'), 0], { about });
 }
 
 function planEnter(p: Program, init: Import, hostNetwork: boolean): void {

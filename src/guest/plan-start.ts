@@ -61,7 +61,7 @@ export function planHostSide(p: Program, spec: StartSpec): HostSide {
   }
   if (spec.objects.ending !== undefined) p.keepWorker(WORKER_FD.gate, spec.objects.ending);
   if (leavesNothing(spec)) {
-    for (const path of spec.cgroupExits) planJoin(p, path);
+    if (spec.broker) for (const path of spec.cgroupExits) planJoin(p, path);
     p.sys('umask', [0o077], { about: "syscalld's" });
   }
   return { logPipes: pipes.map(({ inode }) => inode), link };

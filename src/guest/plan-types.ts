@@ -110,7 +110,7 @@ export interface StartSpec {
   readonly init: 'fake' | 'none' | 'own';
   /** The guest's cgroup2 directory, if it gets that for its own. */
   readonly delegated: string | undefined;
-  /** Files of v1 cgroups by which the worker leaves the guest's. */
+  /** Files of v1 cgroups by which the worker leaves those that the guest's broker was born in. */
   readonly cgroupExits: readonly string[];
   readonly command: CommandSpec;
   readonly objects: {

@@ -14,13 +14,13 @@ export interface CgroupPlace {
   readonly handDown: readonly CgroupWrite[];
   /** cgroup2 directory a process is cloned into (CLONE_INTO_CGROUP, Linux 5.7). */
   readonly leaf: string;
-  /** v1 `tasks` files; the worker, which has one thread, writes "0" into each before it clones, and its child inherits the place. */
+  /** v1 `tasks` files; a process with one thread writes "0" into each, and its children inherit the place. */
   readonly joins: readonly string[];
   /** The same at the roots of these hierarchies, for a worker that is to serve others after. */
   readonly exits: readonly string[];
   /**
    * Where a process of ours that serves the guest is: charged to the guest, but neither frozen with it nor counted among
-   * its tasks; on v1 that is so once the worker has written "0" into `joins` as well.
+   * its tasks; on v1 by these `tasks` files.
    */
   readonly service: { readonly leaf: string; readonly joins: readonly string[] };
 }
@@ -73,9 +73,9 @@ export interface CgroupDriver {
    */
   plan(xid: Xid, limits: Limits): CgroupPlan;
   /**
-   * The part of `plan` that is the same whatever the limits, but for the CPUs a guest is bound to.
+   * The part of `plan` that is the same whatever the limits, but for the CPUs a guest is bound to, which are not looked at.
    *
-   * @throws UserError invalid-value, cpu-missing, StateError cgroup-not-prepared
+   * @throws StateError cgroup-not-prepared
    */
   place(xid: Xid, cpuset?: string): CgroupPlace;
   /** Returns which of these limits nothing on this host enforces. @throws UserError invalid-value, StateError cgroup-not-prepared */

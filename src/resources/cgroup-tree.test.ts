@@ -89,7 +89,10 @@ test('plans a guest on hybrid cgroups', () => {
     joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/7/tasks`],
     exits: [`${root}/memory/tasks`, `${root}/cpu/tasks`],
     // The hierarchy that counts tasks, here together with cpu.
-    service: { leaf: `${root}/unified/vserver/7`, joins: [`${root}/cpu/vserver/tasks`] },
+    service: {
+      leaf: `${root}/unified/vserver/7`,
+      joins: [`${root}/memory/vserver/7/tasks`, `${root}/cpu/vserver/tasks`],
+    },
     unenforced: [],
   });
 });

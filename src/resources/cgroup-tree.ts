@@ -197,7 +197,7 @@ class CgroupTree implements CgroupDriver {
   plan(xid: Xid, limits: Limits): CgroupPlan {
     this.#check(limits);
     const enforced = this.#enforcedKinds();
-    const place = this.#place(xid, limits.cpuset);
+    const place = this.place(xid, limits.cpuset);
     const pressure = { path: `${place.leaf}/${CGROUP_PRESSURE}`, text: '0' };
     return {
       ...place,
@@ -217,11 +217,6 @@ class CgroupTree implements CgroupDriver {
   }
 
   place(xid: Xid, cpuset?: string): CgroupPlace {
-    if (cpuset !== undefined) this.#check({ cpuset });
-    return this.#place(xid, cpuset);
-  }
-
-  #place(xid: Xid, cpuset: string | undefined): CgroupPlace {
     const enforced = this.#enforcedKinds();
     const guest = `${this.#unified}/${xid}`;
     const leaf = `${guest}/${GUEST_LEAF}`;
@@ -229,6 +224,7 @@ class CgroupTree implements CgroupDriver {
       .filter(({ name, version }) => name === 'pids' && version === 'v2' && enforced.has(name))
       .map(({ name }) => ({ path: `${guest}/${CGROUP_SUBTREE_CONTROL}`, text: `+${name}` }));
     const v1 = [...this.#v1.map((parent) => `${parent}/${xid}`), ...this.#cpusetOf(xid, cpuset)];
+    const counting = this.#bindings.find(({ name, version }) => name === 'pids' && version === 'v1')?.parent;
     return {
       directories: [guest, leaf, ...v1],
       handDown,
@@ -238,9 +234,9 @@ class CgroupTree implements CgroupDriver {
       service: {
         // A cgroup for it alone is 7 KiB of each guest: only where the one above may have no processes.
         leaf: handDown.length > 0 ? `${guest}/${SERVICE_LEAF}` : guest,
-        joins: this.#bindings
-          .filter(({ name, version }) => name === 'pids' && version === 'v1')
-          .map(({ parent }) => `${parent}/${CGROUP1_TASKS}`),
+        joins: v1.map(
+          (directory) => `${dirname(directory) === counting ? counting : directory}/${CGROUP1_TASKS}`,
+        ),
       },
     };
   }
