@@ -296,7 +296,14 @@ export class Starts {
     await this.#instance.storage.freeFiles(guest, files); // a name was looked up in them
     const request: CommandRequest = { argv: config.command, env: {}, cwd: undefined };
     const command = commandSpec(this.#host, config, config.hostname ?? name, request, user, connection);
-    const cgroup = this.#host.cgroups.plan(xid, limitsOf(config));
+    const limits = limitsOf(config);
+    // The init makes the command's process while the limit is still being written.
+    if (config.init === 'fake' && limits.pids === 1)
+      throw new StateError(
+        'process-limit',
+        `cannot start guest "${name}": found limits.pids 1; need 2 or more, for the built-in init and the command, or init: none`,
+      );
+    const cgroup = this.#host.cgroups.plan(xid, limits);
     const objects = {
       init: vary(init),
       ending: connect ? vary(syscalld.newObject()) : undefined,

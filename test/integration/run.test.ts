@@ -300,11 +300,16 @@ describe('run', { skip: unmet('root', 'overlay') }, () => {
     ]);
     assert.match(forks.stderr, /fork/i);
     const none = await v.run(['run', '--pids-limit', '1', '--', 'true']);
-    assert.equal(none.code, 125);
+    assert.deepEqual([none.code, /: found limits\.pids 1; need 2 or more, /.test(none.stderr)], [125, true]);
+    assert.equal((await v.run(['run', '--pids-limit', '1', '--init=none', '--', 'true'])).code, 0);
+    await v.ok(['run', '-d', '--name', 'full', '--pids-limit', '2', '--', 'sleep', '3600']);
+    const full = await v.run(['exec', 'full', '--', 'true']);
+    assert.equal(full.code, 125);
     assert.match(
-      none.stderr,
+      full.stderr,
       /: found as many processes as the guest may have; need a higher limits\.pids\n$/,
     );
+    await v.ok(['delete', '--force', 'full']);
     const eater = await v.run(['run', '--memory', '32m', '--', 'sh', '-c', 'head -c 128M /dev/zero | tail']);
     assert.notEqual(eater.code, 0);
     const spin =
