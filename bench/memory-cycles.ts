@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { run } from './native-programs.ts';
 import type { Figure } from './scenario.ts';
-import { figure, median } from './statistics.ts';
+import { figure, median, medianFigure } from './statistics.ts';
 
 /** Lines of /proc/meminfo that guests and their kernel objects are in. */
 const PARTS = [
@@ -122,10 +122,7 @@ export function* memoryPerGuest(
   target: Figure['target'],
 ): Iterable<Figure> {
   const row = (what: string, amount: Amount, target?: Figure['target']): Figure => {
-    const values = perGuest(size, all, amount);
-    const value = median(values);
-    const spread = { value, low: Math.min(...values), high: Math.max(...values) };
-    return { kind: 'figure', what: `${name}: ${what}`, unit: 'KiB', value, spread, target };
+    return medianFigure(`${name}: ${what}`, 'KiB', perGuest(size, all, amount), target);
   };
   const sum =
     (names: readonly string[]): Amount =>

@@ -6,7 +6,7 @@ import { cycles, memoryPerGuest, reading } from './memory-cycles.ts';
 import { run, timeCommands } from './native-programs.ts';
 import type { Figure, Result, Scenario } from './scenario.ts';
 import { endSleepers, hierarchies, startSleepers, withCgroups } from './sleepers.ts';
-import { compare, figure, median, type Sample } from './statistics.ts';
+import { compare, figure, median, medianFigure, type Sample } from './statistics.ts';
 
 const FEW = 10;
 const CPUS = availableParallelism();
@@ -48,7 +48,7 @@ async function* measure(): AsyncIterable<Result> {
   const startAll = (): void => {
     const startedAt = performance.now();
     control.vserver('start', ...names);
-    rates.push(rate('', size, startedAt).value);
+    rates.push(perSecond(size, startedAt));
   };
   const idle = reading();
   startAll();
@@ -60,12 +60,7 @@ async function* measure(): AsyncIterable<Result> {
   stop(control);
   const first = { before: idle, full, after: reading() };
   const more = await cycles(MORE_CYCLES, first.after, startAll, () => stop(control));
-  const [low = 0, high = 0] = [Math.min(...rates), Math.max(...rates)];
-  const value = median(rates);
-  yield {
-    ...figure(`rate: one \`start\` of ${size}, ${rates.length} times`, 'guests/s', value, RATE_TARGET),
-    spread: { value, low, high },
-  };
+  yield medianFigure(`rate: one \`start\` of ${size}, ${rates.length} times`, 'guests/s', rates, RATE_TARGET);
   yield* memoryPerGuest('memory per guest', size, [first, ...more], MEMORY_TARGET);
 
   control.vserver('start', ...few);
@@ -126,9 +121,12 @@ function alternate(first: readonly number[], second: readonly number[]): readonl
 }
 
 /** Guests for each second since then. */
-export function rate(how: string, count: number, startedAtMs: number, target?: Figure['target']): Figure {
-  const seconds = (performance.now() - startedAtMs) / 1000;
-  return figure(`rate: ${how}`, 'guests/s', count / seconds, target);
+export function rate(how: string, count: number, startedAtMs: number): Figure {
+  return figure(`rate: ${how}`, 'guests/s', perSecond(count, startedAtMs));
+}
+
+function perSecond(count: number, startedAtMs: number): number {
+  return (count * 1000) / (performance.now() - startedAtMs);
 }
 
 /** What a verb takes, while so many guests run: CPU time, which a busy machine does not stretch as much. */

@@ -102,3 +102,10 @@ function generator(seed: number): () => number {
 export function figure(what: string, unit: string, value: number, target?: Target): Figure {
   return { kind: 'figure', what, unit, value, spread: undefined, target };
 }
+
+/** A figure that was measured several times: the median, with the least and the most. */
+export function medianFigure(what: string, unit: string, values: readonly number[], target?: Target): Figure {
+  const value = median(values);
+  const spread = { value, low: Math.min(...values), high: Math.max(...values) };
+  return { ...figure(what, unit, value, target), spread };
+}

@@ -663,9 +663,7 @@ static void handle(const struct frame *f, const uint8_t *body)
 	struct object *client = o && o->kind == OBJECT_CLIENT ? o : NULL, *process = running(o) ? o : NULL;
 	if (f->type == DOWN_RUN)
 		run(f->id, body, f->len);
-	else if (o && o->kind == OBJECT_WORKER && f->type == DOWN_FREE && worker_free(o))
-		;
-	else if (o && o->kind == OBJECT_WORKER && (f->type == DOWN_DROP || f->type == DOWN_FREE))
+	else if (o && o->kind == OBJECT_WORKER && (f->type == DOWN_DROP || (f->type == DOWN_FREE && !worker_free(o))))
 		worker_end(o);
 	else if (f->type == DOWN_DROP && process)
 		process->discard = true; /* still to be reaped */

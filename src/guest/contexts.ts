@@ -126,7 +126,10 @@ export class Contexts {
     const { directories, handDown, leaf, joins } = cgroups.place(xid, request.cpuset);
     const { hostNetwork, ownSys, devBytes, sysctls } = request;
     const spec: ContextSpec = {
-      ...{ hostNetwork, ownSys, devBytes, sysctls },
+      hostNetwork,
+      ownSys,
+      devBytes,
+      sysctls,
       owner: ownerOf(idRangeOf(xid)),
       cgroup: {
         directories: directories.map(vary),
